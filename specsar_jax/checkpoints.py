@@ -1,0 +1,216 @@
+"""What a run leaves on disk, and trained networks back from it.
+
+A workdir holds `config.json`, `statistics.json`, `metrics.jsonl` and `checkpoints/` (Orbax: the two latest, and the best
+by validation mIoU). A bundle is one safetensors file with the weights, and config and statistics in its metadata. Either
+becomes a `Trained` network, which carries all that evaluation and prediction need.
+"""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
+from jax.sharding import Mesh
+
+import specsar_jax
+from specsar_jax import config as configs
+from specsar_jax import model
+from specsar_jax.config import Config
+from specsar_jax.preprocess import Statistics
+from specsar_jax.sharding import replicated
+from specsar_jax.train_state import TrainState
+from tfds_dwplus import bands
+
+NOT_EVALUATED = -1.0
+"""mIoU of a checkpoint that was saved between two evaluations, because the run was stopped."""
+
+BUNDLE_FORMAT = "specsar_jax bundle 1"
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network with what its input must look like."""
+
+    config: Config
+    statistics: Statistics
+    variables: model.Variables
+    step: int
+    """Steps of training behind the weights."""
+
+
+def claim_workdir(workdir: Path, config: Config, statistics: Statistics) -> None:
+    """Makes the workdir of a run, or finds that it is this very run's.
+
+    Raises:
+        ValueError: it belongs to a run of another config or other statistics.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configs.differences(read_config(workdir), config)
+        if changed:
+            raise ValueError(
+                f"{workdir} belongs to a run of another config ({'; '.join(changed)}, there and here); "
+                "give another --workdir, or the config it was started with"
+            )
+        if Statistics.read(workdir / "statistics.json") != statistics:
+            raise ValueError(f"{workdir} was trained on a data set of other statistics; give another --workdir")
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "statistics.json", statistics.to_dict())
+    write_json(path, configs.to_dict(config))
+
+
+def read_config(workdir: Path) -> Config:
+    """The config of a workdir. Raises ValueError if it is not one."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} is not a workdir of specsar_jax.train: it has no config.json")
+    try:
+        return configs.from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(tree, indent=1) + "\n")
+    part.replace(path)
+
+
+def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
+    """The checkpoints of a workdir: the two latest and the best.
+
+    Args:
+        workdir: of a run.
+        clean_up: remove what a killed run left half-saved. For the run itself only: to a reader, a save that is going on
+            looks just the same.
+    """
+
+    def mean_iou(saved: dict[str, float]) -> float:
+        return saved["mean_iou"]
+
+    return ocp.CheckpointManager(
+        (workdir / "checkpoints").resolve(),
+        options=ocp.CheckpointManagerOptions(
+            best_fn=mean_iou,
+            best_mode="max",
+            cleanup_tmp_directories=clean_up,
+            enable_async_checkpointing=True,
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
+                [
+                    ocp.checkpoint_managers.LatestN(2),
+                    ocp.checkpoint_managers.BestN(get_metric_fn=mean_iou, reverse=False, n=1),
+                ]
+            ),
+        ),
+    )
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, mean_iou: float) -> None:
+    """Saves the state under its step, in the background. Waits for the save before it."""
+    step = int(state.step)
+    if step not in manager.all_steps():
+        manager.save(step, args=ocp.args.StandardSave(_tree(state)), metrics={"mean_iou": mean_iou})
+
+
+def restore(manager: ocp.CheckpointManager, abstract: TrainState, mesh: Mesh) -> TrainState | None:
+    """The latest state, placed on the mesh; None if there is none yet."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), _tree(abstract)
+    )
+    return TrainState(**manager.restore(step, args=ocp.args.StandardRestore(target)))
+
+
+def load_trained(path: Path, which: str = "best") -> Trained:
+    """A trained network from a workdir or from an exported bundle.
+
+    Args:
+        path: folder of a run, or safetensors file.
+        which: 'best' by validation mIoU, or 'latest'; of a workdir only.
+
+    Raises:
+        ValueError: neither of the two, no checkpoint yet, or a bundle cut short or of something else.
+    """
+    if path.is_file():
+        return read_bundle(path)
+    if not path.is_dir():
+        raise ValueError(f"no workdir or bundle {path}")
+    config = read_config(path)
+    statistics = Statistics.read(path / "statistics.json")
+    with open_checkpoints(path, clean_up=False) as manager:
+        step = manager.best_step() if which == "best" else manager.latest_step()
+        if step is None:
+            raise ValueError(f"{path} has no checkpoint yet; let specsar_jax.train run until its first evaluation")
+        weights = "averaged_params" if config.train.ema_decay else "params"
+        abstract = model.abstract_params(config.model)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            {weights: abstract["params"], "batch_stats": abstract["batch_stats"]},
+        )
+        restored = manager.restore(
+            step,
+            args=ocp.args.PyTreeRestore(
+                item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+            ),
+        )
+    return Trained(config, statistics, {"params": restored[weights], "batch_stats": restored["batch_stats"]}, step)
+
+
+def write_bundle(trained: Trained, path: Path) -> None:
+    """Writes a network as one safetensors file: float32 weights; config, statistics and class names as metadata."""
+    tensors = {
+        ".".join(key.key for key in place): np.asarray(leaf, np.float32)
+        for place, leaf in jax.tree.leaves_with_path(trained.variables)
+    }
+    metadata = {
+        "format": BUNDLE_FORMAT,
+        "software": f"specsar_jax {specsar_jax.__version__}",
+        "step": str(trained.step),
+        "config": json.dumps(configs.to_dict(trained.config)),
+        "statistics": json.dumps(trained.statistics.to_dict()),
+        "classes": json.dumps(bands.CLASSES),
+        "class_colours": json.dumps(bands.CLASS_COLOURS),
+    }
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
+    part.replace(path)
+
+
+def read_bundle(path: Path) -> Trained:
+    """The inverse of `write_bundle`. Raises ValueError if the file is cut short or does not fit its own config."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+    if metadata.get("format") != BUNDLE_FORMAT:
+        raise ValueError(f"{path} is not a bundle of specsar_jax.export: its format is {metadata.get('format')!r}")
+    config = configs.from_dict(json.loads(metadata["config"]))
+    places, structure = jax.tree.flatten_with_path(model.abstract_params(config.model))
+    leaves = []
+    for place, leaf in places:
+        name = ".".join(key.key for key in place)
+        if name not in tensors or tensors[name].shape != leaf.shape:
+            found = tensors[name].shape if name in tensors else "nothing"
+            raise ValueError(f"{path}: tensor {name} should have shape {leaf.shape}, found {found}")
+        leaves.append(jax.numpy.asarray(tensors[name]))
+    statistics = Statistics.from_dict(json.loads(metadata["statistics"]))
+    return Trained(config, statistics, structure.unflatten(leaves), int(metadata["step"]))
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

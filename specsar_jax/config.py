@@ -1,0 +1,273 @@
+"""Every setting of a run, as frozen dataclasses with a comment a field; the defaults are the quickstart.
+
+A config file is Python with a function `get_config() -> Config`. `load` reads one, `override` applies
+`section.field=value`, `to_dict` and `from_dict` carry a config through JSON. A wrong key or type is a ValueError that
+names the nearest right key.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tfds_dwplus import bands
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which tiles, and how they are cut and turned for training."""
+
+    name: str = "simulated"  # data set dynamic_world_plus/NAME
+    data_dir: str = "data"  # folder of prepared data sets
+    s2_bands: tuple[str, ...] = ()  # bands to use, in this order; () means all of the data set
+    train_split: str = "train"  # in TFDS's notation: 'train', 'train[:80%]'
+    validation_split: str = ""  # chooses the best checkpoint; '' takes 'validation', or holds out a tenth of train
+    test_split: str = "test"  # scored once, when training ends; left out where the data set has none
+    crop_px: int = 128  # side of a training crop; 0 trains on whole tiles
+    flips: bool = True  # random flips and quarter turns
+    read_threads: int = 2  # reading and decoding; the result does not depend on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Sizes of the network; one entry a stage where it is a tuple."""
+
+    s2_channels: int = len(bands.S2_BANDS)  # set from the data set when a run starts
+    s1_channels: int = len(bands.S1_BANDS)
+    classes: int = len(bands.CLASSES)
+    branches: Literal["both", "spectral", "sar", "stacked"] = "both"  # 'stacked': one branch over all bands
+    spectral_share: float = 0.75  # of a stage's width, for the spectral branch when there are both
+    widths: tuple[int, ...] = (64, 128, 320, 512)  # channels of both branches together
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    heads: tuple[int, ...] = (1, 2, 5, 8)  # in each branch
+    reductions: tuple[int, ...] = (8, 4, 2, 1)  # side of the patch that becomes one key and value
+    mlp_ratio: int = 4  # hidden width of Mix-FFN / width
+    mmam_ratio: int = 2  # hidden width of MMAM / width of the stage
+    decoder_width: int = 768
+    cross_attention: bool = True  # DMEM: the branches attend to each other
+    channel_reweighting: bool = True  # MMAM's gates
+    drop_path: float = 0.0  # stochastic depth of the last block, growing from 0 at the first; training only
+    dropout: float = 0.0  # before the classifier; training only
+    layer_norm_epsilon: float = 1e-6
+    batch_norm_epsilon: float = 1e-5
+    unroll_blocks: bool = True  # False compiles the blocks of a stage as a loop: half the compile time, slower steps
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters and loss stay float32
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """What the branches are called in the tree of weights."""
+        return ("spectral", "sar") if self.branches == "both" else (self.branches,)
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Sensors that the network reads, of 's2' and 's1'."""
+        return {"spectral": ("s2",), "sar": ("s1",)}.get(self.branches, ("s2", "s1"))
+
+    def branch_widths(self, stage: int) -> tuple[int, ...]:
+        """Channels of each branch in a stage."""
+        width = self.widths[stage]
+        if self.branches != "both":
+            return (width,)
+        spectral = round(width * self.spectral_share)
+        return (spectral, width - spectral)
+
+    def drop_path_rates(self, stage: int) -> Any:
+        """Stochastic depth of each block in a stage, float32 [block]: linear over the depth of the network."""
+        rates = np.linspace(0.0, self.drop_path, sum(self.blocks), dtype=np.float32)
+        first = sum(self.blocks[:stage])
+        return rates[first : first + self.blocks[stage]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What a pixel costs."""
+
+    name: Literal["focal", "cross_entropy"] = "focal"
+    gamma: float = 2.0  # focusing exponent of the focal loss
+    alpha_power: float = 0.5  # alpha of a class = (mean count / its count) ** alpha_power; 0 weighs all alike
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW under a cosine schedule with warm-up."""
+
+    learning_rate: float = 5e-4  # the peak
+    warmup_steps: int = 50
+    final_fraction: float = 0.01  # of the peak, at the last step
+    weight_decay: float = 0.01  # on matrices and convolutions only
+    clip_norm: float = 1.0  # of the whole gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long, how much at once, how often to look."""
+
+    seed: int = 0
+    steps: int = 600
+    batch_size: int = 8  # tiles a step, over all devices
+    log_every: int = 10  # steps
+    eval_every: int = 100  # steps between two looks at the validation split, each followed by a checkpoint
+    eval_batch_size: int = 8
+    ema_decay: float = 0.0  # of the moving average of the weights that is evaluated and exported; 0 for none
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """How a map is cut into windows."""
+
+    window_px: int = 510
+    overlap_px: int = 128  # shared by neighbouring windows; the blend of the two is smooth across it
+    batch_size: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    data: Data = Data()
+    model: Model = Model()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    predict: Predict = Predict()
+
+
+PRESETS: dict[str, Model] = {
+    "specsar_former": Model(),
+    "tiny": Model(widths=(32, 64, 96, 128), blocks=(1, 1, 2, 1), heads=(1, 2, 3, 4), decoder_width=128),
+    "spectral_only": Model(branches="spectral"),
+    "sar_only": Model(branches="sar"),
+    "no_dmem": Model(cross_attention=False),
+    "no_mmam": Model(channel_reweighting=False),
+    "equal_split": Model(spectral_share=0.5),
+    "early_fusion": Model(branches="stacked"),
+}
+"""The paper's network, a small one for tests and laptops, and the ablations of the paper's tables."""
+
+
+def model_preset(name: str, **changes: Any) -> Model:
+    """The preset `name`, with some fields changed. Raises ValueError for an unknown name."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}{_nearest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
+    return dataclasses.replace(PRESETS[name], **changes)
+
+
+def load(path: Path) -> Config:
+    """The config that `get_config()` in a Python file returns.
+
+    Raises:
+        ValueError: no such file, not Python, no `get_config`, or fields of a wrong type.
+    """
+    if not path.is_file():
+        raise ValueError(f"no config file {path}; expected a Python file with get_config(), as in configs/")
+    spec = importlib.util.spec_from_file_location("specsar_config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"config file {path} is not a .py file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # whatever the user's file raises, the user needs its name and the reason
+        raise ValueError(f"config file {path}: {type(error).__name__}: {error}") from None
+    if not isinstance(config, Config):
+        raise ValueError(f"config file {path}: get_config() returned {type(config).__name__}, expected a Config")
+    return from_dict(to_dict(config))
+
+
+def override(config: Config, assignments: Iterable[str]) -> Config:
+    """Applies assignments such as 'optimizer.learning_rate=3e-4' or 'model.widths=(16,32,64,96)'.
+
+    Raises:
+        ValueError: no such field (with the nearest right one), or a value of the wrong type.
+    """
+    tree = to_dict(config)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        section, dot, field = key.partition(".")
+        if not (equals and dot and section and field):
+            raise ValueError(f"--config.{assignment} is not of the form --config.section.field=value")
+        if section not in tree:
+            raise ValueError(f"no config section {section!r}{_nearest(section, tree)}")
+        tree[section][field] = _parse(text)
+    return from_dict(tree)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The config as nested dictionaries, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`; fields that are not given keep their defaults. Raises ValueError for unknown keys and
+    for values of the wrong type.
+    """
+    return _build(Config, tree, "")
+
+
+def differences(first: Config, second: Config) -> list[str]:
+    """Fields in which two configs differ, each as 'section.field: first, second'."""
+    one, two = (json.loads(json.dumps(to_dict(config))) for config in (first, second))
+    return [
+        f"{section}.{field}: {one[section][field]!r}, {two[section][field]!r}"
+        for section in one
+        for field in one[section]
+        if one[section][field] != two[section][field]
+    ]
+
+
+def _build(kind: type, tree: dict[str, Any], path: str) -> Any:
+    fields = typing.get_type_hints(kind)
+    for key in tree:
+        if key not in fields:
+            raise ValueError(f"no config field {path + key!r}{_nearest(key, fields)}")
+    values = {}
+    for key, value in tree.items():
+        if dataclasses.is_dataclass(fields[key]):
+            values[key] = _build(fields[key], value, f"{path}{key}.")
+        else:
+            values[key] = _typed(fields[key], value, path + key)
+    return kind(**values)
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """`value` as `kind`: whole numbers become floats and lists tuples, nothing else is converted."""
+    if typing.get_origin(kind) is Literal:
+        if isinstance(value, str) and value in typing.get_args(kind):
+            return value
+        raise ValueError(
+            f"config field {name} is {value!r}, expected one of {', '.join(map(str, typing.get_args(kind)))}"
+        )
+    if typing.get_origin(kind) is tuple:
+        (item_kind, _) = typing.get_args(kind)
+        if isinstance(value, tuple | list):
+            return tuple(_typed(item_kind, item, name) for item in value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    expected = str(kind) if isinstance(kind, types.GenericAlias) else kind.__name__
+    raise ValueError(f"config field {name} is {value!r} ({type(value).__name__}), expected {expected}")
+
+
+def _parse(text: str) -> Any:
+    """A Python literal, or the text itself: '3e-4' -> 0.0003, 'focal' -> 'focal', 'B2,B3' -> ('B2', 'B3')."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return tuple(part.strip() for part in text.split(",")) if "," in text else text
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""

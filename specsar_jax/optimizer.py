@@ -1,0 +1,31 @@
+"""AdamW under a cosine schedule with warm-up, on a gradient cut to a norm."""
+
+from typing import Any
+
+import jax
+import optax
+
+from specsar_jax.config import Optimizer
+
+
+def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
+    """From 0 up to the peak in `warmup_steps`, then down a half cosine to `final_fraction` of it at `steps`."""
+    warmup = min(config.warmup_steps, steps - 1)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup, max(steps, 1), config.learning_rate * config.final_fraction
+    )
+
+
+def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
+    """The whole chain: clip, AdamW; weight decay on kernels only (not on biases and norms: Loshchilov and Hutter 2019)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay, mask=kernels),
+    )
+
+
+def kernels(params: Any) -> Any:
+    """A tree of bools: True at matrices and convolutions. By name: stacked blocks give biases two axes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key.endswith("kernel") or path[-1].key == "join", params
+    )

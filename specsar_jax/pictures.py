@@ -1,0 +1,93 @@
+"""Pictures for the eye: Sentinel-2, Sentinel-1, label and prediction of a few tiles side by side."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, Num, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from specsar_jax import model, pipeline, preprocess
+from specsar_jax.checkpoints import Trained
+from tfds_dwplus import bands
+
+
+def true_colour(
+    s2: Num[np.ndarray, "height width band"], names: tuple[str, ...]
+) -> Float[np.ndarray, "height width 3"]:
+    """Red, green, blue of a tile, 0..1, stretched from the 2nd to the 98th percentile and brightened as screens expect;
+    its first bands if it lacks one.
+    """
+    chosen = [names.index(name) if name in names else None for name in ("B4", "B3", "B2")]
+    places = chosen if None not in chosen else [min(place, s2.shape[-1] - 1) for place in range(3)]
+    return np.sqrt(_stretch(s2[..., places].astype(np.float32), (s2 != bands.S2_NODATA).all(axis=-1)))
+
+
+def sar_colour(s1: Float[np.ndarray, "height width 2"]) -> Float[np.ndarray, "height width 3"]:
+    """VV, VH, VV as red, green, blue, 0..1, stretched alike."""
+    return _stretch(s1[..., [0, 1, 0]], np.isfinite(s1).all(axis=-1))
+
+
+def class_colour(class_id: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Dynamic World's colours; white where there is no class."""
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[: len(bands.CLASSES)] = bands.class_rgb()
+    return palette[class_id]
+
+
+def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: str, path: Path, most: int = 6) -> None:
+    """Writes a PNG of the first tiles of a split, a row a tile: S2 true colour, S1, label, prediction."""
+    config = trained.config
+    source = pipeline.read_split(builder, split)
+    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
+
+    @jax.jit
+    def predict(s2: jax.Array, s1: jax.Array) -> jax.Array:
+        s2, s1 = preprocess.standardise(s2[None], s1[None], trained.statistics)
+        return jnp.argmax(model.apply(trained.variables, s2, s1, config=config.model), axis=-1)[0].astype(jnp.uint8)
+
+    count = min(most, len(source))
+    titles = ("Sentinel-2, true colour", "Sentinel-1, VV VH VV", "label", "prediction")
+    figure = Figure(figsize=(2.6 * len(titles), 2.6 * count + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(count, len(titles), squeeze=False)
+    for row in range(count):
+        tile = rasters(source[row])
+        valid = preprocess.valid_pixels(tile["s2"], tile["s1"], config.model.sensors)
+        prediction = np.where(valid, np.asarray(predict(tile["s2"], tile["s1"])), np.uint8(bands.IGNORE))
+        panels = (
+            true_colour(tile["s2"], config.data.s2_bands),
+            sar_colour(tile["s1"]),
+            class_colour(tile["label"]),
+            class_colour(prediction),
+        )
+        for axis, panel, title in zip(axes[row], panels, titles, strict=True):
+            axis.imshow(panel, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+        axes[row, 0].set_ylabel(source[row]["tile_id"].decode()[-24:], fontsize=6)
+    legend = [
+        Patch(color=f"#{colour}", label=name) for name, colour in zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True)
+    ]
+    legend.append(Patch(facecolor="white", edgecolor="grey", label="no label"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.suptitle(f"{builder.info.full_name}, {split}", fontsize=10)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=110, format="png")
+    part.replace(path)
+
+
+def _stretch(
+    values: Float[np.ndarray, "height width channel"], valid: np.ndarray
+) -> Float[np.ndarray, "height width channel"]:
+    if not valid.any():
+        return np.zeros(values.shape, np.float32)
+    low, high = np.percentile(values[valid], (2, 98), axis=0)
+    stretched = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
+    return np.where(valid[..., None], stretched, 0).astype(np.float32)

@@ -1,0 +1,157 @@
+"""Records of a prepared data set to batches, as one Grain chain.
+
+Enters: `dynamic_world_plus/NAME` as ArrayRecord. Leaves: batches of physical values on the host,
+`{"s2": uint16, "s1": float32, "label": uint8}`, labels ignored wherever a sensor in use has no data. The order and every
+crop and turn of the training batches is a function of the seed and the step alone, so a run is resumed by asking for
+the batches from a step on, with any number of readers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grain.python as grain
+import numpy as np
+import tensorflow_datasets as tfds
+
+from specsar_jax import preprocess
+from specsar_jax.config import Config
+from specsar_jax.model import SMALLEST_SIZE_PX
+from specsar_jax.preprocess import Statistics
+from tfds_dwplus import bands
+
+Batch = dict[str, np.ndarray]
+"""`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2], `label` uint8 [batch, height, width]."""
+
+
+def open_dataset(data_dir: str, name: str) -> tfds.core.DatasetBuilder:
+    """The prepared data set `dynamic_world_plus/NAME` under `data_dir`.
+
+    Raises:
+        ValueError: there is none; the message lists those that are there.
+    """
+    folder = Path(data_dir) / "dynamic_world_plus"
+    versions = sorted((folder / name).glob("*/dataset_info.json")) if name else []
+    if not versions:
+        found = sorted({path.parts[-3] for path in folder.glob("*/*/dataset_info.json")})
+        raise ValueError(
+            f"no data set dynamic_world_plus/{name} under {Path(data_dir).resolve()} (found: {', '.join(found) or 'none'}); "
+            "make it with python -m tfds_dwplus.prepare"
+        )
+    return tfds.builder_from_directory(versions[-1].parent)
+
+
+def choose_splits(builder: tfds.core.DatasetBuilder, config: Config) -> Config:
+    """The config with a validation split: the data set's own, or else the last tenth of the train split."""
+    data = config.data
+    if data.validation_split:
+        return config
+    splits = builder.info.splits
+    if "validation" in splits:
+        return _with(config, validation_split="validation")
+    if data.train_split not in splits or splits[data.train_split].num_examples < 2:
+        return config  # `read_split` says what is wrong with the train split
+    held_out = max(1, splits[data.train_split].num_examples // 10)
+    return _with(
+        config, validation_split=f"{data.train_split}[-{held_out}:]", train_split=f"{data.train_split}[:-{held_out}]"
+    )
+
+
+def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    """A random-access source of the records of a split. Raises ValueError if the split is unknown or empty."""
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    try:
+        source = builder.as_data_source(split) if split else []
+    except (ValueError, KeyError, AssertionError) as error:
+        raise ValueError(f"no split {split!r} in {builder.info.full_name}; it has {sizes} ({error})") from None
+    if not len(source):
+        raise ValueError(f"split {split!r} of {builder.info.full_name} is empty; the data set has {sizes}")
+    return source
+
+
+def dataset_bands(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
+    """Sentinel-2 bands of the records, in their order."""
+    return tuple(builder.info.metadata["s2_bands"])
+
+
+def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
+    """Statistics of the train split. Raises ValueError if the data set was prepared without one."""
+    stored = builder.info.metadata.get("statistics")
+    if stored is None:
+        raise ValueError(f"{builder.info.full_name} has no split 'train', so no statistics to train with")
+    return Statistics.from_dict(stored)
+
+
+def select(
+    s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...]
+) -> Callable[[dict[str, Any]], Batch]:
+    """A function from a record to its three rasters: bands in the order of `s2_bands`, pixels without data not labelled.
+
+    Raises:
+        ValueError: a band that the records do not hold.
+    """
+    missing = [name for name in s2_bands if name not in held]
+    if missing:
+        raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(held)}")
+    places = [held.index(name) for name in s2_bands]
+
+    def rasters(record: dict[str, Any]) -> Batch:
+        s2 = record["s2"] if places == list(range(len(held))) else record["s2"][..., places]
+        valid = preprocess.valid_pixels(s2, record["s1"], sensors)
+        return {"s2": s2, "s1": record["s1"], "label": np.where(valid, record["label"], np.uint8(bands.IGNORE))}
+
+    return rasters
+
+
+def check_crop(source: Any, config: Config) -> None:
+    """Raises a ValueError unless the crops of `data.crop_px` fit into the tiles and the network into the crops."""
+    tile_px, crop_px = source[0]["label"].shape[0], config.data.crop_px
+    if crop_px and not SMALLEST_SIZE_PX <= crop_px <= tile_px:
+        raise ValueError(
+            f"data.crop_px is {crop_px}, expected 0 (whole tiles) or {SMALLEST_SIZE_PX} to {tile_px}, the size of the tiles"
+        )
+
+
+def train_batches(
+    source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config, start_step: int
+) -> Iterator[Batch]:
+    """Endless training batches, from the one of `start_step` on."""
+
+    def augment(tile: Batch, rng: np.random.Generator) -> Batch:
+        tile = preprocess.cut(tile, config.data.crop_px, rng) if config.data.crop_px else tile
+        return preprocess.turn(tile, rng) if config.data.flips else tile
+
+    batches = (
+        grain.MapDataset.source(source)
+        .seed(config.train.seed)
+        .shuffle()
+        .repeat()
+        .map(rasters)
+        .random_map(augment)
+        .batch(config.train.batch_size, drop_remainder=True)
+    )
+    return iter(batches[start_step:].to_iter_dataset(_read_options(config)))
+
+
+def evaluation_batches(source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config) -> Iterator[Batch]:
+    """Every tile once, in order. The last batch is filled up with tiles without a label: none is dropped or counted twice."""
+    size = config.train.eval_batch_size
+    batches = grain.MapDataset.source(source).map(rasters).batch(size, drop_remainder=False)
+    for batch in batches.to_iter_dataset(_read_options(config)):
+        short = size - len(batch["label"])
+        if short:
+            fill = {"s2": bands.S2_NODATA, "s1": np.nan, "label": bands.IGNORE}
+            batch = {
+                name: np.pad(values, [(0, short)] + [(0, 0)] * (values.ndim - 1), constant_values=fill[name])
+                for name, values in batch.items()
+            }
+        yield batch
+
+
+def _read_options(config: Config) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=config.data.read_threads, prefetch_buffer_size=4)
+
+
+def _with(config: Config, **data: Any) -> Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data))

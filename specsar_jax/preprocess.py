@@ -1,0 +1,139 @@
+"""From physical values to the network's input, and the cutting and turning of training tiles.
+
+`standardise` runs inside the compiled step, in training, evaluation and prediction alike, so that none of them drifts
+from the others. `cut` and `turn` run on the host, in numpy, on the three rasters of a tile together.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from tfds_dwplus import bands
+
+
+@dataclasses.dataclass(frozen=True)
+class SensorStatistics:
+    """Statistics of the bands of one sensor over valid pixels of a train split, in the sensor's unit."""
+
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    p1: tuple[float, ...]
+    p99: tuple[float, ...]
+    unit: str
+    pixels: tuple[int, ...]
+
+    def choose(self, names: tuple[str, ...]) -> "SensorStatistics":
+        """The statistics of some bands, in the order of `names`. Raises ValueError for a band that is not there."""
+        missing = [name for name in names if name not in self.bands]
+        if missing:
+            raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(self.bands)}")
+        places = [self.bands.index(name) for name in names]
+        rows = {
+            name: tuple(getattr(self, name)[place] for place in places)
+            for name in ("mean", "std", "p1", "p99", "pixels")
+        }
+        return SensorStatistics(bands=names, unit=self.unit, **rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What standardisation and class weights need to know of a train split."""
+
+    s2: SensorStatistics
+    s1: SensorStatistics
+    label_pixels: tuple[int, ...]
+    """Labelled pixels of each class."""
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Statistics":
+        """From the JSON form, which is also what the data set stores."""
+        sensors = {
+            sensor: SensorStatistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in tree[sensor].items()})
+            for sensor in ("s2", "s1")
+        }
+        return cls(**sensors, label_pixels=tuple(tree["label_pixels"][name] for name in bands.CLASSES))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: band statistics as lists, pixels by class name."""
+        tree = dataclasses.asdict(self)
+        return tree | {"label_pixels": dict(zip(bands.CLASSES, self.label_pixels, strict=True))}
+
+    @classmethod
+    def read(cls, path: Path) -> "Statistics":
+        """Reads `statistics.json`. Raises ValueError if it is not one."""
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a statistics file ({type(error).__name__}: {error})") from None
+
+
+def standardise(
+    s2: Num[Array | np.ndarray, "*batch height width s2_band"],
+    s1: Num[Array | np.ndarray, "*batch height width s1_band"],
+    statistics: Statistics,
+) -> tuple[Float[Array, "*batch height width s2_band"], Float[Array, "*batch height width s1_band"]]:
+    """Clips each band to its 1st and 99th percentile, subtracts its mean, divides by its deviation; nodata becomes 0.
+
+    Zero is the mean of the band, so a pixel without data says nothing. Source: the normalisation of Yu et al. 2024.
+
+    Args:
+        s2: digital numbers, 0 where there is no data.
+        s1: backscatter in dB, NaN where there is no data.
+        statistics: of the same bands in the same order.
+
+    Returns:
+        float32 arrays of the same shapes.
+    """
+    s2, s1 = jnp.asarray(s2), jnp.asarray(s1)
+
+    def one(values: Array, valid: Array, of: SensorStatistics) -> Array:
+        mean, std, low, high = (jnp.asarray(v, jnp.float32) for v in (of.mean, of.std, of.p1, of.p99))
+        clipped = jnp.clip(values.astype(jnp.float32), low, high)
+        # A band that never varies carries nothing; do not divide by zero for it.
+        return jnp.where(valid, (clipped - mean) / jnp.maximum(std, 1e-6), 0.0)
+
+    return one(s2, s2 != bands.S2_NODATA, statistics.s2), one(s1, jnp.isfinite(s1), statistics.s1)
+
+
+def valid_pixels(
+    s2: Num[np.ndarray, "*batch height width s2_band"],
+    s1: Num[np.ndarray, "*batch height width s1_band"],
+    sensors: tuple[str, ...],
+) -> Bool[np.ndarray, "*batch height width"]:
+    """Where every band of the `sensors` in use ('s2', 's1') has data; elsewhere nothing is learnt, counted or mapped."""
+    valid = np.ones(s2.shape[:-1], bool)
+    if "s2" in sensors:
+        valid &= (s2 != bands.S2_NODATA).all(axis=-1)
+    if "s1" in sensors:
+        valid &= np.isfinite(s1).all(axis=-1)
+    return valid
+
+
+def cut(tile: dict[str, np.ndarray], size_px: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A random square of `size_px` of all three rasters, inside the part that has labels where there is room.
+
+    A tile that was padded to the data set's size has labels in one corner only: a square drawn anywhere would be empty.
+    """
+    starts = []
+    for axis in (0, 1):
+        labelled = np.flatnonzero((tile["label"] != bands.IGNORE).any(axis=1 - axis))
+        first, last = (labelled[0], labelled[-1] + 1) if labelled.size else (0, tile["label"].shape[axis])
+        most = tile["label"].shape[axis] - size_px
+        low, high = sorted((min(first, most), min(max(last - size_px, 0), most)))
+        starts.append(int(rng.integers(low, high + 1)))
+    row, column = starts
+    return {name: values[row : row + size_px, column : column + size_px] for name, values in tile.items()}
+
+
+def turn(tile: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One of the eight flips and quarter turns of a square, the same for all three rasters."""
+    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
+    turned = {name: np.rot90(values, quarters) for name, values in tile.items()}
+    return {name: np.ascontiguousarray(values[:, ::-1] if flip else values) for name, values in turned.items()}

@@ -1,0 +1,97 @@
+"""Eight fake devices, a folder of small tiles, a data set made from it: what most tests start from."""
+
+import csv
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tfds_dwplus import bands
+from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tile_files import COLUMNS, write_tile
+
+jax.config.update("jax_num_cpu_devices", 8)
+# Tests compile the same small programs in many processes: keep them, for this run of the tests and the next.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared" / "real"
+
+SMALL = (
+    "--config.model.widths=(8,16)",
+    "--config.model.blocks=(1,1)",
+    "--config.model.heads=(1,1)",
+    "--config.model.reductions=(4,2)",
+    "--config.model.decoder_width=16",
+    "--config.data.crop_px=64",
+    "--config.train.log_every=1",
+)
+"""A network that compiles and runs in seconds; no accuracy is asked of it."""
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """Folder of real tiles; skips where it is not there."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real tiles at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def tile_folder(tmp_path: Path) -> Path:
+    """Four train tiles and two test tiles of 64 x 64 pixels, on disk."""
+    return write_folder(tmp_path / "tiles", {"train": 4, "test": 2})
+
+
+def write_folder(folder: Path, tiles_per_split: dict[str, int], size_px: int = 64) -> Path:
+    """Writes simulated tiles in the layout that `prepare` reads."""
+    rows = []
+    for split, count in tiles_per_split.items():
+        for index in range(count):
+            tile = simulated_tile(7, split, index, size_px)
+            write_tile(folder, tile, bands.S2_BANDS)
+            record = tile.record
+            rows.append(
+                (record.tile_id, split, record.lon, record.lat, record.date, record.annotator, size_px, size_px)
+            )
+    with (folder / "tiles.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    return folder
+
+
+def command(module: str, *arguments: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Runs a command as a user does, in a process of its own with one device."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "default"},
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess) -> str:
+    """The error line of a command that refused its input; fails if it did not, or showed a traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def squares(size: int = 64) -> np.ndarray:
+    """A label that is seen at a glance: four classes in four squares."""
+    label = np.zeros((size, size), np.uint8)
+    label[: size // 2, size // 2 :] = 1
+    label[size // 2 :, : size // 2] = 4
+    label[size // 2 :, size // 2 :] = 6
+    return label

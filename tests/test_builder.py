@@ -1,0 +1,68 @@
+"""The TFDS builder: records hold what the tiles hold, and statistics travel with them."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import write_folder
+
+from tfds_dwplus import DynamicWorldPlusConfig, bands, tile_files
+from tfds_dwplus.prepare import prepare
+from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.statistics import TileStatistics
+
+
+def test_records_equal_the_tiles(tile_folder, tmp_path):
+    prepare(DynamicWorldPlusConfig(name="mine", tiles=tile_folder, tile_size_px=80), tmp_path / "data")
+    builder = tfds.builder_from_directory(tmp_path / "data" / "dynamic_world_plus" / "mine" / "1.0.0")
+    source = builder.as_data_source("train")
+    records = {record["tile_id"].decode(): record for record in source}
+    tiles = {r.tile_id: r for r in tile_files.list_tiles(tile_folder) if r.split == "train"}
+    assert records.keys() == tiles.keys()
+    statistics = TileStatistics(bands.S2_BANDS)
+    for tile_id, record in records.items():
+        tile = tile_files.read_tile(tile_folder, tiles[tile_id], bands.S2_BANDS)
+        statistics.update(tile.s2, tile.s1, tile.label)
+        assert record["s2"].shape == (80, 80, 9)
+        np.testing.assert_array_equal(record["s2"][:64, :64], tile.s2)
+        np.testing.assert_array_equal(record["s1"][:64, :64], tile.s1)
+        np.testing.assert_array_equal(record["label"][:64, :64], tile.label)
+        # Padding says nothing: no data, no label.
+        assert not record["s2"][64:].any() and np.isnan(record["s1"][64:]).all()
+        assert (record["label"][64:] == bands.IGNORE).all()
+        np.testing.assert_array_equal(record["transform"], tile.transform)
+        assert (record["lon"], record["lat"]) == (tile.record.lon, tile.record.lat)
+        assert record["crs"].decode() == tile.crs
+        assert record["annotator"] == b"simulator" and record["date"] == b"2020-07-01"
+    stored = builder.info.metadata["statistics"]
+    for sensor in ("s2", "s1"):
+        for key, values in statistics.summary()[sensor].items():
+            if key not in ("bands", "unit"):
+                np.testing.assert_allclose(stored[sensor][key], values, rtol=1e-12)
+
+
+def test_simulated_data_set_says_so(tmp_path):
+    config = DynamicWorldPlusConfig(name="made_up", tile_size_px=48, simulated_tiles=(("train", 2), ("test", 1)))
+    prepare(config, tmp_path)
+    builder = tfds.builder_from_directory(tmp_path / "dynamic_world_plus" / "made_up" / "1.0.0")
+    assert builder.info.metadata["origin"]["source"].startswith("SIMULATED")
+    record = builder.as_data_source("test")[0]
+    assert record["annotator"] == b"simulator" and record["tile_id"].startswith(b"simulated_")
+    np.testing.assert_array_equal(record["label"], simulated_tile(0, "test", 0, 48).label)
+
+
+def test_registered_name(tmp_path):
+    builder = tfds.builder("dynamic_world_plus/simulated", data_dir=tmp_path, file_format="array_record")
+    assert builder.info.features["s2"].shape == (128, 128, 9)
+
+
+def test_prepared_again_is_left_alone_and_another_one_is_refused(tile_folder, tmp_path, capsys):
+    config = DynamicWorldPlusConfig(name="mine", tiles=tile_folder, tile_size_px=64)
+    prepare(config, tmp_path / "data")
+    prepare(config, tmp_path / "data")
+    assert "already" in capsys.readouterr().out
+    write_folder(tile_folder, {"train": 1})
+    with pytest.raises(ValueError, match="--overwrite"):
+        prepare(config, tmp_path / "data")
+    prepare(config, tmp_path / "data", overwrite=True)
+    builder = tfds.builder_from_directory(tmp_path / "data" / "dynamic_world_plus" / "mine" / "1.0.0")
+    assert builder.info.splits["train"].num_examples == 1

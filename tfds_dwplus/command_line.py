@@ -1,0 +1,57 @@
+"""What all commands share: one line for an error, a progress line, the exit codes.
+
+0 done; 2 wrong usage or input, with one line `error: ...` on stderr; 130 stopped by Ctrl-C; 143 by SIGTERM.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line; `example` stands at the end of --help."""
+
+    def __init__(self, description: str, example: str) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"example: {example}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with one line."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Runs a command on the process's arguments and exits as the commands promise."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def progress(**settings: Any) -> tqdm:
+    """A progress line with tqdm's settings: redrawn in a terminal, a line now and then in a log file."""
+    return tqdm(mininterval=0.2 if sys.stderr.isatty() else 10.0, **settings)
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

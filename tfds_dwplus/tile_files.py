@@ -1,0 +1,259 @@
+"""One tile on disk to aligned arrays, and back.
+
+Enters: a folder `s2/<tile_id>.tif`, `s1/<tile_id>.tif`, `label/<tile_id>.tif` and `tiles.csv`. Leaves: `Tile`. Whatever
+does not fit together (size, CRS, grid, dtype, band names, label codes, units) is a ValueError that names the file, what
+it holds and what was expected; nothing is resampled or guessed.
+"""
+
+import csv
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from jaxtyping import Float32, Shaped, UInt8, UInt16
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform as transform_coordinates
+
+from tfds_dwplus import bands
+
+COLUMNS = ("tile_id", "split", "lon", "lat", "date", "annotator", "height", "width")
+"""Columns of tiles.csv; `tile_id` and `split` are required."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TileRecord:
+    """A row of tiles.csv."""
+
+    tile_id: str
+    split: str
+    lon: float = math.nan
+    """Degrees east of the tile's centre; NaN if not known."""
+    lat: float = math.nan
+    date: str = ""
+    """Of the label, YYYY-MM-DD; empty if not known."""
+    annotator: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A tile in memory. Nodata: 0 in `s2`, NaN in `s1`; 255 in `label` is a pixel without a label."""
+
+    record: TileRecord
+    s2: UInt16[np.ndarray, "height width s2_band"]
+    """Digital numbers, reflectance x 10000."""
+    s1: Float32[np.ndarray, "height width s1_band"]
+    """VV and VH backscatter in dB."""
+    label: UInt8[np.ndarray, "height width"]
+    """Class ids 0 to 8."""
+    crs: str
+    """Authority code or WKT; empty if not georeferenced."""
+    transform: tuple[float, ...]
+    """Affine coefficients a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f."""
+
+
+def list_tiles(folder: Path) -> list[TileRecord]:
+    """The rows of `folder/tiles.csv`, in file order.
+
+    Raises:
+        ValueError: folder, file or column missing, no row, a tile id twice, a number that is none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; expected a folder of tiles with s2/, s1/, label/ and tiles.csv")
+    path = folder / "tiles.csv"
+    if not path.is_file():
+        raise ValueError(f"no file {path}; expected a table with the columns {', '.join(COLUMNS)}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"tile_id", "split"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; its header is {reader.fieldnames}")
+        records = [_record(path, row) for row in reader]
+    if not records:
+        raise ValueError(f"{path} lists no tile")
+    seen = set()
+    for record in records:
+        if record.tile_id in seen:
+            raise ValueError(f"{path} lists tile id {record.tile_id!r} twice; ids must be unique")
+        seen.add(record.tile_id)
+    return records
+
+
+def _record(path: Path, row: dict[str, str | None]) -> TileRecord:
+    def number(column: str) -> float:
+        text = (row.get(column) or "").strip()
+        try:
+            return float(text) if text else math.nan
+        except ValueError:
+            raise ValueError(f"{path}: {column} of tile {row['tile_id']!r} is {text!r}, expected degrees") from None
+
+    tile_id, split = ((row.get(column) or "").strip() for column in ("tile_id", "split"))
+    if not tile_id or not split:
+        raise ValueError(f"{path}: a row without tile_id or split: {row}")
+    return TileRecord(
+        tile_id,
+        split,
+        number("lon"),
+        number("lat"),
+        (row.get("date") or "").strip(),
+        (row.get("annotator") or "").strip(),
+    )
+
+
+def s2_band_names(folder: Path, record: TileRecord) -> tuple[str, ...]:
+    """Names of the Sentinel-2 bands in a tile's file, in file order. Raises ValueError if they have none."""
+    path = folder / "s2" / f"{record.tile_id}.tif"
+    with open_raster(path) as raster:
+        return named_bands(path, raster.descriptions)
+
+
+def read_tile(folder: Path, record: TileRecord, s2_bands: tuple[str, ...]) -> Tile:
+    """Reads the three rasters of a tile, the Sentinel-2 bands in the order of `s2_bands`.
+
+    Raises:
+        ValueError: a file is missing, cut short, of the wrong type, without a band, on another grid than the
+            Sentinel-2 file, all nodata in a band, has a label code outside 0..10 or backscatter that is not dB.
+    """
+    paths = {kind: folder / kind / f"{record.tile_id}.tif" for kind in ("s2", "s1", "label")}
+    with open_raster(paths["s2"]) as s2, open_raster(paths["s1"]) as s1, open_raster(paths["label"]) as label:
+        for path, raster, dtype in (
+            (paths["s2"], s2, "uint16"),
+            (paths["s1"], s1, "float32"),
+            (paths["label"], label, "uint8"),
+        ):
+            if set(raster.dtypes) != {dtype}:
+                raise ValueError(f"{path} is {raster.dtypes[0]}, expected {dtype}")
+        check_same_grid(paths["s1"], s1, paths["s2"], s2)
+        check_same_grid(paths["label"], label, paths["s2"], s2)
+        codes = read_bands(paths["label"], label, (1,))[..., 0]
+        s2_values = read_bands(paths["s2"], s2, band_indexes(paths["s2"], s2.descriptions, s2_bands))
+        s1_values = read_bands(paths["s1"], s1, band_indexes(paths["s1"], s1.descriptions, bands.S1_BANDS))
+        crs = s2.crs.to_string() if s2.crs else ""
+        record = _with_centre(record, s2) if math.isnan(record.lon) or math.isnan(record.lat) else record
+        transform = tuple(s2.transform)[:6]
+    if codes.max() > max(bands.LABEL_CODES):
+        raise ValueError(f"{paths['label']} holds label code {codes.max()}, expected 0 to {max(bands.LABEL_CODES)}")
+    check_has_data(paths["s2"], s2_values != bands.S2_NODATA, s2_bands)
+    check_has_data(paths["s1"], np.isfinite(s1_values), bands.S1_BANDS)
+    check_backscatter(paths["s1"], s1_values)
+    return Tile(record, s2_values, s1_values, class_ids(codes), crs, transform)
+
+
+def class_ids(codes: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """Label codes of Dynamic World to class ids: 1..9 -> 0..8; unmarked (0) and cloud (10) -> 255."""
+    return np.where((codes >= 1) & (codes <= len(bands.CLASSES)), codes - 1, bands.IGNORE).astype(np.uint8)
+
+
+def write_tile(folder: Path, tile: Tile, s2_bands: tuple[str, ...]) -> None:
+    """Writes the three rasters of a tile in the layout that `read_tile` reads. Does not write tiles.csv."""
+    height, width = tile.label.shape
+    codes = np.where(tile.label == bands.IGNORE, 0, tile.label + 1).astype(np.uint8)
+    for kind, values, descriptions in (
+        ("s2", tile.s2, s2_bands),
+        ("s1", tile.s1, bands.S1_BANDS),
+        ("label", codes[..., None], ("label",)),
+    ):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        with rasterio.open(
+            folder / kind / f"{tile.record.tile_id}.tif",
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=values.shape[2],
+            dtype=values.dtype,
+            crs=tile.crs or None,
+            transform=rasterio.Affine(*tile.transform),
+            compress="deflate",
+        ) as raster:
+            raster.write(np.moveaxis(values, -1, 0))
+            raster.descriptions = tuple(descriptions)
+
+
+def open_raster(path: Path) -> rasterio.DatasetReader:
+    """Opens a raster. Raises a ValueError that names the file when there is none or GDAL cannot read it."""
+    with warnings.catch_warnings():
+        # Chips without a place (BigEarthNet samples) are welcome.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            return rasterio.open(path)
+        except RasterioError as error:
+            reason = "no such file" if not Path(path).exists() else f"not a raster that GDAL reads ({error})"
+            raise ValueError(f"cannot open {path}: {reason}") from None
+
+
+def read_bands(
+    path: Path, raster: rasterio.DatasetReader, indexes: tuple[int, ...], window: rasterio.windows.Window | None = None
+) -> Shaped[np.ndarray, "height width band"]:
+    """Pixels of some bands (counted from 1). Raises a ValueError that names the file when it is cut short."""
+    try:
+        return np.moveaxis(raster.read(list(indexes), window=window), 0, -1)
+    except RasterioError as error:
+        raise ValueError(f"cannot read the pixels of {path}; is the file cut short? ({error})") from None
+
+
+def named_bands(path: Path, descriptions: tuple[str | None, ...]) -> tuple[str, ...]:
+    """Canonical band names of a raster's descriptions. Raises ValueError if a band has none or two share one."""
+    if not all(descriptions):
+        raise ValueError(
+            f"{path} has bands without a name; expected band descriptions such as {', '.join(bands.S2_BANDS)}"
+        )
+    names = tuple(bands.canonical_band(name) for name in descriptions)
+    if len(set(names)) != len(names):
+        raise ValueError(f"{path} has two bands of one name: {', '.join(names)}")
+    return names
+
+
+def band_indexes(path: Path, descriptions: tuple[str | None, ...], wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """Places (from 1) of the `wanted` bands. Raises a ValueError that lists what is there."""
+    names = named_bands(path, descriptions)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise ValueError(
+            f"{path} has no band {', '.join(missing)}; it has {', '.join(names)}, expected {', '.join(wanted)}"
+        )
+    return tuple(names.index(name) + 1 for name in wanted)
+
+
+def check_same_grid(
+    path: Path, raster: rasterio.DatasetReader, reference_path: Path, reference: rasterio.DatasetReader
+) -> None:
+    """Raises a ValueError unless two rasters have one size, CRS and transform."""
+    for what, given, expected in (
+        ("size", raster.shape, reference.shape),
+        ("CRS", raster.crs, reference.crs),
+        ("transform", raster.transform, reference.transform),
+    ):
+        same = given.almost_equals(expected, precision=1e-6) if what == "transform" else given == expected
+        if not same:
+            given, expected = (tuple(v)[:6] if what == "transform" else v for v in (given, expected))
+            raise ValueError(f"{path} has {what} {given}, but {reference_path} has {expected}; bring both on one grid")
+
+
+def check_has_data(path: Path, valid: Shaped[np.ndarray, "height width band"], names: tuple[str, ...]) -> None:
+    """Raises a ValueError if a band has no valid pixel."""
+    empty = [name for name, any_valid in zip(names, valid.any(axis=(0, 1)), strict=True) if not any_valid]
+    if empty:
+        raise ValueError(f"{path} is all nodata in band {', '.join(empty)}")
+
+
+def check_backscatter(path: Path, s1: Float32[np.ndarray, "height width band"]) -> None:
+    """Raises a ValueError if a valid value cannot be backscatter in dB."""
+    low, high = bands.S1_DB_RANGE
+    finite = s1[np.isfinite(s1)]
+    if finite.size and (finite.min() < low or finite.max() > high):
+        raise ValueError(
+            f"{path} holds values from {finite.min():g} to {finite.max():g}, expected backscatter in dB ({low:g} to {high:g}); "
+            "convert linear power by 10 log10, and nodata to NaN"
+        )
+
+
+def _with_centre(record: TileRecord, raster: rasterio.DatasetReader) -> TileRecord:
+    """The record with the longitude and latitude of the raster's centre, if the raster has a place."""
+    if not raster.crs:
+        return record
+    left, bottom, right, top = raster.bounds
+    (lon,), (lat,) = transform_coordinates(raster.crs, "EPSG:4326", [(left + right) / 2], [(bottom + top) / 2])
+    return dataclasses.replace(record, lon=lon, lat=lat)
