@@ -3,9 +3,9 @@
 python -m specsar_jax.train --config configs/quickstart.py
 """
 
-from specsar_jax.config import Config, model_preset
+from specsar_jax.config import Config, Train, model_preset
 
 
 def get_config() -> Config:
     """The quickstart."""
-    return Config(model=model_preset("tiny"))
+    return Config(model=model_preset("tiny"), train=Train(steps=600, ema_decay=0.99))

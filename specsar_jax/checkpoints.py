@@ -7,7 +7,6 @@ becomes a `Trained` network, which carries all that evaluation and prediction ne
 
 import dataclasses
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,6 @@ NOT_EVALUATED = -1.0
 """mIoU of a checkpoint that was saved between two evaluations, because the run was stopped."""
 
 BUNDLE_FORMAT = "specsar_jax bundle 1"
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of a save
 
 
 @dataclasses.dataclass(frozen=True)

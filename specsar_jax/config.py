@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen dataclasses with a comment a field; the defaults are the quickstart.
+"""Every setting of a run, as frozen dataclasses with a comment a field.
 
 A config file is Python with a function `get_config() -> Config`. `load` reads one, `override` applies
 `section.field=value`, `to_dict` and `from_dict` carry a config through JSON. A wrong key or type is a ValueError that

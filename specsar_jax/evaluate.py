@@ -19,7 +19,7 @@ from specsar_jax.config import Config
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
 from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import by_tile, check_batch_size, make_mesh, put, replicated
+from specsar_jax.sharding import by_tile, divisible, make_mesh, put, replicated
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
@@ -61,8 +61,9 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[
     mesh = make_mesh()
     config = trained.config
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
-    batches = pipeline.evaluation_batches(source, rasters, config)
-    total = -(-len(source) // config.train.eval_batch_size)
+    batch_size = divisible(config.train.eval_batch_size, mesh)
+    batches = pipeline.evaluation_batches(source, rasters, config, batch_size)
+    total = -(-len(source) // batch_size)
     variables = jax.device_put(trained.variables, replicated(mesh))
     with progress(total=total, desc=f"evaluating {split}", unit="batch", leave=False) as bar:
         figures = make_score(config, trained.statistics, mesh)(variables, batches, bar.update)
@@ -72,7 +73,6 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[
 
 def make_score(config: Config, statistics: Statistics, mesh: Mesh) -> Score:
     """A function from variables and batches to figures; compiled once, to be called at every evaluation."""
-    check_batch_size(config.train.eval_batch_size, mesh, "train.eval_batch_size")
     alpha = losses.class_alpha(statistics.label_pixels, config.loss.alpha_power)
     step = jax.jit(
         functools.partial(evaluation_step, config=config, statistics=statistics, alpha=alpha),

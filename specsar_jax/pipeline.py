@@ -63,10 +63,10 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Any:
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     try:
         source = builder.as_data_source(split) if split else []
-    except (ValueError, KeyError, AssertionError) as error:
-        raise ValueError(f"no split {split!r} in {builder.info.full_name}; it has {sizes} ({error})") from None
+    except (ValueError, KeyError, AssertionError):
+        source = []
     if not len(source):
-        raise ValueError(f"split {split!r} of {builder.info.full_name} is empty; the data set has {sizes}")
+        raise ValueError(f"split {split!r} of {builder.info.full_name} is unknown or empty; the data set has {sizes}")
     return source
 
 
@@ -134,9 +134,10 @@ def train_batches(
     return iter(batches[start_step:].to_iter_dataset(_read_options(config)))
 
 
-def evaluation_batches(source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config) -> Iterator[Batch]:
+def evaluation_batches(
+    source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config, size: int
+) -> Iterator[Batch]:
     """Every tile once, in order. The last batch is filled up with tiles without a label: none is dropped or counted twice."""
-    size = config.train.eval_batch_size
     batches = grain.MapDataset.source(source).map(rasters).batch(size, drop_remainder=False)
     for batch in batches.to_iter_dataset(_read_options(config)):
         short = size - len(batch["label"])

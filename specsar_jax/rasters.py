@@ -98,7 +98,7 @@ class Scene:
         """Raises ValueError if the two are not on one grid, or if a band has no data at all."""
         if s2 and s1:
             check_same_grid(s1.paths[0], s1.first, s2.paths[0], s2.first)
-        for sensor, nodata in ((s2, bands.S2_NODATA), (s1, np.nan)):
+        for sensor, nodata in ((s2, float(bands.S2_NODATA)), (s1, np.nan)):
             if sensor:
                 sensor.check_has_data(nodata)
         self.s2, self.s1, self._s2_channels = s2, s1, s2_channels

@@ -28,6 +28,11 @@ def check_batch_size(size: int, mesh: Mesh, name: str) -> None:
         raise ValueError(f"{name} is {size}, expected a positive multiple of the {mesh.shape['data']} devices")
 
 
+def divisible(size: int, mesh: Mesh) -> int:
+    """The batch size, rounded up to what the devices can share. For batches that are padded anyway."""
+    return -(-size // mesh.shape["data"]) * mesh.shape["data"]
+
+
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """This process's share of a batch, onto its devices."""
     return {name: jax.make_array_from_process_local_data(by_tile(mesh), values) for name, values in batch.items()}

@@ -27,7 +27,7 @@ from specsar_jax.config import Config
 from specsar_jax.evaluate import evaluate, make_score
 from specsar_jax.optimizer import learning_rate
 from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import by_tile, check_batch_size, make_mesh, put, replicated
+from specsar_jax.sharding import by_tile, check_batch_size, divisible, make_mesh, put, replicated
 from specsar_jax.train_state import init_state, train_step
 from tfds_dwplus import Builder
 from tfds_dwplus.command_line import Parser, progress, run
@@ -43,12 +43,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workdir", type=Path, help="runs/<name of the config> if not given")
     args, rest = parser.parse_known_args(argv)
     parser.description += " Any field of the config can be set: --config.section.field=value"
-    config = configs.override(
-        configs.load(args.config or QUICKSTART) if args.config or QUICKSTART.exists() else Config(),
-        _assignments(parser, rest),
-    )
+    file = args.config or QUICKSTART
+    config = configs.override(configs.load(file), _assignments(parser, rest))
     keep_compiled_programs()
-    train(config, args.workdir or Path("runs") / (args.config or QUICKSTART).stem)
+    train(config, args.workdir or Path("runs") / file.stem)
 
 
 def _assignments(parser: Parser, rest: list[str]) -> Iterator[str]:
@@ -105,6 +103,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         donate_argnums=0,
     )
     score = make_score(config, statistics, mesh)
+    eval_batch_size = divisible(config.train.eval_batch_size, mesh)
 
     # Loop.
     with manager, Journal(workdir, start) as journal, StopRequest() as stop:
@@ -125,7 +124,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
                 )
                 bar.set_postfix_str(f"loss {sums['loss']:.3f}, {speed:.1f} tiles/s")
             if step % config.train.eval_every == 0 or step == config.train.steps:
-                figures = score(state.variables(), pipeline.evaluation_batches(validation_source, rasters, config))
+                batches_seen = pipeline.evaluation_batches(validation_source, rasters, config, eval_batch_size)
+                figures = score(state.variables(), batches_seen)
                 journal.write(step, "eval", {"split": config.data.validation_split} | figures)
                 # An all-unlabelled validation split has no mIoU; its checkpoints are as good as each other.
                 checkpoints.save(manager, state, figures["mean_iou"] or 0.0)

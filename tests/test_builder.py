@@ -60,9 +60,12 @@ def test_prepared_again_is_left_alone_and_another_one_is_refused(tile_folder, tm
     prepare(config, tmp_path / "data")
     prepare(config, tmp_path / "data")
     assert "already" in capsys.readouterr().out
-    write_folder(tile_folder, {"train": 1})
+    write_folder(tile_folder, {"test": 1}, size_px=32)
+    config = DynamicWorldPlusConfig(name="mine", tiles=tile_folder, tile_size_px=32, s2_bands=("B3", "B2"))
     with pytest.raises(ValueError, match="--overwrite"):
         prepare(config, tmp_path / "data")
     prepare(config, tmp_path / "data", overwrite=True)
     builder = tfds.builder_from_directory(tmp_path / "data" / "dynamic_world_plus" / "mine" / "1.0.0")
-    assert builder.info.splits["train"].num_examples == 1
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"test": 1}
+    assert builder.as_data_source("test")[0]["s2"].shape == (32, 32, 2)
+    assert builder.info.metadata["s2_bands"] == ["B3", "B2"] and builder.info.metadata["statistics"] is None

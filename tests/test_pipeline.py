@@ -20,7 +20,7 @@ def builder(tmp_path_factory):
     return pipeline.open_dataset(str(folder / "data"), "mine")
 
 
-CONFIG = Config(data=Data(name="mine", crop_px=32), train=Train(batch_size=2, eval_batch_size=2))
+CONFIG = Config(data=Data(name="mine", crop_px=32), train=Train(batch_size=2))
 
 
 def take(builder, count: int, start: int = 0, config: Config = CONFIG) -> list[pipeline.Batch]:
@@ -53,7 +53,7 @@ def test_epochs_and_seeds_differ(builder):
 def test_evaluation_sees_every_tile_once_and_pads_with_nothing(builder):
     rasters = pipeline.select(bands.S2_BANDS, pipeline.dataset_bands(builder), ("s2", "s1"))
     source = pipeline.read_split(builder, "train")
-    batches = list(pipeline.evaluation_batches(source, rasters, CONFIG))
+    batches = list(pipeline.evaluation_batches(source, rasters, CONFIG, 2))
     assert [len(batch["label"]) for batch in batches] == [2, 2, 2]
     labels = np.concatenate([batch["label"] for batch in batches])
     for place in range(5):

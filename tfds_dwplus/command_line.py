@@ -4,6 +4,7 @@
 """
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +32,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs a command on the process's arguments and exits as the commands promise."""
     signal.signal(signal.SIGTERM, _terminate)
+    # TFDS prints whole configs as warnings, Orbax every step of a save.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main(sys.argv[1:])
     except ValueError as error:

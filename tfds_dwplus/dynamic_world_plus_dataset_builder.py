@@ -117,7 +117,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         else:
             for record in list_tiles(config.tiles):
                 records.setdefault(record.split, []).append(record)
-        self.info.metadata["origin"] = config.origin()
+        # All of it anew: where a data set is overwritten, the old one's metadata stand here.
+        self.info.metadata.update(s2_bands=list(self._s2_bands()), origin=config.origin(), statistics=None)
         return {split: self._generate_examples(split, chosen) for split, chosen in records.items()}
 
     def _generate_examples(self, split: str, records: list[TileRecord]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,6 @@ python -m tfds_dwplus.prepare --simulated --name simulated --data_dir data
 
 import contextlib
 import io
-import logging
 import re
 import tempfile
 from pathlib import Path
@@ -15,8 +14,6 @@ import tensorflow_datasets as tfds
 
 from tfds_dwplus.command_line import Parser, run
 from tfds_dwplus.dynamic_world_plus_dataset_builder import Builder, DynamicWorldPlusConfig
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS prints the whole config as a warning
 
 
 def main(argv: list[str]) -> None:

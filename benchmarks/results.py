@@ -1,0 +1,98 @@
+"""Accuracy tables of the README: trains what is not trained yet, scores on test splits, prints Markdown.
+
+    python benchmarks/results.py [--real ../shared/real]
+
+Simulated tiles: both sensors against Sentinel-2 alone. Real chips (BigEarthNet with CORINE labels): the network against a
+random forest on means over 9 x 9 pixels. About fifteen minutes on two cores; runs are kept in `runs/` and reused.
+"""
+
+import argparse
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import ndimage
+from sklearn.ensemble import RandomForestClassifier
+
+from specsar_jax import config as configs
+from specsar_jax import metrics, pipeline, preprocess
+from specsar_jax.compilation import keep_compiled_programs
+from specsar_jax.train import train
+from tfds_dwplus import DynamicWorldPlusConfig, bands
+from tfds_dwplus.prepare import prepare
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def trained(name: str) -> dict[str, Any]:
+    """Figures of the test split of a config, and the run's own best validation figure."""
+    figures = train(configs.load(REPOSITORY / "configs" / f"{name}.py"), Path("runs") / name)
+    lines = [json.loads(line) for line in (Path("runs") / name / "metrics.jsonl").read_text().splitlines()]
+    chosen = next(line for line in lines if line["kind"] == "eval" and line["step"] == figures["step"])
+    return figures | {"validation_mean_iou": chosen["mean_iou"]}
+
+
+def forest(data_dir: str, name: str, seed: int) -> dict[str, Any]:
+    """Figures of a random forest on the means of all bands over 9 x 9 pixels, from the whole train split."""
+    builder = pipeline.open_dataset(data_dir, name)
+
+    def pixels(split: str) -> tuple[np.ndarray, np.ndarray]:
+        features, labels = [], []
+        for record in builder.as_data_source(split):
+            stacked = np.concatenate([record["s2"].astype(np.float32), record["s1"]], axis=-1)
+            means = ndimage.uniform_filter(stacked, (9, 9, 1))
+            kept = preprocess.valid_pixels(record["s2"], record["s1"], ("s2", "s1")) & (record["label"] != bands.IGNORE)
+            features.append(means[kept])
+            labels.append(record["label"][kept])
+        return np.concatenate(features), np.concatenate(labels)
+
+    features, labels = pixels("train")
+    chosen = np.random.default_rng(seed).choice(len(labels), min(len(labels), 60_000), replace=False)
+    model = RandomForestClassifier(200, min_samples_leaf=5, n_jobs=-1, random_state=seed)
+    model.fit(features[chosen], labels[chosen])
+    features, labels = pixels("test")
+    confusion = np.zeros((len(bands.CLASSES),) * 2, np.int64)
+    np.add.at(confusion, (labels, model.predict(features)), 1)
+    return metrics.summarise(confusion)
+
+
+def row(name: str, figures: dict[str, Any], of: str) -> str:
+    """A line of a Markdown table, in percent."""
+    shown = (figures["mean_iou"], figures["overall_accuracy"], figures["macro_f1"], figures["kappa"])
+    return f"| {name} | {of} | " + " | ".join(f"{100 * value:.1f}" for value in shown) + " |"
+
+
+def main() -> None:
+    """Trains, scores, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=Path, default=REPOSITORY.parent / "shared" / "real")
+    args = parser.parse_args()
+    keep_compiled_programs()
+    rows = []
+    for name, what in (("quickstart", "both sensors"), ("quickstart_s2", "Sentinel-2 alone")):
+        rows.append(row(f"simulated (`configs/{name}.py`)", trained(name), what))
+    if args.real.is_dir():
+        config = configs.load(REPOSITORY / "configs" / "ben_mini.py")
+        tiles = DynamicWorldPlusConfig(
+            name=config.data.name, description="BigEarthNet chips", tiles=args.real / "ben_mini", tile_size_px=120
+        )
+        prepare(tiles, Path(config.data.data_dir))
+        rows.append(row("BigEarthNet chips (`configs/ben_mini.py`)", trained("ben_mini"), "both sensors"))
+        figures = forest(config.data.data_dir, config.data.name, seed=0)
+        rows.append(row("BigEarthNet chips", figures, "both sensors, random forest on 9 x 9 means"))
+    names = ("jax", "flax", "optax", "grain", "scikit-learn")
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, Python {platform.python_version()}"
+    )
+    print(", ".join(f"{name} {version(name)}" for name in names) + "\n")
+    print("| test split | input and model | mIoU | overall accuracy | macro F1 | kappa |\n|---|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

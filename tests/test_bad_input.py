@@ -1,0 +1,229 @@
+"""What bad input gets: exit code 2, one line that says what to do, and nothing half-written."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import SMALL, command, refused, write_folder
+
+from specsar_jax import evaluate, export, predict, train
+from tfds_dwplus import bands, prepare
+from tfds_dwplus.command_line import run
+from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tile_files import write_tile
+
+
+@pytest.fixture
+def error_of(monkeypatch, capsys):
+    """Runs a command's `main` as its process would, and gives the line that it prints when it refuses."""
+
+    def call(module, *arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            run(module.main)
+        captured = capsys.readouterr()
+        lines = [line for line in captured.err.splitlines() if "error: " in line]
+        assert exit_.value.code == 2, captured
+        assert len(lines) == 1, captured.err
+        return lines[0]
+
+    return call
+
+
+def edit(path: Path, values=None, **profile) -> None:
+    """Writes a raster again with other pixels or another profile."""
+    with rasterio.open(path) as raster:
+        old, pixels, names = raster.profile, raster.read(), raster.descriptions
+    values = pixels if values is None else values(pixels)
+    old.update(profile, height=values.shape[1], width=values.shape[2], count=values.shape[0])
+    old.setdefault("dtype", values.dtype)
+    with rasterio.open(path, "w", **old | {"dtype": profile.get("dtype", values.dtype)}) as raster:
+        raster.write(values.astype(profile.get("dtype", values.dtype)))
+        raster.descriptions = names[: values.shape[0]]
+
+
+def first(folder: Path, kind: str) -> Path:
+    return sorted((folder / kind).glob("*.tif"))[0]
+
+
+def prepared(data_dir: Path) -> list[Path]:
+    """Whatever stands under a data set's name; `.config` is TFDS's own note of which configs it has met."""
+    return [path for path in data_dir.glob("dynamic_world_plus/*") if path.name != ".config"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def rename_bands(path: Path, names: tuple[str, ...]) -> None:
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = names
+
+
+TILE_FAULTS = {
+    "missing file": (lambda f: first(f, "s1").unlink(), "no such file"),
+    "missing band": (lambda f: edit(sorted((f / "s2").glob("*"))[1], lambda p: p[:-1]), "no band B12"),
+    "other names": (lambda f: rename_bands(sorted((f / "s2").glob("*"))[1], tuple("abcdefghi")), "no band B2"),
+    "no names": (lambda f: rename_bands(first(f, "s2"), ("",) * 9), "without a name"),
+    "other size": (lambda f: edit(first(f, "s1"), lambda p: p[:, :60]), "has size"),
+    "other CRS": (lambda f: edit(first(f, "s1"), crs="EPSG:4326"), "has CRS"),
+    "other grid": (lambda f: edit(first(f, "label"), transform=rasterio.Affine(10, 0, 5, 0, -10, 5)), "has transform"),
+    "wrong dtype": (lambda f: edit(first(f, "s2"), dtype="float32"), "is float32, expected uint16"),
+    "NaN-only band": (lambda f: edit(first(f, "s1"), lambda p: p * np.array([1, np.nan], p.dtype)[:, None, None]), "all nodata in band VH"),
+    "label code": (lambda f: edit(first(f, "label"), lambda p: p + 11), "label code"),
+    "not dB": (lambda f: edit(first(f, "s1"), lambda p: p - 9999), "expected backscatter in dB"),
+    "truncated": (lambda f: truncate(first(f, "s2")), "cut short|not a raster"),
+    "no table": (lambda f: (f / "tiles.csv").unlink(), "no file"),
+    "table without a column": (lambda f: (f / "tiles.csv").write_text("tile_id,lon\na,1\n"), "no column split"),
+    "empty table": (lambda f: (f / "tiles.csv").write_text("tile_id,split\n"), "lists no tile"),
+    "duplicate": (lambda f: (f / "tiles.csv").write_text((f / "tiles.csv").read_text() * 1 + (f / "tiles.csv").read_text().splitlines()[1]), "twice"),
+    "no folder": (lambda f: shutil.rmtree(f), "no folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", TILE_FAULTS)
+def test_prepare_refuses(error_of, tile_folder, tmp_path, fault):
+    break_it, message = TILE_FAULTS[fault]
+    break_it(tile_folder)
+    line = error_of(
+        prepare, "--tiles", tile_folder, "--name", "x", "--data_dir", tmp_path / "data", "--tile_size_px", 64
+    )
+    assert any(part in line for part in message.split("|")), line
+    assert not prepared(tmp_path / "data")
+
+
+def test_prepare_refuses_a_tile_larger_than_the_size(error_of, tile_folder, tmp_path):
+    line = error_of(
+        prepare, "--tiles", tile_folder, "--name", "x", "--data_dir", tmp_path / "data", "--tile_size_px", 48
+    )
+    assert "64 x 64" in line and "--tile_size_px 64" in line
+    assert not prepared(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--simulated", "--name", "a/b"], "--name"),
+        (["--simulated", "--name", "a", "--tiles_per_split", "train"], "train=64,test=16"),
+        (["--simulated", "--name", "a", "--tile_size_px", "-5"], "positive"),
+        (["--name", "a"], "--tiles --simulated is required"),
+    ],
+)
+def test_prepare_refuses_arguments(error_of, tmp_path, arguments, message):
+    assert message in error_of(prepare, *arguments, "--data_dir", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder with a data set `mine` and a run on it."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    tiles = write_folder(folder / "tiles", {"train": 3, "validation": 1}, size_px=64)
+    prepare.main(["--tiles", str(tiles), "--name", "mine", "--data_dir", str(folder / "data"), "--tile_size_px", "64"])
+    train.main(["--workdir", str(folder / "run"), *run_of(folder)])
+    return folder
+
+
+def run_of(folder: Path) -> list[str]:
+    own = (f"data.data_dir={folder / 'data'}", "data.name=mine", "train.steps=1", "train.eval_every=1")
+    return [*SMALL, *(f"--config.{setting}" for setting in own)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.optimizer.learning_rat=1"], "did you mean 'learning_rate'"),
+        (["--config.train.steps=many"], "expected int"),
+        (["--config", "no_such.py"], "no config file"),
+        (["--stepz=3"], "unknown argument --stepz"),
+        (["--config.data.name=yours"], "no data set dynamic_world_plus/yours"),
+        (["--config.data.train_split=training"], "'training' of dynamic_world_plus/mine/1.0.0 is unknown or empty"),
+        (["--config.data.train_split=train[:0]"], "unknown or empty"),
+        (["--config.data.s2_bands=B2,B9"], "no band B9"),
+        (["--config.data.crop_px=100"], "data.crop_px is 100"),
+        (["--config.train.batch_size=3"], "multiple of the 8 devices"),
+    ],
+)
+def test_train_refuses(error_of, trained, tmp_path, arguments, message):
+    assert message in error_of(train, "--workdir", tmp_path / "run", *run_of(trained), *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_the_workdir_of_another_config(error_of, trained):
+    line = error_of(train, "--workdir", trained / "run", *run_of(trained), "--config.train.seed=5")
+    assert "train.seed: 0, 5" in line
+
+
+def test_evaluate_refuses(error_of, trained, tmp_path):
+    assert "no workdir or bundle" in error_of(evaluate, "--workdir", tmp_path / "none")
+    assert "no config.json" in error_of(evaluate, "--workdir", tmp_path)
+    assert "unknown or empty" in error_of(evaluate, "--workdir", trained / "run")
+    tiles = write_folder(tmp_path / "tiles", {"test": 1})
+    four = ["--tile_size_px", "64", "--s2_bands", "B2,B3,B4,B8"]
+    prepare.main(["--tiles", str(tiles), "--name", "four", "--data_dir", str(tmp_path), *four])
+    line = error_of(evaluate, "--workdir", trained / "run", "--data_dir", tmp_path, "--dataset", "four")
+    assert "no band B5" in line
+    assert not list((trained / "run").glob("evaluation*"))
+
+
+def test_export_refuses(error_of, trained, tmp_path):
+    line = error_of(export, "--workdir", trained / "run", "--format", "pickle", "--output", tmp_path / "x")
+    assert "invalid choice: 'pickle'" in line
+    line = error_of(export, "--workdir", trained / "run", "--format", "safetensors", "--output", tmp_path / "no" / "x")
+    assert "no folder" in line
+
+
+def test_broken_bundle_is_refused(error_of, trained, tmp_path):
+    whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
+    export.main(["--workdir", str(trained / "run"), "--format", "safetensors", "--output", str(whole)])
+    part.write_bytes(whole.read_bytes()[:-100])
+    assert "not a whole safetensors file" in error_of(evaluate, "--workdir", part)
+    part.write_text("hello")
+    assert "not a whole safetensors file" in error_of(evaluate, "--workdir", part)
+
+
+SCENE_FAULTS = {
+    "missing file": (lambda f: first(f, "s2").unlink(), "no such file"),
+    "missing band": (lambda f: edit(first(f, "s2"), lambda p: p[:4]), "no band B6, B7, B8, B11, B12"),
+    "no names": (lambda f: rename_bands(first(f, "s2"), ("",) * 9), "without a name"),
+    "other size": (lambda f: edit(first(f, "s1"), lambda p: p[:, :50]), "has size"),
+    "other CRS": (lambda f: edit(first(f, "s1"), crs="EPSG:4326"), "has CRS"),
+    "wrong dtype": (lambda f: edit(first(f, "s2"), dtype="float64"), "is float64, expected uint16"),
+    "NaN-only band": (lambda f: edit(first(f, "s1"), lambda p: p * np.array([np.nan, 1], p.dtype)[:, None, None]), "all nodata in band VV"),
+    "empty band": (lambda f: edit(first(f, "s2"), lambda p: p * (np.arange(9) != 4)[:, None, None].astype(p.dtype)), "all nodata in band B6"),
+    "not dB": (lambda f: edit(first(f, "s1"), lambda p: p + 90), "expected backscatter in dB"),
+    "truncated": (lambda f: truncate(first(f, "s2")), "cut short|not a raster"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", SCENE_FAULTS)
+def test_predict_refuses(error_of, trained, tmp_path, fault):
+    write_tile(tmp_path, simulated_tile(0, "scene", 1, 64), bands.S2_BANDS)
+    s2, s1 = first(tmp_path, "s2"), first(tmp_path, "s1")
+    break_it, message = SCENE_FAULTS[fault]
+    break_it(tmp_path)
+    (tmp_path / "out").mkdir()
+    output = tmp_path / "out" / "map.tif"
+    line = error_of(predict, "--workdir", trained / "run", "--s2", s2, "--s1", s1, "--output", output)
+    assert any(part in line for part in message.split("|")), line
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_predict_refuses_arguments(error_of, trained, tmp_path):
+    write_tile(tmp_path, simulated_tile(0, "scene", 1, 64), bands.S2_BANDS)
+    common = ["--workdir", trained / "run", "--s2", first(tmp_path, "s2")]
+    assert "no --s1 is given" in error_of(predict, *common, "--output", tmp_path / "map.tif")
+    common += ["--s1", first(tmp_path, "s1")]
+    assert "no folder" in error_of(predict, *common, "--output", tmp_path / "no" / "map.tif")
+    assert "--output" in error_of(predict, *common)
+    line = error_of(predict, *common, "--output", tmp_path / "map.tif", "--window_px", 0)
+    assert "positive" in line
+
+
+def test_a_process_ends_with_code_2_and_no_traceback(tmp_path):
+    arguments = ("--workdir", tmp_path / "none", "--s2", "a.tif", "--output", "b.tif")
+    assert "no workdir or bundle" in refused(command("specsar_jax.predict", *arguments, cwd=tmp_path))
+    arguments = ("--tiles", tmp_path / "none", "--name", "a", "--data_dir", tmp_path / "data")
+    assert "no folder" in refused(command("tfds_dwplus.prepare", *arguments, cwd=tmp_path))

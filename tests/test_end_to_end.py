@@ -1,0 +1,97 @@
+"""The README's first line, and real chips and tiles, to the accuracies and pictures promised."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import REPOSITORY, command
+from matplotlib.image import imread
+
+from specsar_jax.config import load
+from tfds_dwplus import bands
+from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tile_files import write_tile
+
+
+def figures_of(workdir) -> dict:
+    return json.loads((workdir / "evaluation_test.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Where `python -m specsar_jax.train` was run, without an argument, in an empty folder."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    result = command("specsar_jax.train", cwd=folder, timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert "SIMULATED" in result.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_quickstart_reaches_its_accuracy_and_draws(quickstart):
+    workdir = quickstart / "runs" / "quickstart"
+    figures = figures_of(workdir)
+    assert figures["mean_iou"] >= 0.60
+    assert None not in [row["iou"] for row in figures["per_class"].values()]
+    picture = imread(workdir / "examples_test.png")
+    assert picture.shape[0] > 500 and picture.std() > 0.1
+
+
+@pytest.mark.slow
+def test_map_hardly_depends_on_the_window(quickstart, tmp_path):
+    write_tile(tmp_path, simulated_tile(5, "scene", 3, 510), bands.S2_BANDS)
+    maps = []
+    for window in (510, 384, 256):
+        files = [next((tmp_path / kind).glob("*.tif")) for kind in ("s2", "s1")]
+        arguments = ("--workdir", quickstart / "runs" / "quickstart", "--s2", files[0], "--s1", files[1])
+        output = tmp_path / f"{window}.tif"
+        result = command("specsar_jax.predict", *arguments, "--output", output, "--window_px", window, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        with rasterio.open(output) as raster:
+            maps.append(raster.read(1))
+    for other in maps[1:]:
+        assert (other != maps[0]).mean() < 0.01
+
+
+@pytest.mark.slow
+def test_real_chips_reach_their_accuracy(real, tmp_path):
+    arguments = ("--tiles", real / "ben_mini", "--name", "ben_mini", "--data_dir", "data", "--tile_size_px", 120)
+    assert command("tfds_dwplus.prepare", *arguments, cwd=tmp_path).returncode == 0
+    result = command("specsar_jax.train", "--config", REPOSITORY / "configs" / "ben_mini.py", cwd=tmp_path, timeout=900)
+    assert result.returncode == 0, result.stderr
+    figures = figures_of(tmp_path / "runs" / "ben_mini")
+    assert figures["overall_accuracy"] >= 0.62 and figures["mean_iou"] >= 0.23
+
+
+def test_real_full_size_tile_to_a_map(real, tmp_path):
+    """Real tiles of two sizes are packed, a small network takes a step on them, the test tile is mapped on its own grid."""
+    arguments = ("--tiles", real / "dwplus_mini", "--name", "dwplus_mini", "--data_dir", "data")
+    assert command("tfds_dwplus.prepare", *arguments, cwd=tmp_path).returncode == 0
+    config = REPOSITORY / "configs" / "dwplus_mini.py"
+    assert load(config).data.name == "dwplus_mini"
+    small = ("widths=(8,16)", "blocks=(1,1)", "heads=(1,1)", "reductions=(4,2)", "decoder_width=16")
+    settings = [f"--config.model.{setting}" for setting in small]
+    settings += ["--config.train.steps=2", "--config.train.eval_every=2", "--workdir", "run"]
+    result = command("specsar_jax.train", "--config", config, *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert figures_of(tmp_path / "run")["tiles"] == 1
+    s2, s1 = (real / "dwplus_mini" / kind / "Spain_7370579.tif" for kind in ("s2", "s1"))
+    result = command(
+        "specsar_jax.predict", "--workdir", "run", "--s2", s2, "--s1", s1, "--output", "map.tif", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    with rasterio.open(tmp_path / "map.tif") as made, rasterio.open(s2) as given:
+        assert (made.shape, made.crs, made.transform) == (given.shape, given.crs, given.transform)
+        assert made.read(1).max() <= 8
+    shutil.rmtree(tmp_path / "run")
+
+
+def test_chips_without_a_place_are_read(real, tmp_path):
+    """BigEarthNet's samples have no CRS: that is no reason to refuse or to warn about them."""
+    from tfds_dwplus.tile_files import list_tiles, read_tile, s2_band_names
+
+    record = list_tiles(real / "ben_mini")[0]
+    tile = read_tile(real / "ben_mini", record, s2_band_names(real / "ben_mini", record))
+    assert tile.crs == "" and np.isnan(tile.record.lon)

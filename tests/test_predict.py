@@ -1,0 +1,172 @@
+"""Maps: the grid, colours and nodata of the file; no seams; scenes of any size; bundle and workdir alike."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import SMALL, write_folder
+
+from specsar_jax import config as configs
+from specsar_jax import evaluate, export, model, predict, preprocess, train
+from specsar_jax.checkpoints import Trained, load_trained
+from specsar_jax.config import Config, Predict
+from tfds_dwplus import DynamicWorldPlusConfig, bands
+from tfds_dwplus.prepare import prepare
+from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tile_files import Tile, write_tile
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir after two steps, and its data."""
+    folder = tmp_path_factory.mktemp("predict")
+    tiles = write_folder(folder / "tiles", {"train": 4, "validation": 1, "test": 1}, size_px=64)
+    prepare(DynamicWorldPlusConfig(name="mine", tiles=tiles, tile_size_px=64), folder / "data")
+    small = [flag.removeprefix("--config.") for flag in SMALL]
+    fixed = [f"data.data_dir={folder / 'data'}", "data.name=mine", "train.steps=2", "train.eval_every=2"]
+    train.train(configs.override(Config(), [*small, *fixed]), folder / "run")
+    return folder / "run"
+
+
+def scene(folder, height: int, width: int) -> Tile:
+    """Writes a scene of any shape, cut from a simulated one; with a corner without data."""
+    tile = simulated_tile(9, "scene", 0, max(height, width))
+    cut = {name: getattr(tile, name)[:height, :width].copy() for name in ("s2", "s1", "label")}
+    cut["s2"][: height // 4, : width // 4] = 0
+    tile = dataclasses.replace(tile, **cut)
+    write_tile(folder, tile, bands.S2_BANDS)
+    return tile
+
+
+def files_of(folder) -> tuple[list, list]:
+    return list((folder / "s2").glob("*.tif")), list((folder / "s1").glob("*.tif"))
+
+
+def map_of(trained: Trained, folder, **cutting) -> np.ndarray:
+    output = folder / "map.tif"
+    predict.predict(trained, *files_of(folder), output, None, Predict(**cutting))
+    with rasterio.open(output) as raster:
+        return raster.read(1)
+
+
+def test_files_are_as_promised(run, tmp_path):
+    tile = scene(tmp_path, 90, 140)
+    output, shares = tmp_path / "map.tif", tmp_path / "p.tif"
+    predict.predict(load_trained(run), *files_of(tmp_path), output, shares, Predict(window_px=64, overlap_px=32))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "label",
+        "map.tif",
+        "map.tif.aux.xml",
+        "p.tif",
+        "s1",
+        "s2",
+    ]
+    nodata = (tile.s2 == 0).all(axis=-1) | np.isnan(tile.s1).any(axis=-1)
+    with rasterio.open(output) as raster:
+        ids = raster.read(1)
+        assert (raster.shape, raster.crs.to_string(), tuple(raster.transform)[:6]) == (
+            (90, 140),
+            tile.crs,
+            tile.transform,
+        )
+        assert (raster.count, raster.dtypes[0], raster.nodata) == (1, "uint8", 255)
+        assert [raster.colormap(1)[i][:3] for i in range(9)] == bands.class_rgb()
+        assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert raster.tags()["class_3"] == "flooded_vegetation"
+    assert nodata.any() and ((ids == 255) == nodata).all() and ids[~nodata].max() <= 8
+    for name in bands.CLASSES:
+        assert f"<Category>{name}</Category>" in (tmp_path / "map.tif.aux.xml").read_text()
+    with rasterio.open(shares) as raster:
+        values = raster.read().astype(np.float64)
+        assert raster.descriptions == bands.CLASSES and raster.scales == (0.004,) * 9 and raster.nodata == 255
+    assert (values[:, nodata] == 255).all()
+    np.testing.assert_allclose((values[:, ~nodata] * 0.004).sum(axis=0), 1, atol=0.02)
+    sure = np.sort(values, axis=0)[-1] - np.sort(values, axis=0)[-2] > 1
+    assert (values.argmax(axis=0) == ids)[sure & ~nodata].all()
+
+
+def test_large_map_has_overviews(run, tmp_path):
+    scene(tmp_path, 600, 40)
+    map_of(load_trained(run), tmp_path, window_px=256)
+    with rasterio.open(tmp_path / "map.tif") as raster:
+        assert raster.overviews(1) == [2]
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 20), (64, 64), (33, 150)])
+def test_any_size_and_one_window_equals_the_network(run, tmp_path, height, width):
+    tile, trained = scene(tmp_path, height, width), load_trained(run)
+    ids = map_of(trained, tmp_path, window_px=510)
+    rows, columns = (-(-size // 32) * 32 for size in (height, width))
+    pad = ((0, rows - height), (0, columns - width), (0, 0))
+    s2, s1 = (np.pad(values, pad, mode="symmetric")[None] for values in (tile.s2, tile.s1))
+    logits = model.apply(
+        trained.variables, *preprocess.standardise(s2, s1, trained.statistics), config=trained.config.model
+    )
+    expected = np.asarray(logits).argmax(axis=-1)[0, :height, :width]
+    valid = preprocess.valid_pixels(tile.s2, tile.s1, ("s2", "s1"))
+    assert (ids[valid] == expected[valid]).mean() > 0.98  # an untrained network has near ties
+    assert (ids[~valid] == 255).all()
+
+
+def test_one_file_a_band_equals_one_file(run, tmp_path):
+    tile = scene(tmp_path, 64, 64)
+    together = map_of(load_trained(run), tmp_path)
+    paths = []
+    for place, name in enumerate(bands.S2_BANDS):
+        paths.append(tmp_path / f"T30SXH_B{int(name[1:]):02d}_10m.tif")
+        grid = {"crs": tile.crs, "transform": rasterio.Affine(*tile.transform), "height": 64, "width": 64}
+        with rasterio.open(paths[-1], "w", driver="GTiff", count=1, dtype="uint16", **grid) as raster:
+            raster.write(tile.s2[..., place], 1)
+    output = tmp_path / "apart.tif"
+    predict.predict(load_trained(run), paths[::-1], files_of(tmp_path)[1], output, None, Predict())
+    with rasterio.open(output) as raster:
+        np.testing.assert_array_equal(raster.read(1), together)
+
+
+def test_blending_leaves_no_seam(tmp_path):
+    """A network that only knows its own window, the worst case: constant in each, another in every window."""
+    size, calls = 200, iter(range(1000))
+    tile = simulated_tile(1, "scene", 0, size)
+    write_tile(tmp_path, tile, bands.S2_BANDS)
+    s2, s1 = files_of(tmp_path)
+    from specsar_jax import windows
+    from specsar_jax.rasters import Scene, Sensor
+    from tfds_dwplus.command_line import progress
+
+    def network(s2, s1):
+        share = np.array([next(calls) % 2 for _ in s2], np.float32)[:, None, None, None]
+        return np.broadcast_to(np.concatenate([share, 1 - share] + [0 * share] * 7, axis=-1), (*s2.shape[:3], 9))
+
+    axis = windows.plan(size, 96, 64)
+    with Sensor(s2, bands.S2_BANDS, "uint16") as one, Sensor(s1, bands.S1_BANDS, "float32") as two:
+        scene = Scene(one, two, 9)
+        strips = list(predict.probability_strips(scene, network, axis, axis, 1, ("s2", "s1"), progress(disable=True)))
+    whole = np.concatenate([strip for _, strip, _ in strips])
+    assert [row for row, _, _ in strips] == list(axis.starts)
+    assert whole.shape == (size, size, 9)
+    np.testing.assert_allclose(whole.sum(axis=-1), 1, atol=1e-5)
+    # No jump between neighbours: over a blend of 64 pixels none is larger than a twentieth.
+    assert max(np.abs(np.diff(whole[..., 0], axis=axis)).max() for axis in (0, 1)) < 0.05
+
+
+def test_bundle_stands_in_for_the_workdir(run, tmp_path, capsys):
+    bundle = tmp_path / "b.safetensors"
+    export.main(["--workdir", str(run), "--format", "safetensors", "--output", str(bundle)])
+    one, two = load_trained(run), load_trained(bundle)
+    assert (one.config, one.statistics, one.step) == (two.config, two.statistics, two.step)
+    scene(tmp_path, 64, 64)
+    np.testing.assert_array_equal(map_of(one, tmp_path), map_of(two, tmp_path))
+    evaluate.main(["--workdir", str(bundle), "--split", "test"])
+    evaluate.main(["--workdir", str(run), "--split", "test"])
+    assert "overall accuracy" in capsys.readouterr().out
+    figures = [json.loads(p.read_text()) for p in (tmp_path / "b.evaluation_test.json", run / "evaluation_test.json")]
+    assert figures[0] == figures[1]
+
+
+def test_evaluation_on_another_data_set(run, tmp_path):
+    tiles = write_folder(tmp_path / "tiles", {"test": 3}, size_px=64)
+    prepare(DynamicWorldPlusConfig(name="elsewhere", tiles=tiles, tile_size_px=64), tmp_path / "data")
+    figures = evaluate.evaluate(load_trained(run), str(tmp_path / "data"), "elsewhere", "test")
+    assert (figures["dataset"], figures["tiles"]) == ("dynamic_world_plus/elsewhere/1.0.0", 3)
