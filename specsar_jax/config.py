@@ -29,8 +29,8 @@ class Data:
     data_dir: str = "data"  # folder of prepared data sets
     s2_bands: tuple[str, ...] = ()  # bands to use, in this order; () means all of the data set
     train_split: str = "train"  # in TFDS's notation: 'train', 'train[:80%]'
-    validation_split: str = ""  # chooses the best checkpoint; '' takes 'validation', or holds out a tenth of train
-    test_split: str = "test"  # scored once, when training ends; left out where the data set has none
+    validation_split: str = ""  # chooses the best checkpoint; '' takes 'validation', else a tenth of train
+    test_split: str = "test"  # scored once, when training ends; '' for none
     crop_px: int = 128  # side of a training crop; 0 trains on whole tiles
     flips: bool = True  # random flips and quarter turns
     read_threads: int = 2  # reading and decoding; the result does not depend on it

@@ -44,10 +44,15 @@ def main(argv: list[str]) -> None:
     trained = load_trained(args.workdir, args.checkpoint)
     data_dir = args.data_dir if args.data_dir is not None else trained.config.data.data_dir
     figures = evaluate(trained, data_dir, args.dataset or trained.config.data.name, args.split)
-    stem = "evaluation_" + "".join(c if c.isalnum() else "_" for c in args.split)
-    beside = args.workdir / stem if args.workdir.is_dir() else args.workdir.with_name(f"{args.workdir.stem}.{stem}")
-    write_json(args.output or beside.with_name(beside.name + ".json"), figures)
+    name = split_file("evaluation", args.split, "json")
+    beside = args.workdir / name if args.workdir.is_dir() else args.workdir.with_name(f"{args.workdir.stem}.{name}")
+    write_json(args.output or beside, figures)
     print(metrics.table(figures))
+
+
+def split_file(what: str, split: str, ending: str) -> str:
+    """Name of a file about a split: 'evaluation_test.json'; what a file name does not bear becomes '_'."""
+    return f"{what}_{''.join(c if c.isalnum() else '_' for c in split)}.{ending}"
 
 
 def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from specsar_jax import checkpoints, losses, metrics, pictures, pipeline
 from specsar_jax import config as configs
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Config
-from specsar_jax.evaluate import evaluate, make_score
+from specsar_jax.evaluate import evaluate, make_score, split_file
 from specsar_jax.optimizer import learning_rate
 from specsar_jax.preprocess import Statistics
 from specsar_jax.sharding import by_tile, check_batch_size, divisible, make_mesh, put, replicated
@@ -79,6 +79,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     validation_source = pipeline.read_split(builder, config.data.validation_split)
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
     pipeline.check_crop(train_source, config)
+    if _has_test_split(config, builder):
+        pipeline.read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
     checkpoints.claim_workdir(workdir, config, statistics)
     print(
         f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
@@ -110,27 +112,30 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         batches = pipeline.train_batches(train_source, rasters, config, start)
         bar = progress(total=config.train.steps, initial=start, desc="training", unit="step", smoothing=0.1)
         schedule = learning_rate(config.optimizer, config.train.steps)
-        last_log = time.monotonic()
+        bar.set_postfix_str("compiling; kept for the next run")
+        clock, logged = time.monotonic(), start
         for step in range(start + 1, config.train.steps + 1):
             state, sums = step_program(state, put(next(batches), mesh))
             bar.update()
             if step % config.train.log_every == 0:
                 sums = {name: float(value) for name, value in jax.device_get(sums).items()}
-                now = time.monotonic()
-                speed = config.train.batch_size * config.train.log_every / (now - last_log)
-                last_log = now
+                speed = config.train.batch_size * (step - logged) / (time.monotonic() - clock)
+                clock, logged = time.monotonic(), step
                 journal.write(
                     step, "train", sums | {"learning_rate": float(schedule(step - 1)), "tiles_per_second": speed}
                 )
                 bar.set_postfix_str(f"loss {sums['loss']:.3f}, {speed:.1f} tiles/s")
             if step % config.train.eval_every == 0 or step == config.train.steps:
-                batches_seen = pipeline.evaluation_batches(validation_source, rasters, config, eval_batch_size)
-                figures = score(state.variables(), batches_seen)
+                held_out = pipeline.evaluation_batches(validation_source, rasters, config, eval_batch_size)
+                figures = score(state.variables(), held_out)
                 journal.write(step, "eval", {"split": config.data.validation_split} | figures)
                 # An all-unlabelled validation split has no mIoU; its checkpoints are as good as each other.
                 checkpoints.save(manager, state, figures["mean_iou"] or 0.0)
                 bar.write(f"step {step}: validation {_headline(figures)}")
-                last_log = time.monotonic()
+                clock, logged = time.monotonic(), step
+            elif step == start + 1 and step % config.train.log_every:
+                jax.block_until_ready(sums)  # compiled by now: what follows is speed
+                clock, logged = time.monotonic(), step
             if stop.signal:
                 checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
                 manager.wait_until_finished()  # before saying so
@@ -140,17 +145,20 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         bar.close()
 
     # The end: the best checkpoint, on tiles that had no say in anything.
-    if config.data.test_split not in builder.info.splits:
+    split = config.data.test_split
+    if not _has_test_split(config, builder):
+        print(f"no split {split!r} in {builder.info.full_name}: nothing to score on")
         return None
     trained = checkpoints.load_trained(workdir)
-    figures = evaluate(trained, config.data.data_dir, config.data.name, config.data.test_split)
-    checkpoints.write_json(workdir / f"evaluation_{config.data.test_split}.json", figures)
-    pictures.draw_examples(trained, builder, config.data.test_split, workdir / f"examples_{config.data.test_split}.png")
+    figures = evaluate(trained, config.data.data_dir, config.data.name, split)
+    checkpoints.write_json(workdir / split_file("evaluation", split, "json"), figures)
+    picture = workdir / split_file("examples", split, "png")
+    pictures.draw_examples(trained, builder, split, picture)
     print(
         f"best checkpoint, step {trained.step}, on {figures['tiles']} tiles of {figures['dataset']} {figures['split']}:"
     )
     print(metrics.table(figures))
-    print(f"pictures: {workdir / f'examples_{config.data.test_split}.png'}")
+    print(f"pictures: {picture}")
     return figures
 
 
@@ -227,6 +235,11 @@ class StopRequest:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
+
+
+def _has_test_split(config: Config, builder: tfds.core.DatasetBuilder) -> bool:
+    """False if the config wants no test, or its default 'test' is not there."""
+    return bool(config.data.test_split) and (config.data.test_split != "test" or "test" in builder.info.splits)
 
 
 def _step_of(line: str) -> float:
