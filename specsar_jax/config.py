@@ -31,7 +31,7 @@ class Data:
     train_split: str = "train"  # in TFDS's notation: 'train', 'train[:80%]'
     validation_split: str = ""  # chooses the best checkpoint; '' takes 'validation', else a tenth of train
     test_split: str = "test"  # scored once, when training ends; '' for none
-    crop_px: int = 128  # side of a training crop; 0 trains on whole tiles
+    crop_px: int = 128  # side of a training crop, and of what the network sees of a scene; 0 for whole tiles
     flips: bool = True  # random flips and quarter turns
     read_threads: int = 2  # reading and decoding; the result does not depend on it
 
@@ -121,11 +121,14 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """How a map is cut into windows."""
+    """How a scene is cut up to be mapped.
 
-    window_px: int = 510
-    overlap_px: int = 128  # shared by neighbouring windows; the blend of the two is smooth across it
-    batch_size: int = 1
+    The network always sees squares of the size that it was trained on: attention over more ground than it has ever met
+    moves classes near borders, and not for the better.
+    """
+
+    window_px: int = 510  # how much of a row goes through the network at once: memory and speed, not the map
+    overlap: float = 0.25  # share of a square that it has in common with the next; the blend is smooth across it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -107,7 +107,7 @@ def select(
 def check_crop(source: Any, config: Config) -> None:
     """Raises a ValueError unless the crops of `data.crop_px` fit into the tiles and the network into the crops."""
     tile_px, crop_px = source[0]["label"].shape[0], config.data.crop_px
-    if crop_px and not SMALLEST_SIZE_PX <= crop_px <= tile_px:
+    if not SMALLEST_SIZE_PX <= crop_px <= tile_px:
         raise ValueError(
             f"data.crop_px is {crop_px}, expected 0 (whole tiles) or {SMALLEST_SIZE_PX} to {tile_px}, the size of the tiles"
         )
@@ -119,7 +119,7 @@ def train_batches(
     """Endless training batches, from the one of `start_step` on."""
 
     def augment(tile: Batch, rng: np.random.Generator) -> Batch:
-        tile = preprocess.cut(tile, config.data.crop_px, rng) if config.data.crop_px else tile
+        tile = preprocess.cut(tile, config.data.crop_px, rng)
         return preprocess.turn(tile, rng) if config.data.flips else tile
 
     batches = (

@@ -3,7 +3,8 @@
     python -m specsar_jax.predict --workdir runs/quickstart --s2 s2.tif --s1 s1.tif --output map.tif
 
 Enters: Sentinel-2 (uint16 digital numbers) and Sentinel-1 (float32 dB) on one grid. Leaves: a GeoTIFF on that grid. The
-scene is read, mapped and written a row of windows at a time; overlapping windows are blended before the class is chosen.
+scene is read, mapped and written a row of squares at a time, each of the size that the network was trained on; overlapping
+squares are blended before the class is chosen.
 """
 
 import contextlib
@@ -40,13 +41,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--s1", type=Path, nargs="+", default=[], help="VV and VH in dB, in one file or in two")
     parser.add_argument("--output", type=Path, required=True, help="class map to write")
     parser.add_argument("--probabilities", type=Path, help="class probabilities to write")
-    parser.add_argument("--window_px", type=int, help="the run's predict.window_px if not given")
-    parser.add_argument("--overlap_px", type=int, help="the run's predict.overlap_px if not given")
+    parser.add_argument("--window_px", type=int, help="how much of a row to map at once; the map does not depend on it")
+    parser.add_argument("--overlap", type=float, help="of neighbouring squares, 0 to 0.75; the run's if not given")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     args = parser.parse_args(argv)
     keep_compiled_programs()
     trained = load_trained(args.workdir, args.checkpoint)
-    given = {"window_px": args.window_px, "overlap_px": args.overlap_px}
+    given = {"window_px": args.window_px, "overlap": args.overlap}
     cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
     predict(trained, args.s2, args.s1, args.output, args.probabilities, cutting)
     print(f"wrote {args.output}" + (f" and {args.probabilities}" if args.probabilities else ""))
@@ -61,6 +62,8 @@ def predict(
         ValueError: files, bands, types or grids are not as the network needs them; nothing is written then.
     """
     sensors = trained.config.model.sensors
+    if cutting.window_px < 1:
+        raise ValueError(f"a window of {cutting.window_px} pixels, expected a positive number")
     for sensor, paths in (("s2", s2), ("s1", s1)):
         if sensor in sensors and not paths:
             raise ValueError(f"the network reads {' and '.join(sensors)}, but no --{sensor} is given")
@@ -76,14 +79,13 @@ def predict(
         _open(s1, trained.statistics.s1.bands, "float32", "s1" in sensors) as s1_files,
     ):
         scene = Scene(s2_files, s1_files, len(trained.statistics.s2.bands))
-        rows = windows.plan(scene.grid.height, cutting.window_px, cutting.overlap_px)
-        columns = windows.plan(scene.grid.width, cutting.window_px, cutting.overlap_px)
+        square_px = trained.config.data.crop_px
+        rows, columns = (windows.plan(size, square_px, cutting.overlap) for size in scene.grid.shape)
+        at_once = max(cutting.window_px // columns.window, 1)
         network = make_probabilities(trained)
         with MapWriter(scene.grid, output, probabilities, tags) as writer:
             bar = progress(total=len(rows.starts) * len(columns.starts), desc="mapping", unit="window", leave=False)
-            for row, strip, valid in probability_strips(
-                scene, network, rows, columns, cutting.batch_size, sensors, bar
-            ):
+            for row, strip, valid in probability_strips(scene, network, rows, columns, at_once, sensors, bar):
                 class_id = np.where(valid, strip.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
                 writer.write(row, class_id, strip)
             bar.close()

@@ -175,7 +175,7 @@ def open_or_simulate(config: Config) -> tfds.core.DatasetBuilder:
 
 
 def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, Statistics]:
-    """The config with bands, channels and splits as the data set has them, and the statistics of those bands.
+    """The config with bands, channels, splits and crop as the data set has them, and the statistics of those bands.
 
     Raises:
         ValueError: a band that the data set lacks.
@@ -184,9 +184,10 @@ def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, 
     s2_bands = config.data.s2_bands or pipeline.dataset_bands(builder)
     statistics = dataclasses.replace(statistics, s2=statistics.s2.choose(s2_bands))
     config = pipeline.choose_splits(builder, config)
+    crop_px = config.data.crop_px or builder.info.features["label"].shape[0]
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, s2_bands=s2_bands),
+        data=dataclasses.replace(config.data, s2_bands=s2_bands, crop_px=crop_px),
         model=dataclasses.replace(config.model, s2_channels=len(s2_bands), s1_channels=len(statistics.s1.bands)),
     ), statistics
 

@@ -1,8 +1,8 @@
 """Geometry of overlapping windows over a scene, and the weights that blend them. Pure.
 
-Along one axis, a scene of 1000 pixels, windows of 512, at least 128 shared:
+Along one axis, a scene of 1000 pixels, windows of 512, at least a quarter shared:
 
-    step      512 - 128 = 384; the last window is drawn back until it just reaches the edge
+    step      3/4 of 512 = 384; the last window is drawn back until it just reaches the edge
     windows   [0, 512)  [384, 896)  [512, 1024)          24 pixels past the edge are mirrored from inside
 
 Starts are multiples of 32, the network's coarsest stride, so that every window sees the pixels of the scene in the same
@@ -32,31 +32,25 @@ class Axis:
     starts: tuple[int, ...]
 
 
-def plan(size: int, window_px: int, overlap_px: int) -> Axis:
+def plan(size: int, window_px: int, overlap: float) -> Axis:
     """Windows that cover an axis.
 
     Args:
         size: pixels of the scene along the axis.
         window_px: wanted size of a window; rounded up to a multiple of 32, and no larger than the scene needs.
-        overlap_px: least number of pixels that two neighbouring windows share.
+        overlap: least share of a window that it has in common with the next, 0 to 0.75.
 
     Raises:
-        ValueError: the overlap leaves no room to move on, or a size is not positive.
+        ValueError: a size that is not positive, or an overlap outside its range.
     """
-    if min(size, window_px) < 1 or overlap_px < 0:
-        raise ValueError(
-            f"scene of {size}, window of {window_px}, overlap of {overlap_px} pixels: expected positive numbers"
-        )
+    if min(size, window_px) < 1:
+        raise ValueError(f"scene of {size} and window of {window_px} pixels, expected positive numbers")
+    if not 0 <= overlap <= 0.75:
+        raise ValueError(f"overlap is {overlap}, expected a share of a window from 0 to 0.75")
     window = _round_up(min(window_px, size))
-    if size <= window:
-        return Axis(size, window, overlap_px, (0,))
-    step = (window - overlap_px) // STRIDE_PX * STRIDE_PX
-    if step < STRIDE_PX:
-        raise ValueError(
-            f"an overlap of {overlap_px} pixels is too much for windows of {window}, expected at most {window - STRIDE_PX}"
-        )
-    last = _round_up(size - window)
-    return Axis(size, window, overlap_px, (*range(0, last, step), last))
+    step = max(int(window * (1 - overlap)) // STRIDE_PX * STRIDE_PX, STRIDE_PX)
+    last = _round_up(max(size - window, 0))
+    return Axis(size, window, window - step, (*range(0, last, step), last))
 
 
 def blend_weights(axis: Axis) -> Float[np.ndarray, " window"]:

@@ -54,7 +54,7 @@ def map_of(trained: Trained, folder, **cutting) -> np.ndarray:
 def test_files_are_as_promised(run, tmp_path):
     tile = scene(tmp_path, 90, 140)
     output, shares = tmp_path / "map.tif", tmp_path / "p.tif"
-    predict.predict(load_trained(run), *files_of(tmp_path), output, shares, Predict(window_px=64, overlap_px=32))
+    predict.predict(load_trained(run), *files_of(tmp_path), output, shares, Predict(window_px=64, overlap=0.5))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "label",
         "map.tif",
@@ -89,7 +89,7 @@ def test_files_are_as_promised(run, tmp_path):
 
 def test_large_map_has_overviews(run, tmp_path):
     scene(tmp_path, 600, 40)
-    map_of(load_trained(run), tmp_path, window_px=256)
+    map_of(load_trained(run), tmp_path)
     with rasterio.open(tmp_path / "map.tif") as raster:
         assert raster.overviews(1) == [2]
 
@@ -97,7 +97,8 @@ def test_large_map_has_overviews(run, tmp_path):
 @pytest.mark.parametrize(("height", "width"), [(20, 20), (64, 64), (33, 150)])
 def test_any_size_and_one_window_equals_the_network(run, tmp_path, height, width):
     tile, trained = scene(tmp_path, height, width), load_trained(run)
-    ids = map_of(trained, tmp_path, window_px=510)
+    trained = dataclasses.replace(trained, config=configs.override(trained.config, ["data.crop_px=510"]))
+    ids = map_of(trained, tmp_path)
     rows, columns = (-(-size // 32) * 32 for size in (height, width))
     pad = ((0, rows - height), (0, columns - width), (0, 0))
     s2, s1 = (np.pad(values, pad, mode="symmetric")[None] for values in (tile.s2, tile.s1))
@@ -108,6 +109,12 @@ def test_any_size_and_one_window_equals_the_network(run, tmp_path, height, width
     valid = preprocess.valid_pixels(tile.s2, tile.s1, ("s2", "s1"))
     assert (ids[valid] == expected[valid]).mean() > 0.98  # an untrained network has near ties
     assert (ids[~valid] == 255).all()
+
+
+def test_map_does_not_depend_on_the_window(run, tmp_path):
+    scene(tmp_path, 100, 300)
+    maps = [map_of(load_trained(run), tmp_path, window_px=window) for window in (32, 128, 510)]
+    assert max((other != maps[0]).mean() for other in maps[1:]) < 0.01  # rounding of batches of another size
 
 
 def test_one_file_a_band_equals_one_file(run, tmp_path):
@@ -139,7 +146,7 @@ def test_blending_leaves_no_seam(tmp_path):
         share = np.array([next(calls) % 2 for _ in s2], np.float32)[:, None, None, None]
         return np.broadcast_to(np.concatenate([share, 1 - share] + [0 * share] * 7, axis=-1), (*s2.shape[:3], 9))
 
-    axis = windows.plan(size, 96, 64)
+    axis = windows.plan(size, 96, 0.65)
     with Sensor(s2, bands.S2_BANDS, "uint16") as one, Sensor(s1, bands.S1_BANDS, "float32") as two:
         scene = Scene(one, two, 9)
         strips = list(predict.probability_strips(scene, network, axis, axis, 1, ("s2", "s1"), progress(disable=True)))
