@@ -11,7 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from tfds_dwplus import bands
+from specsar_jax import config as configs
+from specsar_jax import train
+from specsar_jax.config import Config
+from tfds_dwplus import DynamicWorldPlusConfig, bands
+from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import COLUMNS, write_tile
 
@@ -42,6 +46,33 @@ def real() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real tiles at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """Folder with a data set `mine` under `data` and a finished run of six steps under `run`. To be read only."""
+    folder = tmp_path_factory.mktemp("small_run")
+    tiles = write_folder(folder / "tiles", {"train": 8, "validation": 2, "test": 2})
+    prepare(DynamicWorldPlusConfig(name="mine", tiles=tiles, tile_size_px=64), folder / "data")
+    train.train(small_config(folder), folder / "run")
+    return folder
+
+
+def small_config(folder: Path, *more: str) -> Config:
+    """The config of `small_run`, with some fields changed."""
+    return configs.override(Config(), [flag.removeprefix("--config.") for flag in small_flags(folder)] + list(more))
+
+
+def small_flags(folder: Path) -> list[str]:
+    """The same as arguments of the command."""
+    own = (
+        f"data.data_dir={folder / 'data'}",
+        "data.name=mine",
+        "train.steps=6",
+        "train.eval_every=2",
+        "train.ema_decay=0.9",
+    )
+    return [*SMALL, *(f"--config.{setting}" for setting in own)]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import SMALL, command, refused, write_folder
+from conftest import command, refused, small_flags, write_folder
 
 from specsar_jax import evaluate, export, predict, train
 from tfds_dwplus import bands, prepare
@@ -116,21 +116,6 @@ def test_prepare_refuses_arguments(error_of, tmp_path, arguments, message):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Folder with a data set `mine` and a run on it."""
-    folder = tmp_path_factory.mktemp("bad_input")
-    tiles = write_folder(folder / "tiles", {"train": 3, "validation": 1}, size_px=64)
-    prepare.main(["--tiles", str(tiles), "--name", "mine", "--data_dir", str(folder / "data"), "--tile_size_px", "64"])
-    train.main(["--workdir", str(folder / "run"), *run_of(folder)])
-    return folder
-
-
-def run_of(folder: Path) -> list[str]:
-    own = (f"data.data_dir={folder / 'data'}", "data.name=mine", "train.steps=1", "train.eval_every=1")
-    return [*SMALL, *(f"--config.{setting}" for setting in own)]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -146,38 +131,40 @@ def run_of(folder: Path) -> list[str]:
         (["--config.train.batch_size=3"], "multiple of the 8 devices"),
     ],
 )
-def test_train_refuses(error_of, trained, tmp_path, arguments, message):
-    assert message in error_of(train, "--workdir", tmp_path / "run", *run_of(trained), *arguments)
+def test_train_refuses(error_of, small_run, tmp_path, arguments, message):
+    assert message in error_of(train, "--workdir", tmp_path / "run", *small_flags(small_run), *arguments)
     assert not (tmp_path / "run").exists()
 
 
-def test_train_refuses_the_workdir_of_another_config(error_of, trained):
-    line = error_of(train, "--workdir", trained / "run", *run_of(trained), "--config.train.seed=5")
+def test_train_refuses_the_workdir_of_another_config(error_of, small_run):
+    line = error_of(train, "--workdir", small_run / "run", *small_flags(small_run), "--config.train.seed=5")
     assert "train.seed: 0, 5" in line
 
 
-def test_evaluate_refuses(error_of, trained, tmp_path):
+def test_evaluate_refuses(error_of, small_run, tmp_path):
     assert "no workdir or bundle" in error_of(evaluate, "--workdir", tmp_path / "none")
     assert "no config.json" in error_of(evaluate, "--workdir", tmp_path)
-    assert "unknown or empty" in error_of(evaluate, "--workdir", trained / "run")
+    assert "unknown or empty" in error_of(evaluate, "--workdir", small_run / "run", "--split", "testing")
     tiles = write_folder(tmp_path / "tiles", {"test": 1})
     four = ["--tile_size_px", "64", "--s2_bands", "B2,B3,B4,B8"]
     prepare.main(["--tiles", str(tiles), "--name", "four", "--data_dir", str(tmp_path), *four])
-    line = error_of(evaluate, "--workdir", trained / "run", "--data_dir", tmp_path, "--dataset", "four")
+    line = error_of(evaluate, "--workdir", small_run / "run", "--data_dir", tmp_path, "--dataset", "four")
     assert "no band B5" in line
-    assert not list((trained / "run").glob("evaluation*"))
+    assert [path.name for path in (small_run / "run").glob("evaluation*")] == ["evaluation_test.json"]
 
 
-def test_export_refuses(error_of, trained, tmp_path):
-    line = error_of(export, "--workdir", trained / "run", "--format", "pickle", "--output", tmp_path / "x")
+def test_export_refuses(error_of, small_run, tmp_path):
+    line = error_of(export, "--workdir", small_run / "run", "--format", "pickle", "--output", tmp_path / "x")
     assert "invalid choice: 'pickle'" in line
-    line = error_of(export, "--workdir", trained / "run", "--format", "safetensors", "--output", tmp_path / "no" / "x")
+    line = error_of(
+        export, "--workdir", small_run / "run", "--format", "safetensors", "--output", tmp_path / "no" / "x"
+    )
     assert "no folder" in line
 
 
-def test_broken_bundle_is_refused(error_of, trained, tmp_path):
+def test_broken_bundle_is_refused(error_of, small_run, tmp_path):
     whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
-    export.main(["--workdir", str(trained / "run"), "--format", "safetensors", "--output", str(whole)])
+    export.main(["--workdir", str(small_run / "run"), "--format", "safetensors", "--output", str(whole)])
     part.write_bytes(whole.read_bytes()[:-100])
     assert "not a whole safetensors file" in error_of(evaluate, "--workdir", part)
     part.write_text("hello")
@@ -199,21 +186,21 @@ SCENE_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", SCENE_FAULTS)
-def test_predict_refuses(error_of, trained, tmp_path, fault):
+def test_predict_refuses(error_of, small_run, tmp_path, fault):
     write_tile(tmp_path, simulated_tile(0, "scene", 1, 64), bands.S2_BANDS)
     s2, s1 = first(tmp_path, "s2"), first(tmp_path, "s1")
     break_it, message = SCENE_FAULTS[fault]
     break_it(tmp_path)
     (tmp_path / "out").mkdir()
     output = tmp_path / "out" / "map.tif"
-    line = error_of(predict, "--workdir", trained / "run", "--s2", s2, "--s1", s1, "--output", output)
+    line = error_of(predict, "--workdir", small_run / "run", "--s2", s2, "--s1", s1, "--output", output)
     assert any(part in line for part in message.split("|")), line
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_predict_refuses_arguments(error_of, trained, tmp_path):
+def test_predict_refuses_arguments(error_of, small_run, tmp_path):
     write_tile(tmp_path, simulated_tile(0, "scene", 1, 64), bands.S2_BANDS)
-    common = ["--workdir", trained / "run", "--s2", first(tmp_path, "s2")]
+    common = ["--workdir", small_run / "run", "--s2", first(tmp_path, "s2")]
     assert "no --s1 is given" in error_of(predict, *common, "--output", tmp_path / "map.tif")
     common += ["--s1", first(tmp_path, "s1")]
     assert "no folder" in error_of(predict, *common, "--output", tmp_path / "no" / "map.tif")

@@ -1,7 +1,6 @@
 """The README's first line, and real chips and tiles, to the accuracies and pictures promised."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +64,7 @@ def test_real_chips_reach_their_accuracy(real, tmp_path):
     assert figures["overall_accuracy"] >= 0.62 and figures["mean_iou"] >= 0.23
 
 
+@pytest.mark.slow
 def test_real_full_size_tile_to_a_map(real, tmp_path):
     """Real tiles of two sizes are packed, a small network takes a step on them, the test tile is mapped on its own grid."""
     arguments = ("--tiles", real / "dwplus_mini", "--name", "dwplus_mini", "--data_dir", "data")
@@ -85,7 +85,6 @@ def test_real_full_size_tile_to_a_map(real, tmp_path):
     with rasterio.open(tmp_path / "map.tif") as made, rasterio.open(s2) as given:
         assert (made.shape, made.crs, made.transform) == (given.shape, given.crs, given.transform)
         assert made.read(1).max() <= 8
-    shutil.rmtree(tmp_path / "run")
 
 
 def test_chips_without_a_place_are_read(real, tmp_path):

@@ -6,28 +6,22 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from conftest import SMALL, write_folder
+from conftest import write_folder
 
 from specsar_jax import config as configs
-from specsar_jax import evaluate, export, model, predict, preprocess, train
+from specsar_jax import evaluate, export, model, predict, preprocess
 from specsar_jax.checkpoints import Trained, load_trained
-from specsar_jax.config import Config, Predict
+from specsar_jax.config import Predict
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import Tile, write_tile
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A workdir after two steps, and its data."""
-    folder = tmp_path_factory.mktemp("predict")
-    tiles = write_folder(folder / "tiles", {"train": 4, "validation": 1, "test": 1}, size_px=64)
-    prepare(DynamicWorldPlusConfig(name="mine", tiles=tiles, tile_size_px=64), folder / "data")
-    small = [flag.removeprefix("--config.") for flag in SMALL]
-    fixed = [f"data.data_dir={folder / 'data'}", "data.name=mine", "train.steps=2", "train.eval_every=2"]
-    train.train(configs.override(Config(), [*small, *fixed]), folder / "run")
-    return folder / "run"
+@pytest.fixture
+def run(small_run):
+    """A workdir."""
+    return small_run / "run"
 
 
 def scene(folder, height: int, width: int) -> Tile:
