@@ -115,7 +115,7 @@ def check_crop(source: Any, config: Config) -> None:
 
 def train_batches(
     source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config, start_step: int
-) -> Iterator[Batch]:
+) -> grain.DatasetIterator:
     """Endless training batches, from the one of `start_step` on."""
 
     def augment(tile: Batch, rng: np.random.Generator) -> Batch:

@@ -6,6 +6,7 @@
 Started again on the same workdir it goes on where it stopped, and ends as if it had never been stopped.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -38,11 +39,13 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.py"
 
 def main(argv: list[str]) -> None:
     """Parses the arguments, trains, and scores the test split."""
-    parser = Parser("Trains a SpecSAR-Former.", "python -m specsar_jax.train --config configs/quickstart.py")
+    parser = Parser(
+        "Trains a SpecSAR-Former. Any field of the config can be set: --config.section.field=value",
+        "python -m specsar_jax.train --config configs/quickstart.py --config.train.seed=1",
+    )
     parser.add_argument("--config", type=Path, help="Python file with get_config(); configs/quickstart.py if not given")
     parser.add_argument("--workdir", type=Path, help="runs/<name of the config> if not given")
     args, rest = parser.parse_known_args(argv)
-    parser.description += " Any field of the config can be set: --config.section.field=value"
     file = args.config or QUICKSTART
     config = configs.override(configs.load(file), _assignments(parser, rest))
     keep_compiled_programs()
@@ -108,8 +111,12 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     eval_batch_size = divisible(config.train.eval_batch_size, mesh)
 
     # Loop.
-    with manager, Journal(workdir, start) as journal, StopRequest() as stop:
-        batches = pipeline.train_batches(train_source, rasters, config, start)
+    with (
+        manager,
+        Journal(workdir, start) as journal,
+        StopRequest() as stop,
+        contextlib.closing(pipeline.train_batches(train_source, rasters, config, start)) as batches,
+    ):
         bar = progress(total=config.train.steps, initial=start, desc="training", unit="step", smoothing=0.1)
         schedule = learning_rate(config.optimizer, config.train.steps)
         bar.set_postfix_str("compiling; kept for the next run")
@@ -128,7 +135,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
             if step % config.train.eval_every == 0 or step == config.train.steps:
                 held_out = pipeline.evaluation_batches(validation_source, rasters, config, eval_batch_size)
                 figures = score(state.variables(), held_out)
-                journal.write(step, "eval", {"split": config.data.validation_split} | figures)
+                named = {"dataset": builder.info.full_name, "split": config.data.validation_split}
+                journal.write(step, "eval", named | {"tiles": len(validation_source)} | figures)
                 # An all-unlabelled validation split has no mIoU; its checkpoints are as good as each other.
                 checkpoints.save(manager, state, figures["mean_iou"] or 0.0)
                 bar.write(f"step {step}: validation {_headline(figures)}")

@@ -47,6 +47,7 @@ def test_workdir_holds_what_is_promised(unbroken):
     assert {"dataset", "split", "step", "tiles", "labelled_pixels", "mean_iou", "overall_accuracy", "macro_f1", "kappa",
             "classes", "confusion_matrix", "per_class"} <= figures.keys()  # fmt: skip
     assert figures["tiles"] == 2 and np.sum(figures["confusion_matrix"]) == figures["labelled_pixels"]
+    assert figures.keys() <= next(line for line in lines if line["kind"] == "eval").keys()
     best = max((line for line in lines if line["kind"] == "eval"), key=lambda line: line["mean_iou"])
     assert figures["step"] == best["step"]
 
