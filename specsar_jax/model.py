@@ -34,8 +34,8 @@ SMALLEST_SIZE_PX = 32
 def init_params(config: Model, rng: Array) -> Variables:
     """Initial variables of the network. Pure; also under `jax.jit` and `jax.eval_shape`.
 
-    Dense kernels are drawn from a normal distribution of standard deviation 0.02 cut at two of them, convolutions from
-    one of variance 2 / fan-out, as SegFormer does (Xie et al. 2021); scales are one, biases zero.
+    Kernels are drawn from normal distributions cut at two standard deviations: 0.02 for dense ones, sqrt(2 / fan-out) for
+    convolutions, after SegFormer (Xie et al. 2021); scales are one, biases zero.
 
     Args:
         config: sizes of the network.

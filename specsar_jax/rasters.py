@@ -121,10 +121,11 @@ class MapWriter:
         self, grid: rasterio.DatasetReader, output: Path, probabilities: Path | None, tags: dict[str, str]
     ) -> None:
         """Opens the unfinished files in a folder beside the output. Raises OSError if that cannot be written."""
-        if not output.parent.is_dir():
-            raise ValueError(f"no folder {output.parent.resolve()} to write {output.name} to")
-        if probabilities and not probabilities.parent.is_dir():
-            raise ValueError(f"no folder {probabilities.parent.resolve()} to write {probabilities.name} to")
+        for path in (output, probabilities or output):
+            if not path.parent.is_dir():
+                raise ValueError(f"no folder {path.parent.resolve()} to write {path.name} to")
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder, expected the name of a file to write")
         self._folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         self._output, self._probabilities = output, probabilities
         profile = {

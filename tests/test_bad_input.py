@@ -204,6 +204,7 @@ def test_predict_refuses_arguments(error_of, small_run, tmp_path):
     assert "no --s1 is given" in error_of(predict, *common, "--output", tmp_path / "map.tif")
     common += ["--s1", first(tmp_path, "s1")]
     assert "no folder" in error_of(predict, *common, "--output", tmp_path / "no" / "map.tif")
+    assert "is a folder" in error_of(predict, *common, "--output", tmp_path)
     assert "--output" in error_of(predict, *common)
     line = error_of(predict, *common, "--output", tmp_path / "map.tif", "--window_px", 0)
     assert "positive" in line
