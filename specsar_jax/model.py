@@ -352,7 +352,7 @@ class Decoder(nn.Module):
 
         concat_i(up(F_i W_i + b_i)) W = sum_i up(F_i (W_i V_i) + b_i V_i),   W = [V_1; V_2; V_3; V_4]
 
-    Parameters, outputs and gradients are those of the plain form (`tests/test_model.py` holds it), at 40 % of its work.
+    Parameters, outputs and gradients are those of the plain form (`tests/test_model.py` holds it).
     """
 
     config: Model

@@ -40,6 +40,14 @@ def test_parameters_of_the_paper():
     assert count(model_preset("specsar_former")) == 26_758_681
 
 
+@pytest.mark.slow
+def test_work_of_a_tile():
+    config = model_preset("specsar_former")
+    shapes = [jax.ShapeDtypeStruct((1, 510, 510, bands), jnp.float32) for bands in (9, 2)]
+    compiled = logits_of.lower(model.abstract_params(config), *shapes, config=config).compile()
+    assert compiled.cost_analysis()["flops"] <= 60e9  # the paper states 109.59
+
+
 def test_initial_values_have_the_shapes_stated_and_follow_the_key(variables):
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables)
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model.abstract_params(SMALL))
