@@ -79,7 +79,7 @@ class Sensor:
         seen = np.zeros(len(self.wanted), bool)
         for top in range(0, self.first.height, 512):
             pixels = self.read(slice(top, min(top + 512, self.first.height)), slice(0, self.first.width))
-            seen |= ((pixels != nodata) & ~np.isnan(pixels)).any(axis=(0, 1))
+            seen |= ((pixels != nodata) & np.isfinite(pixels)).any(axis=(0, 1))
             if seen.all():
                 return
         check_has_data(self.paths[0], seen[None, None], self.wanted)

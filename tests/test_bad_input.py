@@ -179,6 +179,7 @@ SCENE_FAULTS = {
     "other CRS": (lambda f: edit(first(f, "s1"), crs="EPSG:4326"), "has CRS"),
     "wrong dtype": (lambda f: edit(first(f, "s2"), dtype="float64"), "is float64, expected uint16"),
     "NaN-only band": (lambda f: edit(first(f, "s1"), lambda p: p * np.array([np.nan, 1], p.dtype)[:, None, None]), "all nodata in band VV"),
+    "no power": (lambda f: edit(first(f, "s1"), lambda p: p - np.array([np.inf, 0], p.dtype)[:, None, None]), "all nodata in band VV"),
     "empty band": (lambda f: edit(first(f, "s2"), lambda p: p * (np.arange(9) != 4)[:, None, None].astype(p.dtype)), "all nodata in band B6"),
     "not dB": (lambda f: edit(first(f, "s1"), lambda p: p + 90), "expected backscatter in dB"),
     "truncated": (lambda f: truncate(first(f, "s2")), "cut short|not a raster"),
