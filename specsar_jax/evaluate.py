@@ -59,9 +59,10 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[
     """Figures of a network on a split, with the keys that `evaluation_<split>.json` has.
 
     Raises:
-        ValueError: no such data set or split, or bands that the network needs and the data set lacks.
+        ValueError: no such data set or split, or a sensor or bands that the network needs and the data set lacks.
     """
     builder = pipeline.open_dataset(data_dir, dataset)
+    pipeline.check_sensors(builder, trained.config.model.sensors)
     source = pipeline.read_split(builder, split)
     mesh = make_mesh()
     config = trained.config

@@ -27,9 +27,8 @@ def main(argv: list[str]) -> None:
     if not args.output.parent.is_dir():
         raise ValueError(f"no folder {args.output.parent.resolve()} to write {args.output.name} to")
     write_bundle(trained, args.output)
-    print(
-        f"wrote {args.output}: step {trained.step}, bands {', '.join(trained.statistics.s2.bands + trained.statistics.s1.bands)}"
-    )
+    read = [name for sensor in trained.config.model.sensors for name in getattr(trained.statistics, sensor).bands]
+    print(f"wrote {args.output}: step {trained.step}, bands {', '.join(read)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures for the eye: Sentinel-2, Sentinel-1, label and prediction of a few tiles side by side."""
+"""Pictures for the eye: Sentinel-2, Sentinel-1 (as far as there), label and prediction of a few tiles side by side."""
 
 from pathlib import Path
 
@@ -40,7 +40,9 @@ def class_colour(class_id: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarra
 
 
 def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: str, path: Path, most: int = 6) -> None:
-    """Writes a PNG of the first tiles of a split, a row a tile: S2 true colour, S1, label, prediction."""
+    """Writes a PNG of the first tiles of a split, a row a tile: S2 true colour, S1, label, prediction. Draws each sensor that
+    the data set has, whether the network reads it or not.
+    """
     config = trained.config
     source = pipeline.read_split(builder, split)
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
@@ -50,28 +52,30 @@ def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: st
         s2, s1 = preprocess.standardise(s2[None], s1[None], trained.statistics)
         return jnp.argmax(model.apply(trained.variables, s2, s1, config=config.model), axis=-1)[0].astype(jnp.uint8)
 
-    count = min(most, len(source))
-    titles = ("Sentinel-2, true colour", "Sentinel-1, VV VH VV", "label", "prediction")
-    figure = Figure(figsize=(2.6 * len(titles), 2.6 * count + 1.1), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(count, len(titles), squeeze=False)
-    for row in range(count):
-        tile = rasters(source[row])
+    rows = []
+    for place in range(min(most, len(source))):
+        record = source[place]
+        tile = rasters(record)
         valid = preprocess.valid_pixels(tile["s2"], tile["s1"], config.model.sensors)
         prediction = np.where(valid, np.asarray(predict(tile["s2"], tile["s1"])), np.uint8(bands.IGNORE))
-        panels = (
-            true_colour(tile["s2"], config.data.s2_bands),
-            sar_colour(tile["s1"]),
-            class_colour(tile["label"]),
-            class_colour(prediction),
-        )
-        for axis, panel, title in zip(axes[row], panels, titles, strict=True):
+        panels = {"label": class_colour(tile["label"]), "prediction": class_colour(prediction)}
+        if record["s1"].size:
+            panels = {"Sentinel-1, VV VH VV": sar_colour(record["s1"])} | panels
+        if record["s2"].size:
+            panels = {"Sentinel-2, true colour": true_colour(record["s2"], pipeline.dataset_bands(builder))} | panels
+        rows.append((record["tile_id"].decode(), panels))
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(2.6 * columns, 2.6 * len(rows) + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (tile_id, panels) in enumerate(rows):
+        for axis, (title, panel) in zip(axes[row], panels.items(), strict=True):
             axis.imshow(panel, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:
                 axis.set_title(title, fontsize=9)
-        axes[row, 0].set_ylabel(source[row]["tile_id"].decode()[-24:], fontsize=6)
+        axes[row, 0].set_ylabel(tile_id[-24:], fontsize=6)
     legend = [
         Patch(color=f"#{colour}", label=name) for name, colour in zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True)
     ]

@@ -1,8 +1,8 @@
 """Records of a prepared data set to batches, as one Grain chain.
 
 Enters: `dynamic_world_plus/NAME` as ArrayRecord. Leaves: batches of physical values on the host,
-`{"s2": uint16, "s1": float32, "label": uint8}`, labels ignored wherever a sensor in use has no data. The order and every
-crop and turn of the training batches is a function of the seed and the step alone, so a run is resumed by asking for
+`{"s2": uint16, "s1": float32, "label": uint8}`, labels ignored wherever a sensor in use has no data; a sensor that the
+network does not read has no channels. The order and every crop and turn of the training batches is a function of the seed and the step alone, so a run is resumed by asking for
 the batches from a step on, with any number of readers.
 """
 
@@ -22,7 +22,7 @@ from specsar_jax.preprocess import Statistics
 from tfds_dwplus import bands
 
 Batch = dict[str, np.ndarray]
-"""`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2], `label` uint8 [batch, height, width]."""
+"""`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2 or 0], `label` uint8 [batch, height, width]."""
 
 
 def open_dataset(data_dir: str, name: str) -> tfds.core.DatasetBuilder:
@@ -75,6 +75,18 @@ def dataset_bands(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
     return tuple(builder.info.metadata["s2_bands"])
 
 
+def check_sensors(builder: tfds.core.DatasetBuilder, sensors: tuple[str, ...]) -> None:
+    """Raises a ValueError if the data set lacks one of the `sensors` that a network reads."""
+    presets = {"s2": "spectral_only", "s1": "sar_only"}
+    held = builder.info.metadata.get("sensors", list(presets))  # data sets made before tiles of one sensor hold both
+    for sensor in sensors:
+        if sensor not in held:
+            raise ValueError(
+                f"{builder.info.full_name} holds {' and '.join(held)} only, but the network reads {' and '.join(sensors)}; "
+                f"train one that does not read {sensor}, --config.model={presets[held[0]]}, or take another data set"
+            )
+
+
 def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
     """Statistics of the train split. Raises ValueError if the data set was prepared without one."""
     stored = builder.info.metadata.get("statistics")
@@ -86,11 +98,13 @@ def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
 def select(
     s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...]
 ) -> Callable[[dict[str, Any]], Batch]:
-    """A function from a record to its three rasters: bands in the order of `s2_bands`, pixels without data not labelled.
+    """A function from a record to its three rasters: bands in the order of `s2_bands`, no channels of a sensor that is not
+    among `sensors`, pixels without data not labelled.
 
     Raises:
         ValueError: a band that the records do not hold.
     """
+    s2_bands = s2_bands if "s2" in sensors else ()
     missing = [name for name in s2_bands if name not in held]
     if missing:
         raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(held)}")
@@ -98,8 +112,9 @@ def select(
 
     def rasters(record: dict[str, Any]) -> Batch:
         s2 = record["s2"] if places == list(range(len(held))) else record["s2"][..., places]
-        valid = preprocess.valid_pixels(s2, record["s1"], sensors)
-        return {"s2": s2, "s1": record["s1"], "label": np.where(valid, record["label"], np.uint8(bands.IGNORE))}
+        s1 = record["s1"] if "s1" in sensors else record["s1"][..., :0]
+        valid = preprocess.valid_pixels(s2, s1, sensors)
+        return {"s2": s2, "s1": s1, "label": np.where(valid, record["label"], np.uint8(bands.IGNORE))}
 
     return rasters
 

@@ -78,7 +78,7 @@ def predict(
         _open(s2, trained.statistics.s2.bands, "uint16", "s2" in sensors) as s2_files,
         _open(s1, trained.statistics.s1.bands, "float32", "s1" in sensors) as s1_files,
     ):
-        scene = Scene(s2_files, s1_files, len(trained.statistics.s2.bands))
+        scene = Scene(s2_files, s1_files)
         square_px = trained.config.data.crop_px
         rows, columns = (windows.plan(size, square_px, cutting.overlap) for size in scene.grid.shape)
         at_once = max(cutting.window_px // columns.window, 1)

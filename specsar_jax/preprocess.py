@@ -85,7 +85,7 @@ def standardise(
 
     Args:
         s2: digital numbers, 0 where there is no data.
-        s1: backscatter in dB, NaN where there is no data.
+        s1: backscatter in dB, NaN where there is no data. Either may have no channels, where the network does not read it.
         statistics: of the same bands in the same order.
 
     Returns:
@@ -94,6 +94,8 @@ def standardise(
     s2, s1 = jnp.asarray(s2), jnp.asarray(s1)
 
     def one(values: Array, valid: Array, of: SensorStatistics) -> Array:
+        if not values.shape[-1]:
+            return values.astype(jnp.float32)
         mean, std, low, high = (jnp.asarray(v, jnp.float32) for v in (of.mean, of.std, of.p1, of.p99))
         clipped = jnp.clip(values.astype(jnp.float32), low, high)
         # A band that never varies carries nothing; do not divide by zero for it.

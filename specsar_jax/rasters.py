@@ -94,21 +94,21 @@ class Sensor:
 class Scene:
     """Co-registered Sentinel-2 and Sentinel-1 over one place; either may be None where the network does not read it."""
 
-    def __init__(self, s2: Sensor | None, s1: Sensor | None, s2_channels: int) -> None:
+    def __init__(self, s2: Sensor | None, s1: Sensor | None) -> None:
         """Raises ValueError if the two are not on one grid, or if a band has no data at all."""
         if s2 and s1:
             check_same_grid(s1.paths[0], s1.first, s2.paths[0], s2.first)
         for sensor, nodata in ((s2, float(bands.S2_NODATA)), (s1, np.nan)):
             if sensor:
                 sensor.check_has_data(nodata)
-        self.s2, self.s1, self._s2_channels = s2, s1, s2_channels
+        self.s2, self.s1 = s2, s1
         self.grid = (s2 or s1).first
 
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Digital numbers and dB of a window. A sensor that is not there is all nodata."""
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        s2 = self.s2.read(rows, columns) if self.s2 else np.zeros((*shape, self._s2_channels), np.uint16)
-        s1 = self.s1.read(rows, columns) if self.s1 else np.full((*shape, len(bands.S1_BANDS)), np.nan, np.float32)
+        """Digital numbers and dB of a window. A sensor that is not there has no channels."""
+        nothing = (rows.stop - rows.start, columns.stop - columns.start, 0)
+        s2 = self.s2.read(rows, columns) if self.s2 else np.empty(nothing, np.uint16)
+        s1 = self.s1.read(rows, columns) if self.s1 else np.empty(nothing, np.float32)
         if self.s1:
             check_backscatter(self.s1.paths[0], s1)
         return s2, s1

@@ -58,9 +58,10 @@ def small_run(tmp_path_factory) -> Path:
     return folder
 
 
-def small_config(folder: Path, *more: str) -> Config:
-    """The config of `small_run`, with some fields changed."""
-    return configs.override(Config(), [flag.removeprefix("--config.") for flag in small_flags(folder)] + list(more))
+def small_config(folder: Path, *more: str, preset: str = "specsar_former") -> Config:
+    """The config of `small_run`, with another preset, as small, and some fields changed."""
+    flags = [flag.removeprefix("--config.") for flag in small_flags(folder)]
+    return configs.override(Config(), [f"model={preset}", *flags, *more])
 
 
 def small_flags(folder: Path) -> list[str]:

@@ -80,6 +80,9 @@ TILE_FAULTS = {
     "empty table": (lambda f: (f / "tiles.csv").write_text("tile_id,split\n"), "lists no tile"),
     "duplicate": (lambda f: (f / "tiles.csv").write_text((f / "tiles.csv").read_text() * 1 + (f / "tiles.csv").read_text().splitlines()[1]), "twice"),
     "no folder": (lambda f: shutil.rmtree(f), "no folder"),
+    "no sensor": (lambda f: (shutil.rmtree(f / "s1"), shutil.rmtree(f / "s2")), "neither s2/ nor s1/"),
+    "no file of a sensor": (lambda f: [path.unlink() for path in (f / "s1").iterdir()], "no such file"),
+    "other grid than S1": (lambda f: (shutil.rmtree(f / "s2"), edit(first(f, "label"), crs="EPSG:4326")), "has CRS"),
 }  # fmt: skip
 
 
@@ -129,6 +132,7 @@ def test_prepare_refuses_arguments(error_of, tmp_path, arguments, message):
         (["--config.data.s2_bands=B2,B9"], "no band B9"),
         (["--config.data.crop_px=100"], "data.crop_px is 100"),
         (["--config.train.batch_size=3"], "multiple of the 8 devices"),
+        (["--config.model=sar_onyl"], "did you mean 'sar_only'"),
     ],
 )
 def test_train_refuses(error_of, small_run, tmp_path, arguments, message):
@@ -151,6 +155,20 @@ def test_evaluate_refuses(error_of, small_run, tmp_path):
     line = error_of(evaluate, "--workdir", small_run / "run", "--data_dir", tmp_path, "--dataset", "four")
     assert "no band B5" in line
     assert [path.name for path in (small_run / "run").glob("evaluation*")] == ["evaluation_test.json"]
+
+
+def test_a_network_of_both_sensors_is_refused_on_tiles_of_one(error_of, small_run, tile_folder, tmp_path):
+    shutil.rmtree(tile_folder / "s2")
+    common = ["--tiles", str(tile_folder), "--data_dir", str(tmp_path), "--tile_size_px", "64"]
+    prepare.main([*common, "--name", "one"])
+    here = ["--config.data.name=one", f"--config.data.data_dir={tmp_path}"]
+    line = error_of(
+        train, "--workdir", tmp_path / "run", *small_flags(small_run), *here, "--config.data.s2_bands=B2,B3"
+    )
+    assert "dynamic_world_plus/one/1.0.0 holds s1 only" in line and "--config.model=sar_only" in line
+    assert not (tmp_path / "run").exists()
+    line = error_of(evaluate, "--workdir", small_run / "run", "--data_dir", tmp_path, "--dataset", "one")
+    assert "holds s1 only" in line
 
 
 def test_export_refuses(error_of, small_run, tmp_path):

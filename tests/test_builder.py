@@ -1,5 +1,7 @@
 """The TFDS builder: records hold what the tiles hold, and statistics travel with them."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -18,7 +20,7 @@ def test_records_equal_the_tiles(tile_folder, tmp_path):
     records = {record["tile_id"].decode(): record for record in source}
     tiles = {r.tile_id: r for r in tile_files.list_tiles(tile_folder) if r.split == "train"}
     assert records.keys() == tiles.keys()
-    statistics = TileStatistics(bands.S2_BANDS)
+    statistics = TileStatistics(bands.S2_BANDS, bands.S1_BANDS)
     for tile_id, record in records.items():
         tile = tile_files.read_tile(tile_folder, tiles[tile_id], bands.S2_BANDS)
         statistics.update(tile.s2, tile.s1, tile.label)
@@ -40,6 +42,25 @@ def test_records_equal_the_tiles(tile_folder, tmp_path):
                 np.testing.assert_allclose(stored[sensor][key], values, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("sensor", "other", "channels"), [("s2", "s1", {"s2": 9, "s1": 0}), ("s1", "s2", {"s2": 0, "s1": 2})]
+)
+def test_tiles_of_one_sensor(tile_folder, tmp_path, capsys, sensor, other, channels):
+    record = tile_files.list_tiles(tile_folder)[0]
+    whole = tile_files.read_tile(tile_folder, record, bands.S2_BANDS)
+    shutil.rmtree(tile_folder / other)
+    prepare(DynamicWorldPlusConfig(name="one", tiles=tile_folder, tile_size_px=80), tmp_path / "data")
+    assert f"{sensor} only" in capsys.readouterr().out
+    builder = tfds.builder_from_directory(tmp_path / "data" / "dynamic_world_plus" / "one" / "1.0.0")
+    first = next(r for r in builder.as_data_source("train") if r["tile_id"].decode() == record.tile_id)
+    assert {kind: first[kind].shape for kind in channels} == {kind: (80, 80, n) for kind, n in channels.items()}
+    np.testing.assert_array_equal(first[sensor][:64, :64], getattr(whole, sensor))
+    assert first["crs"].decode() == whole.crs and tuple(first["transform"]) == whole.transform
+    metadata = builder.info.metadata
+    assert metadata["sensors"] == [sensor] and metadata[f"{other}_bands"] == []
+    assert {kind: len(metadata["statistics"][kind]["mean"]) for kind in channels} == channels
+
+
 def test_simulated_data_set_says_so(tmp_path):
     config = DynamicWorldPlusConfig(name="made_up", tile_size_px=48, simulated_tiles=(("train", 2), ("test", 1)))
     prepare(config, tmp_path)
@@ -48,6 +69,21 @@ def test_simulated_data_set_says_so(tmp_path):
     record = builder.as_data_source("test")[0]
     assert record["annotator"] == b"simulator" and record["tile_id"].startswith(b"simulated_")
     np.testing.assert_array_equal(record["label"], simulated_tile(0, "test", 0, 48).label)
+
+
+def test_simulated_bands_are_chosen_and_unknown_ones_refused(tmp_path):
+    def config(*names: str) -> DynamicWorldPlusConfig:
+        some = DynamicWorldPlusConfig(name="some", s2_bands=names, tile_size_px=32, simulated_tiles=(("train", 1),))
+        some.description = "two bands"
+        return some
+
+    prepare(config("B8", "B2"), tmp_path)
+    record = tfds.builder_from_directory(tmp_path / "dynamic_world_plus/some/1.0.0").as_data_source("train")[0]
+    whole = simulated_tile(0, "train", 0, 32).s2
+    places = [bands.S2_BANDS.index(name) for name in ("B8", "B2")]
+    np.testing.assert_array_equal(record["s2"], whole[..., places])
+    with pytest.raises(ValueError, match="no simulated band B10"):
+        prepare(config("B10"), tmp_path / "other")
 
 
 def test_registered_name(tmp_path):

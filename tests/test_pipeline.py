@@ -79,6 +79,21 @@ def test_pixels_without_data_lose_their_label(builder):
         assert np.argwhere(label == bands.IGNORE).tolist() == lost
 
 
+@pytest.mark.parametrize(("sensor", "channels"), [("s2", (9, 0)), ("s1", (0, 2))])
+def test_a_sensor_that_is_not_read_is_not_carried(builder, sensor, channels):
+    rasters = pipeline.select(bands.S2_BANDS, pipeline.dataset_bands(builder), (sensor,))
+    source = pipeline.read_split(builder, "train")
+    batch = next(pipeline.train_batches(source, rasters, CONFIG, 0))
+    assert (batch["s2"].shape[-1], batch["s1"].shape[-1]) == channels
+    *_, last = pipeline.evaluation_batches(source, rasters, CONFIG, 2)
+    assert (last["s2"].shape, last["s1"].shape) == ((2, 48, 48, channels[0]), (2, 48, 48, channels[1]))
+
+
+def test_a_data_set_from_before_there_were_sensors_has_both(builder, monkeypatch):
+    monkeypatch.delitem(builder.info.metadata, "sensors")
+    pipeline.check_sensors(builder, ("s2", "s1"))
+
+
 def test_validation_is_held_out_of_train_where_the_data_set_has_none(builder):
     config = pipeline.choose_splits(builder, CONFIG)
     assert (config.data.train_split, config.data.validation_split) == ("train[:-1]", "train[-1:]")

@@ -142,7 +142,7 @@ def test_blending_leaves_no_seam(tmp_path):
 
     axis = windows.plan(size, 96, 0.65)
     with Sensor(s2, bands.S2_BANDS, "uint16") as one, Sensor(s1, bands.S1_BANDS, "float32") as two:
-        scene = Scene(one, two, 9)
+        scene = Scene(one, two)
         strips = list(predict.probability_strips(scene, network, axis, axis, 1, ("s2", "s1"), progress(disable=True)))
     whole = np.concatenate([strip for _, strip, _ in strips])
     assert [row for row, _, _ in strips] == list(axis.starts)

@@ -25,6 +25,11 @@ def test_standardise_by_hand():
     np.testing.assert_allclose(s1, [[[-1.0, 0.0], [-3.0, 1.0]]], rtol=1e-6)
 
 
+def test_a_sensor_without_channels_stays_one():
+    s2, s1 = preprocess.standardise(np.ones((1, 2, 2), np.uint16), np.ones((1, 2, 0), np.float32), STATISTICS)
+    assert (s2.shape, s1.shape, s1.dtype) == ((1, 2, 2), (1, 2, 0), np.float32)
+
+
 def test_valid_only_where_all_sensors_in_use_have_data():
     s2 = np.array([[[1, 1], [0, 1], [1, 1]]], np.uint16)
     s1 = np.array([[[1, 1], [1, 1], [1, np.nan]]], np.float32)

@@ -2,7 +2,8 @@
 
 Enters: a folder of tiles in the layout of `tile_files`, or a simulation. Leaves: one record a tile, of one fixed size
 (smaller tiles are padded with nodata at the right and the bottom), physical values only; statistics of the train split
-and the origin of the tiles in `builder.info.metadata`.
+and the origin of the tiles in `builder.info.metadata`. Tiles of one sensor give records in which the other has no bands;
+`sensors` in the metadata says so.
 
     builder = tfds.builder("dynamic_world_plus/simulated", data_dir="data", file_format="array_record")
     builder.download_and_prepare()
@@ -21,7 +22,7 @@ import tensorflow_datasets as tfds
 from tfds_dwplus import bands
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.statistics import TileStatistics
-from tfds_dwplus.tile_files import Tile, TileRecord, list_tiles, read_tile, s2_band_names
+from tfds_dwplus.tile_files import Tile, TileRecord, list_tiles, read_tile, s2_band_names, sensors
 
 SIMULATION_VERSION = 1
 """Counts up with every change of `simulate` that changes a pixel."""
@@ -35,7 +36,7 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
     tiles: Path | None = None
     """Folder of tiles."""
     s2_bands: tuple[str, ...] = ()
-    """Sentinel-2 bands to keep, in this order; () keeps those of the first tile."""
+    """Sentinel-2 bands to keep, in this order; () keeps those of the first tile, if the tiles have Sentinel-2 at all."""
     simulated_tiles: tuple[tuple[str, int], ...] = ()
     """Pairs of split and number of tiles."""
     simulation_seed: int = 0
@@ -80,6 +81,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.tile_size_px
+        s2_bands, s1_bands = self._bands()
 
         def tensor(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
             # 'bytes' reads five times faster than TFDS's default, which goes through a list of int64, and keeps
@@ -89,8 +91,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
-                    "s2": tensor((size, size, len(self._s2_bands())), np.uint16),
-                    "s1": tensor((size, size, len(bands.S1_BANDS)), np.float32),
+                    "s2": tensor((size, size, len(s2_bands)), np.uint16),
+                    "s1": tensor((size, size, len(s1_bands)), np.float32),
                     "label": tensor((size, size), np.uint8),
                     "tile_id": tfds.features.Text(),
                     "lon": tensor((), np.float64),
@@ -102,9 +104,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 }
             ),
             homepage="https://doi.org/10.1594/PANGAEA.933475",
-            metadata=tfds.core.MetadataDict(
-                s2_bands=list(self._s2_bands()), s1_bands=list(bands.S1_BANDS), classes=list(bands.CLASSES)
-            ),
+            metadata=tfds.core.MetadataDict(self._contents(), classes=list(bands.CLASSES)),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
@@ -118,28 +118,44 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for record in list_tiles(config.tiles):
                 records.setdefault(record.split, []).append(record)
         # All of it anew: where a data set is overwritten, the old one's metadata stand here.
-        self.info.metadata.update(s2_bands=list(self._s2_bands()), origin=config.origin(), statistics=None)
+        self.info.metadata.update(self._contents(), origin=config.origin(), statistics=None)
         return {split: self._generate_examples(split, chosen) for split, chosen in records.items()}
 
     def _generate_examples(self, split: str, records: list[TileRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self.builder_config
-        statistics = TileStatistics(self._s2_bands())
+        s2_bands, s1_bands = self._bands()
+        statistics = TileStatistics(s2_bands, s1_bands)
         for index, record in enumerate(records):
             if config.tiles is None:
                 tile = simulated_tile(config.simulation_seed, split, index, config.tile_size_px)
+                tile = dataclasses.replace(tile, s2=tile.s2[..., [bands.S2_BANDS.index(name) for name in s2_bands]])
             else:
-                tile = read_tile(config.tiles, record, self._s2_bands())
+                tile = read_tile(config.tiles, record, s2_bands, s1_bands)
             if split == "train":
                 statistics.update(tile.s2, tile.s1, tile.label)
             yield tile.record.tile_id, example(tile, config.tile_size_px)
         if split == "train":
             self.info.metadata["statistics"] = statistics.summary()
 
-    def _s2_bands(self) -> tuple[str, ...]:
+    def _bands(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Bands of Sentinel-2 and of Sentinel-1; () of a sensor that the tiles do not have."""
         config = self.builder_config
-        if config.s2_bands:
-            return config.s2_bands
-        return bands.S2_BANDS if config.tiles is None else s2_band_names(config.tiles, list_tiles(config.tiles)[0])
+        if config.tiles is None:
+            unknown = [name for name in config.s2_bands if name not in bands.S2_BANDS]
+            if unknown:
+                raise ValueError(f"no simulated band {', '.join(unknown)}; expected of {', '.join(bands.S2_BANDS)}")
+            return config.s2_bands or bands.S2_BANDS, bands.S1_BANDS
+        there = sensors(config.tiles)
+        s2_bands = config.s2_bands
+        if "s2" in there and not s2_bands:
+            s2_bands = s2_band_names(config.tiles, list_tiles(config.tiles)[0])
+        return s2_bands, bands.S1_BANDS if "s1" in there else ()
+
+    def _contents(self) -> dict[str, list[str]]:
+        """What the metadata say of the records."""
+        s2_bands, s1_bands = self._bands()
+        there = [sensor for sensor, names in (("s2", s2_bands), ("s1", s1_bands)) if names]
+        return {"sensors": there, "s2_bands": list(s2_bands), "s1_bands": list(s1_bands)}
 
 
 def example(tile: Tile, size_px: int) -> dict[str, Any]:

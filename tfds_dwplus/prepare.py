@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         "Packs tiles into a data set.", "python -m tfds_dwplus.prepare --tiles tiles/ --name mine --data_dir data"
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tiles", type=Path, help="folder with s2/, s1/, label/ and tiles.csv")
+    source.add_argument("--tiles", type=Path, help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv")
     source.add_argument("--simulated", action="store_true", help="make up landscapes instead")
     parser.add_argument("--name", required=True, help="the data set becomes dynamic_world_plus/NAME")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of prepared data sets")
@@ -81,7 +81,10 @@ def prepare(config: DynamicWorldPlusConfig, data_dir: Path, *, overwrite: bool =
                 folder.rmdir()
         raise
     sizes = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
-    print(f"{builder.data_path}: {sizes} tiles")
+    held = builder.info.metadata["sensors"]
+    print(
+        f"{builder.data_path}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other" if len(held) == 1 else "")
+    )
 
 
 def _tiles_per_split(text: str) -> tuple[tuple[str, int], ...]:

@@ -79,9 +79,10 @@ class BandStatistics:
 class TileStatistics:
     """Running statistics of both sensors and of the labels."""
 
-    def __init__(self, s2_bands: tuple[str, ...]) -> None:
+    def __init__(self, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> None:
+        """Of a sensor that is not there, no bands."""
         self.s2 = BandStatistics(s2_bands, 0.0, 65535.0, 1.0)
-        self.s1 = BandStatistics(bands.S1_BANDS, *bands.S1_DB_RANGE, 0.01)
+        self.s1 = BandStatistics(s1_bands, *bands.S1_DB_RANGE, 0.01)
         self.label_pixels = np.zeros(len(bands.CLASSES), np.int64)
 
     def update(

@@ -1,10 +1,12 @@
 """One tile on disk to aligned arrays, and back.
 
-Enters: a folder `s2/<tile_id>.tif`, `s1/<tile_id>.tif`, `label/<tile_id>.tif` and `tiles.csv`. Leaves: `Tile`. Whatever
-does not fit together (size, CRS, grid, dtype, band names, label codes, units) is a ValueError that names the file, what
-it holds and what was expected; nothing is resampled or guessed.
+Enters: a folder `s2/<tile_id>.tif`, `s1/<tile_id>.tif`, `label/<tile_id>.tif` and `tiles.csv`; of one sensor only, where
+the whole folder `s1/` or `s2/` is not there. Leaves: `Tile`. Whatever does not fit together (size, CRS, grid, dtype, band
+names, label codes, units) is a ValueError that names the file, what it holds and what was expected; nothing is resampled
+or guessed.
 """
 
+import contextlib
 import csv
 import dataclasses
 import math
@@ -39,7 +41,9 @@ class TileRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A tile in memory. Nodata: 0 in `s2`, NaN in `s1`; 255 in `label` is a pixel without a label."""
+    """A tile in memory. Nodata: 0 in `s2`, NaN in `s1`; 255 in `label` is a pixel without a label. A sensor that is not
+    there has no bands.
+    """
 
     record: TileRecord
     s2: UInt16[np.ndarray, "height width s2_band"]
@@ -102,6 +106,16 @@ def _record(path: Path, row: dict[str, str | None]) -> TileRecord:
     )
 
 
+def sensors(folder: Path) -> tuple[str, ...]:
+    """The sensors of a folder of tiles, of 's2' and 's1': those whose folder is there. Raises ValueError if neither is."""
+    found = tuple(sensor for sensor in ("s2", "s1") if (folder / sensor).is_dir())
+    if not found:
+        raise ValueError(
+            f"{folder} has neither s2/ nor s1/; expected tiles of both sensors, or of one, and their label/"
+        )
+    return found
+
+
 def s2_band_names(folder: Path, record: TileRecord) -> tuple[str, ...]:
     """Names of the Sentinel-2 bands in a tile's file, in file order. Raises ValueError if they have none."""
     path = folder / "s2" / f"{record.tile_id}.tif"
@@ -109,36 +123,44 @@ def s2_band_names(folder: Path, record: TileRecord) -> tuple[str, ...]:
         return named_bands(path, raster.descriptions)
 
 
-def read_tile(folder: Path, record: TileRecord, s2_bands: tuple[str, ...]) -> Tile:
-    """Reads the three rasters of a tile, the Sentinel-2 bands in the order of `s2_bands`.
+def read_tile(
+    folder: Path, record: TileRecord, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...] = bands.S1_BANDS
+) -> Tile:
+    """Reads the rasters of a tile, the bands in the order asked for; of a sensor without a band, no file is looked for.
 
     Raises:
         ValueError: a file is missing, cut short, of the wrong type, without a band, on another grid than the
-            Sentinel-2 file, all nodata in a band, has a label code outside 0..10 or backscatter that is not dB.
+            Sentinel-2 file (Sentinel-1's where only that is read), all nodata in a band, has a label code outside 0..10
+            or backscatter that is not dB.
     """
-    paths = {kind: folder / kind / f"{record.tile_id}.tif" for kind in ("s2", "s1", "label")}
-    with open_raster(paths["s2"]) as s2, open_raster(paths["s1"]) as s1, open_raster(paths["label"]) as label:
-        for path, raster, dtype in (
-            (paths["s2"], s2, "uint16"),
-            (paths["s1"], s1, "float32"),
-            (paths["label"], label, "uint8"),
-        ):
-            if set(raster.dtypes) != {dtype}:
-                raise ValueError(f"{path} is {raster.dtypes[0]}, expected {dtype}")
-        check_same_grid(paths["s1"], s1, paths["s2"], s2)
-        check_same_grid(paths["label"], label, paths["s2"], s2)
-        codes = read_bands(paths["label"], label, (1,))[..., 0]
-        s2_values = read_bands(paths["s2"], s2, band_indexes(paths["s2"], s2.descriptions, s2_bands))
-        s1_values = read_bands(paths["s1"], s1, band_indexes(paths["s1"], s1.descriptions, bands.S1_BANDS))
-        crs = s2.crs.to_string() if s2.crs else ""
-        record = _with_centre(record, s2) if math.isnan(record.lon) or math.isnan(record.lat) else record
-        transform = tuple(s2.transform)[:6]
+    dtypes = {"s2": "uint16", "s1": "float32", "label": "uint8"}
+    paths = {kind: folder / kind / f"{record.tile_id}.tif" for kind in dtypes}
+    kinds = [kind for kind, wanted in (("s2", s2_bands), ("s1", s1_bands), ("label", True)) if wanted]
+    with contextlib.ExitStack() as files:
+        rasters = {kind: files.enter_context(open_raster(paths[kind])) for kind in kinds}
+        for kind, raster in rasters.items():
+            if set(raster.dtypes) != {dtypes[kind]}:
+                raise ValueError(f"{paths[kind]} is {raster.dtypes[0]}, expected {dtypes[kind]}")
+        grid = rasters[kinds[0]]
+        for kind, raster in rasters.items():
+            check_same_grid(paths[kind], raster, paths[kinds[0]], grid)
+
+        def pixels(kind: str, names: tuple[str, ...]) -> np.ndarray:
+            if not names:
+                return np.empty((*grid.shape, 0), dtypes[kind])
+            return read_bands(paths[kind], rasters[kind], band_indexes(paths[kind], rasters[kind].descriptions, names))
+
+        codes = read_bands(paths["label"], rasters["label"], (1,))[..., 0]
+        s2, s1 = pixels("s2", s2_bands), pixels("s1", s1_bands)
+        crs = grid.crs.to_string() if grid.crs else ""
+        record = _with_centre(record, grid) if math.isnan(record.lon) or math.isnan(record.lat) else record
+        transform = tuple(grid.transform)[:6]
     if codes.max() > max(bands.LABEL_CODES):
         raise ValueError(f"{paths['label']} holds label code {codes.max()}, expected 0 to {max(bands.LABEL_CODES)}")
-    check_has_data(paths["s2"], s2_values != bands.S2_NODATA, s2_bands)
-    check_has_data(paths["s1"], np.isfinite(s1_values), bands.S1_BANDS)
-    check_backscatter(paths["s1"], s1_values)
-    return Tile(record, s2_values, s1_values, class_ids(codes), crs, transform)
+    check_has_data(paths["s2"], s2 != bands.S2_NODATA, s2_bands)
+    check_has_data(paths["s1"], np.isfinite(s1), s1_bands)
+    check_backscatter(paths["s1"], s1)
+    return Tile(record, s2, s1, class_ids(codes), crs, transform)
 
 
 def class_ids(codes: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
