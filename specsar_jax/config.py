@@ -1,8 +1,8 @@
 """Every setting of a run, as frozen dataclasses with a comment a field.
 
 A config file is Python with a function `get_config() -> Config`. `load` reads one, `override` applies
-`section.field=value`, `to_dict` and `from_dict` carry a config through JSON. A wrong key or type is a ValueError that
-names the nearest right key.
+`section.field=value` and `model=PRESET`, `to_dict` and `from_dict` carry a config through JSON. A wrong key or type is a
+ValueError that names the nearest right key.
 """
 
 import ast
@@ -58,6 +58,7 @@ class Model:
     dropout: float = 0.0  # before the classifier; training only
     layer_norm_epsilon: float = 1e-6
     batch_norm_epsilon: float = 1e-5
+    rematerialise: bool = False  # compute the inside of blocks again in the backward pass: less memory, slower steps
     unroll_blocks: bool = True  # False compiles the blocks of a stage as a loop: half the compile time, slower steps
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters and loss stay float32
 
@@ -111,6 +112,7 @@ class Train:
     """How long, how much at once, how often to look."""
 
     seed: int = 0
+    pretrained: str = ""  # SegFormer or MiT weights to start from: a file, or a folder as the hub has it
     steps: int = 600
     batch_size: int = 8  # tiles a step, over all devices
     log_every: int = 10  # steps
@@ -186,14 +188,18 @@ def load(path: Path) -> Config:
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Applies assignments such as 'optimizer.learning_rate=3e-4' or 'model.widths=(16,32,64,96)'.
+    """Applies assignments in their order, such as 'optimizer.learning_rate=3e-4' or 'model.widths=(16,32,64,96)';
+    'model=tiny' replaces the whole section by a preset.
 
     Raises:
-        ValueError: no such field (with the nearest right one), or a value of the wrong type.
+        ValueError: no such field or preset (with the nearest right one), or a value of the wrong type.
     """
     tree = to_dict(config)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
+        if equals and key == "model":
+            tree["model"] = dataclasses.asdict(model_preset(text))
+            continue
         section, dot, field = key.partition(".")
         if not (equals and dot and section and field):
             raise ValueError(f"--config.{assignment} is not of the form --config.section.field=value")

@@ -22,6 +22,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from specsar_jax import layers
 from specsar_jax.config import Model
 
 Variables = dict[str, Any]
@@ -49,14 +50,15 @@ def init_params(config: Model, rng: Array) -> Variables:
     # One draw for all weights: a compiled program per weight takes half a minute.
     draws = jax.random.truncated_normal(rng, -2.0, 2.0, (sum(leaf.size for _, leaf in leaves),))
     if not isinstance(draws, jax.core.Tracer):
-        draws = np.asarray(draws)  # cut by numpy, which compiles nothing
+        draws = np.asarray(draws)  # cut and scaled by numpy, which compiles nothing
     ends = np.cumsum([leaf.size for _, leaf in leaves])
     params = [
         _initial_value(path, draws[end - leaf.size : end].reshape(leaf.shape))
         for (path, leaf), end in zip(leaves, ends, strict=True)
     ]
-    moments = {"mean": jnp.zeros(config.decoder_width), "var": jnp.ones(config.decoder_width)}
-    return {"params": structure.unflatten(params), "batch_stats": {"decoder": {"norm": moments}}}
+    moments = {"mean": np.zeros(config.decoder_width, np.float32), "var": np.ones(config.decoder_width, np.float32)}
+    variables = {"params": structure.unflatten(params), "batch_stats": {"decoder": {"norm": moments}}}
+    return jax.tree.map(jnp.asarray, variables)
 
 
 def abstract_params(config: Model) -> Variables:
@@ -67,43 +69,51 @@ def abstract_params(config: Model) -> Variables:
     return jax.eval_shape(SpecSARFormer(config).init, jax.random.key(0), s2, s1)
 
 
-def _initial_value(path: tuple[Any, ...], draw: Array | np.ndarray) -> Array:
+def _initial_value(path: tuple[Any, ...], draw: Array | np.ndarray) -> Array | np.ndarray:
     """The initial value of the weight at `path`, from standard normal draws of its shape."""
     names = [key.key for key in path]
     if names[-1] == "scale":
-        return jnp.ones(draw.shape)
+        return np.ones(draw.shape, np.float32)
     if names[-1].endswith("bias"):
-        return jnp.zeros(draw.shape)
+        return np.zeros(draw.shape, np.float32)
     kernel_shape = draw.shape[1:] if "blocks" in names else draw.shape
     if names[-2] == "depthwise":
-        return jnp.asarray(draw * (2.0 / 9.0) ** 0.5)
+        return draw * (2.0 / 9.0) ** 0.5
     if len(kernel_shape) == 4:
         rows, columns, _, channels_out = kernel_shape
-        return jnp.asarray(draw * (2.0 / (rows * columns * channels_out)) ** 0.5)
-    return jnp.asarray(draw * 0.02)
+        return draw * (2.0 / (rows * columns * channels_out)) ** 0.5
+    return draw * 0.02
 
 
 def apply(
     variables: Variables,
-    s2: Float[Array, "batch height width s2_band"],
-    s1: Float[Array, "batch height width s1_band"],
+    s2: Array | None,
+    s1: Array | None,
     *,
     config: Model,
 ) -> Float[Array, "batch height width class"]:
     """Logits of a batch of standardised tiles, with BatchNorm's running moments. Pure.
 
+    Args:
+        variables: as `init_params` returns them.
+        s2: float [batch, height, width, s2_channels]; anything, None too, for a network that does not read it.
+        s1: float [batch, height, width, s1_channels]; likewise.
+        config: of the network.
+
+    Returns:
+        float32 logits.
+
     Raises:
-        ValueError: channels that do not match `config`, or a side under 32 pixels.
+        ValueError: a sensor in use is missing, its channels do not match `config`, or a side is under 32 pixels.
     """
-    check_inputs(s2.shape, s1.shape, config)
-    logits = SpecSARFormer(config).apply(variables, s2, s1)
-    return resize_bilinear(logits, s2.shape[1:3])
+    size = _checked_size(s2, s1, config)
+    return layers.resize_bilinear(SpecSARFormer(config).apply(variables, s2, s1), size)
 
 
 def apply_train(
     variables: Variables,
-    s2: Float[Array, "batch height width s2_band"],
-    s1: Float[Array, "batch height width s1_band"],
+    s2: Array | None,
+    s1: Array | None,
     *,
     config: Model,
     rng: Array,
@@ -113,23 +123,35 @@ def apply_train(
     Returns:
         the logits, and the `batch_stats` to carry to the next step.
     """
-    check_inputs(s2.shape, s1.shape, config)
+    size = _checked_size(s2, s1, config)
     logits, updates = SpecSARFormer(config, train=True).apply(
         variables, s2, s1, rngs={"dropout": rng}, mutable=["batch_stats"]
     )
-    return resize_bilinear(logits, s2.shape[1:3]), updates["batch_stats"]
+    return layers.resize_bilinear(logits, size), updates["batch_stats"]
 
 
-def check_inputs(s2_shape: tuple[int, ...], s1_shape: tuple[int, ...], config: Model) -> None:
-    """Raises a ValueError unless the shapes fit each other and `config`."""
-    for sensor, shape, channels in (("s2", s2_shape, config.s2_channels), ("s1", s1_shape, config.s1_channels)):
-        if len(shape) != 4 or shape[-1] != channels:
-            raise ValueError(f"{sensor} has shape {shape}, expected [batch, height, width, {channels}]")
+def _checked_size(s2: Array | None, s1: Array | None, config: Model) -> tuple[int, int]:
+    """Height and width of the sensors in use; a ValueError if they do not fit."""
+    s2_shape, s1_shape = (None if x is None else tuple(x.shape) for x in (s2, s1))
+    check_inputs(s2_shape, s1_shape, config)
+    return (s2_shape if "s2" in config.sensors else s1_shape)[1:3]
+
+
+def check_inputs(s2_shape: tuple[int, ...] | None, s1_shape: tuple[int, ...] | None, config: Model) -> None:
+    """Raises a ValueError unless the shapes of the sensors that the network reads fit each other and `config`."""
+    given = {"s2": (s2_shape, config.s2_channels), "s1": (s1_shape, config.s1_channels)}
+    shapes = {}
+    for sensor in config.sensors:
+        shape, channels = given[sensor]
+        expected = (
+            f"expected [batch, height, width, {channels}] with height and width of at least {SMALLEST_SIZE_PX} pixels"
+        )
+        if shape is None or len(shape) != 4 or shape[-1] != channels:
+            raise ValueError(f"{sensor} has shape {shape}, {expected}")
         if min(shape[1:3]) < SMALLEST_SIZE_PX:
-            raise ValueError(
-                f"{sensor} has shape {shape}: height and width must be at least {SMALLEST_SIZE_PX} pixels; pad it"
-            )
-    if s2_shape[:3] != s1_shape[:3]:
+            raise ValueError(f"{sensor} has shape {shape}, {expected}; pad it")
+        shapes[sensor] = shape[:3]
+    if len(set(shapes.values())) > 1:
         raise ValueError(f"s2 has shape {s2_shape} and s1 {s1_shape}: batch, height and width must agree")
 
 
@@ -140,16 +162,11 @@ class SpecSARFormer(nn.Module):
     train: bool = False
 
     @nn.compact
-    def __call__(self, s2: Array, s1: Array) -> Array:
+    def __call__(self, s2: Array | None, s1: Array | None) -> Array:
         config = self.config
         compute = jnp.dtype(config.compute_dtype)
-        maps = {
-            "both": (s2, s1),
-            "spectral": (s2,),
-            "sar": (s1,),
-            "stacked": (jnp.concatenate([s2, s1], axis=-1),),
-        }[config.branches]
-        maps = tuple(m.astype(compute) for m in maps)
+        read = tuple({"s2": s2, "s1": s1}[sensor].astype(compute) for sensor in config.sensors)
+        maps = (jnp.concatenate(read, axis=-1),) if config.branches == "stacked" else read
         features = []
         for stage in range(len(config.widths)):
             maps = Stage(config, stage, self.train, name=f"stage{stage + 1}")(maps)
@@ -175,20 +192,38 @@ class Stage(nn.Module):
             )
             for name, width, branch in zip(config.branch_names, widths, maps, strict=True)
         )
-        # The blocks of a stage are equal: their weights are stacked on a leading axis, whether the loop is unrolled
-        # or compiled once.
-        blocks = nn.scan(
-            DMEMBlock,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=0,
-            length=config.blocks[stage],
-            unroll=config.blocks[stage] if config.unroll_blocks else 1,
-        )
-        maps, _ = blocks(config, stage, self.train, name="blocks")(maps, config.drop_path_rates(stage))
+        maps = self._blocks(maps)
         return tuple(
             _norm(config, f"{name}_norm")(branch) for name, branch in zip(config.branch_names, maps, strict=True)
         )
+
+    def _blocks(self, maps: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The blocks of a stage are equal, so their weights are one tree with a leading axis: a quarter of the tensors to
+        trace, to save and to update.
+        """
+        config, count = self.config, self.config.blocks[self.stage]
+        block = DMEMBlock(config, self.stage, self.train, parent=None)
+        if self.is_initializing():
+            one = jax.eval_shape(block.init, jax.random.key(0), maps, 0.0)["params"]
+            self.param("blocks", lambda _: jax.tree.map(lambda w: jnp.zeros((count, *w.shape), w.dtype), one))
+            return maps  # of the same shapes, which is all that is asked for
+        stacked = self.get_variable("params", "blocks")
+
+        def apply_block(maps: tuple[Array, ...], of: tuple[Any, Array, Array | None]) -> tuple[tuple[Array, ...], None]:
+            weights, rate, rng = of
+            return block.apply({"params": weights}, maps, rate, rngs={} if rng is None else {"dropout": rng}), None
+
+        if config.rematerialise:
+            apply_block = jax.checkpoint(apply_block)
+        rates = config.drop_path_rates(self.stage)
+        rngs = jax.random.split(self.make_rng("dropout"), count) if self.train and config.drop_path else None
+        if not config.unroll_blocks:
+            return jax.lax.scan(apply_block, maps, (stacked, rates, rngs))[0]
+        apply_block = jax.jit(apply_block)  # traced once for all blocks
+        for i in range(count):
+            weights = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+            maps, _ = apply_block(maps, (weights, rates[i], None if rngs is None else rngs[i]))
+        return maps
 
 
 class DMEMBlock(nn.Module):
@@ -199,7 +234,7 @@ class DMEMBlock(nn.Module):
     train: bool
 
     @nn.compact
-    def __call__(self, maps: tuple[Array, ...], drop_rate: Array) -> tuple[tuple[Array, ...], None]:
+    def __call__(self, maps: tuple[Array, ...], drop_rate: Array) -> tuple[Array, ...]:
         config, stage = self.config, self.stage
         names = config.branch_names
 
@@ -222,7 +257,7 @@ class DMEMBlock(nn.Module):
             self._drop_path(MixFFN(config, name=f"{name}_ffn")(m), drop_rate)
             for name, m in zip(names, normed, strict=True)
         )
-        return _add(maps, mixed), None
+        return _add(maps, mixed)
 
     def _drop_path(self, residual: Array, rate: Array) -> Array:
         """Stochastic depth: in training, drops the residual of a whole tile with probability `rate`."""
@@ -250,8 +285,7 @@ class Attention(nn.Module):
         def split(x: Array, name: str) -> Array:
             return _dense(config, channels, name)(x).reshape(batch, -1, heads, channels // heads)
 
-        # Softmax in float32 whatever the compute type, scale 1 / sqrt(head width).
-        attended = jax.nn.dot_product_attention(split(query, "query"), split(context, "key"), split(context, "value"))
+        attended = layers.attend(split(query, "query"), split(context, "key"), split(context, "value"))
         return _dense(config, channels, "output")(attended.reshape(batch, height, width, channels))
 
 
@@ -277,45 +311,19 @@ class DepthwiseConv(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", _shape_only, (3, 3, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        return depthwise_3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return layers.depthwise_3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
-@jax.custom_vjp
-def depthwise_3x3(x: Array, kernel: Array) -> Array:
-    """Depthwise convolution as nine shifted products: XLA's grouped convolution is 30 times slower on a CPU."""
-    return sum(shifted * kernel[place] for place, shifted in _shifts(x))
+class LayerNorm(nn.Module):
+    """LayerNorm over the channels of each pixel."""
 
+    config: Model
 
-def _shifts(x: Array) -> list[tuple[tuple[int, int], Array]]:
-    """The nine places (row, column) of a 3x3 kernel, each with the zero-padded map as that place sees it."""
-    _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [((row, column), padded[:, row : row + height, column : column + width]) for row, column in np.ndindex(3, 3)]
-
-
-def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_3x3(x, kernel), (x, kernel)
-
-
-def _depthwise_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """Gradients of `depthwise_3x3`.
-
-    The kernel's nine sums share one pass over the rows (one reduction with nine operands): left to itself, XLA makes
-    nine passes on a CPU, 5 times slower at 128 x 128 x 192.
-    """
-    x, kernel = residuals
-    batch, height, width, channels = x.shape
-    products = tuple(
-        (shifted * gradient).astype(jnp.float32).reshape(batch * height, width * channels) for _, shifted in _shifts(x)
-    )
-    sums = jax.lax.reduce(
-        products, (np.float32(0),) * 9, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), (0,)
-    )
-    kernel_gradient = jnp.stack(sums).reshape(3, 3, width, channels).sum(axis=2).astype(kernel.dtype)
-    return depthwise_3x3(gradient, kernel[::-1, ::-1]), kernel_gradient
-
-
-depthwise_3x3.defvjp(_depthwise_forward, _depthwise_backward)
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return layers.layer_norm(x, scale, bias, self.config.layer_norm_epsilon)
 
 
 class Aggregation(nn.Module):
@@ -331,7 +339,8 @@ class Aggregation(nn.Module):
             return maps[0]
         width = config.widths[self.stage]
         if config.channel_reweighting:
-            means = jnp.concatenate([m.mean(axis=(1, 2), dtype=jnp.float32) for m in maps], axis=-1)
+            wide = jnp.promote_types(maps[0].dtype, jnp.float32)
+            means = jnp.concatenate([m.mean(axis=(1, 2), dtype=wide) for m in maps], axis=-1)
             means = means.astype(maps[0].dtype)
             maps = tuple(
                 m * self._gate(means, m.shape[-1], name) for name, m in zip(config.branch_names, maps, strict=True)
@@ -360,34 +369,63 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, features: tuple[Array, ...]) -> Array:
-        config = self.config
+        config, compute = self.config, features[0].dtype
         width = config.decoder_width
-        join = self.param("join", _shape_only, (len(features), width, width))
+        kernels, bias = [], 0.0
+        for stage, feature in enumerate(features, start=1):
+            join = self.param(f"join{stage}_kernel", _shape_only, (width, width))
+            kernels.append(self.param(f"project{stage}_kernel", _shape_only, (feature.shape[-1], width)) @ join)
+            bias += self.param(f"project{stage}_bias", _shape_only, (width,)) @ join
+        norm = BatchNorm(config, self.train, name="norm")
+        classify = self.param("classify_kernel", _shape_only, (width, config.classes)).astype(compute)
+        classify_bias = self.param("classify_bias", _shape_only, (config.classes,))
+
+        if not self.train:
+            # Factor and offset are known beforehand: they go into the weights, in float32.
+            factor, offset = norm(None)
+            first, *others = ((kernel * factor).astype(compute) for kernel in kernels)
+            maps = tuple(feature @ kernel for feature, kernel in zip(features[1:], others, strict=True))
+            logits = layers.join_and_classify(features[0], first, maps, bias * factor + offset, classify)
+            return logits + classify_bias
         size = features[0].shape[1:3]
-        joined = 0.0
-        for stage, feature in enumerate(features):
-            kernel = self.param(f"project{stage + 1}_kernel", _shape_only, (feature.shape[-1], width))
-            bias = self.param(f"project{stage + 1}_bias", nn.initializers.zeros, (width,))
-            product = (kernel @ join[stage]).astype(feature.dtype)
-            offset = (bias @ join[stage]).astype(feature.dtype)
-            joined += resize_bilinear(feature @ product + offset, size)
-        normed = nn.BatchNorm(
-            use_running_average=not self.train,
-            momentum=0.9,
-            epsilon=config.batch_norm_epsilon,
-            dtype=joined.dtype,
-            name="norm",
-        )(joined)
-        hidden = nn.Dropout(config.dropout, deterministic=not self.train)(nn.relu(normed))
-        # Logits in float32: loss and arg max must not depend on bfloat16's three digits.
-        return _dense(config, config.classes, "classify")(hidden).astype(jnp.float32)
+        joined = bias.astype(compute) + sum(
+            layers.resize_bilinear(feature @ kernel.astype(compute), size)
+            for feature, kernel in zip(features, kernels, strict=True)
+        )
+        factor, offset = norm(joined)
+        hidden = nn.relu(joined * factor.astype(compute) + offset.astype(compute))
+        hidden = nn.Dropout(config.dropout, deterministic=False)(hidden)
+        return layers.matmul_float32(hidden, classify) + classify_bias
 
 
-def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
-    """Bilinear resize of [batch, height, width, channel], half-pixel centres, no antialias."""
-    if x.shape[1:3] == tuple(size):
-        return x
-    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), method="bilinear", antialias=False)
+class BatchNorm(nn.Module):
+    """BatchNorm as the factor and the offset of each channel, float32.
+
+    In training from the moments of the batch, which are also averaged for later; else from those averages, so that the
+    factor can go into the weights before.
+    """
+
+    config: Model
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Array | None) -> tuple[Array, Array]:
+        shape = (self.config.decoder_width,)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if self.train:
+            pixels = tuple(range(x.ndim - 1))
+            wide = x.astype(scale.dtype)
+            mean = wide.mean(axis=pixels)
+            var = jnp.square(wide - mean).mean(axis=pixels)
+            running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+            running_var.value = 0.9 * running_var.value + 0.1 * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + self.config.batch_norm_epsilon)
+        return factor, bias - mean * factor
 
 
 # Modules state shapes; `init_params` draws the values.
@@ -410,8 +448,8 @@ def _conv(config: Model, width: int, kernel: int, stride: int, padding: int, nam
     )
 
 
-def _norm(config: Model, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=config.layer_norm_epsilon, dtype=config.compute_dtype, name=name)
+def _norm(config: Model, name: str) -> "LayerNorm":
+    return LayerNorm(config, name=name)
 
 
 def _add(maps: tuple[Array, ...], residuals: tuple[Array, ...]) -> tuple[Array, ...]:

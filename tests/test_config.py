@@ -1,5 +1,6 @@
 """Configs: overrides, JSON, and what a wrong key or value gets."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -24,6 +25,11 @@ def test_override_keeps_the_rest_and_converts():
     assert config.train == Config().train
 
 
+def test_a_preset_is_a_whole_network_and_later_assignments_change_it():
+    config = configs.override(Config(), ["model.widths=(8,16)", "model=tiny", "model.dropout=0.1"])
+    assert config == dataclasses.replace(Config(), model=configs.model_preset("tiny", dropout=0.1))
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -35,6 +41,8 @@ def test_override_keeps_the_rest_and_converts():
         ("model.widths=64", "expected tuple"),
         ("loss.name=focale", "expected one of focal, cross_entropy"),
         ("train", "section.field=value"),
+        ("model", "section.field=value"),
+        ("model=specsar_fromer", "did you mean 'specsar_former'"),
     ],
 )
 def test_wrong_override_is_named(assignment, message):

@@ -1,0 +1,169 @@
+"""The costly functions of the network, each in the form that measured fastest: attention, depthwise convolution, LayerNorm,
+resizing, and the joining of four resolutions.
+
+Pure functions of arrays; `model.py` holds the weights. Where the form depends on the hardware, XLA is given two and takes
+the one of the platform that it compiles for (`jax.lax.platform_dependent`), so that an exported program suits each. The
+forms were chosen on a CPU of 2 cores (`benchmarks/layers.py` shows each against the plain one); those for accelerators are
+XLA's own and not measured yet.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def attend(
+    query: Float[Array, "batch query head channel"],
+    key: Float[Array, "batch key head channel"],
+    value: Float[Array, "batch key head channel"],
+) -> Float[Array, "batch query head channel"]:
+    """Softmax of query times key over the square root of the head's width, times value. Source: Vaswani et al. 2017.
+
+    Logits and softmax are float32 whatever the type of the arguments; the result has theirs.
+
+    With the heads in front the two products are plain matrix products: on a CPU three times faster at 128 x 128 queries
+    than `jax.nn.dot_product_attention`, which keeps the heads inside. Dividing after the second product, not before,
+    spares the gradient a pass over the weights.
+    """
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
+    logits = matmul_float32(query, jnp.swapaxes(key, 2, 3))
+    # The result does not depend on what is subtracted, so neither does the gradient.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    attended = matmul_float32(weights.astype(value.dtype), value) / weights.sum(axis=-1, keepdims=True)
+    return jnp.swapaxes(attended, 1, 2).astype(query.dtype)
+
+
+@jax.custom_vjp
+def depthwise_3x3(x: Array, kernel: Array) -> Array:
+    """Depthwise convolution as nine shifted products: XLA's grouped convolution is 30 times slower on a CPU."""
+    return sum(shifted * kernel[place] for place, shifted in _shifts(x))
+
+
+def _shifts(x: Array) -> list[tuple[tuple[int, int], Array]]:
+    """The nine places (row, column) of a 3x3 kernel, each with the zero-padded map as that place sees it."""
+    _, height, width, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [((row, column), padded[:, row : row + height, column : column + width]) for row, column in np.ndindex(3, 3)]
+
+
+def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise_3x3(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """Gradients of `depthwise_3x3`.
+
+    The kernel's nine sums share one pass over the rows (one reduction with nine operands): left to itself, XLA makes
+    nine passes on a CPU, 5 times slower at 128 x 128 x 192.
+    """
+    x, kernel = residuals
+    batch, height, width, channels = x.shape
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    products = tuple(
+        (shifted * gradient).astype(wide).reshape(batch * height, width * channels) for _, shifted in _shifts(x)
+    )
+    sums = jax.lax.reduce(
+        products, (np.zeros((), wide),) * 9, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), (0,)
+    )
+    kernel_gradient = jnp.stack(sums).reshape(3, 3, width, channels).sum(axis=2).astype(kernel.dtype)
+    return depthwise_3x3(gradient, kernel[::-1, ::-1]), kernel_gradient
+
+
+depthwise_3x3.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def join_and_classify(
+    first: Float[Array, "batch height width first_channel"],
+    first_kernel: Float[Array, "first_channel channel"],
+    maps: tuple[Float[Array, "batch _rows _columns channel"], ...],
+    bias: Float[Array, " channel"],
+    classify_kernel: Float[Array, "channel class"],
+) -> Float[Array, "batch height width class"]:
+    """relu(first x first_kernel + the sum of `maps`, each resized to height x width, + bias) x classify_kernel, float32.
+
+    On a CPU row by row: a map of all channels at full size is never written, which takes a quarter of the time.
+    """
+    return jax.lax.platform_dependent(
+        first, first_kernel, maps, bias, classify_kernel, cpu=_join_rows, default=_join_whole
+    )
+
+
+def _join_whole(
+    first: Array, first_kernel: Array, maps: tuple[Array, ...], bias: Array, classify_kernel: Array
+) -> Array:
+    joined = first @ first_kernel + bias.astype(first.dtype)
+    joined += sum(resize_bilinear(m, first.shape[1:3]) for m in maps)
+    return matmul_float32(jax.nn.relu(joined), classify_kernel)
+
+
+def _join_rows(
+    first: Array, first_kernel: Array, maps: tuple[Array, ...], bias: Array, classify_kernel: Array
+) -> Array:
+    height, width = first.shape[1:3]
+    columns = [_bilinear(m.shape[2], width) for m in maps]
+
+    def one(row: tuple[Array, list[tuple[Array, Array, Array]]]) -> Array:
+        first, places = row
+        joined = matmul_float32(first, first_kernel) + bias
+        for source, (above, below, down), (left, right, across) in zip(maps, places, columns, strict=True):
+            line = source[:, above] * (1 - down) + source[:, below] * down
+            joined += line[:, left] * (1 - across[:, None]) + line[:, right] * across[:, None]
+        return matmul_float32(jax.nn.relu(joined).astype(first.dtype), classify_kernel)
+
+    places = [tuple(jnp.asarray(x) for x in _bilinear(m.shape[1], height)) for m in maps]
+    return jnp.moveaxis(jax.lax.map(one, (jnp.moveaxis(first, 1, 0), places)), 0, 1)
+
+
+def matmul_float32(one: Array, two: Array) -> Array:
+    """A matrix product that sums, and stays, in float32 (float64 for float64)."""
+    return jnp.matmul(one, two, preferred_element_type=jnp.promote_types(one.dtype, jnp.float32))
+
+
+def _bilinear(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where `wanted` half-pixel centres lie among `size`: the neighbour below, the one above, and the latter's share."""
+    centre = ((np.arange(wanted) + 0.5) * size / wanted - 0.5).clip(0, size - 1)
+    low = np.floor(centre).astype(np.int32)
+    return low, np.minimum(low + 1, size - 1), (centre - low).astype(np.float32)
+
+
+def resize_bilinear(x: Float[Array, "batch _ _ channel"], size: tuple[int, int]) -> Float[Array, "batch _ _ channel"]:
+    """Bilinear resize, half-pixel centres, no antialias."""
+    if x.shape[1:3] == tuple(size):
+        return x
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), method="bilinear", antialias=False)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "*batch channel"], scale: Float[Array, " channel"], bias: Float[Array, " channel"], epsilon: float
+) -> Float[Array, "*batch channel"]:
+    """Each pixel's channels to mean 0 and variance 1, times scale, plus bias; statistics in float32. Source: Ba et al. 2016.
+
+    With its gradient written out: what JAX derives compiles to twice as many kernels, and there are 160 such norms.
+    """
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = wide.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + epsilon)
+    return ((wide - mean) * inverse * scale + bias).astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(epsilon: float, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    del epsilon
+    x, scale, mean, inverse = residuals
+    wide = gradient.astype(mean.dtype)
+    normed = (x.astype(mean.dtype) - mean) * inverse
+    scaled = wide * scale
+    along = (scaled * normed).mean(axis=-1, keepdims=True)
+    by_x = inverse * (scaled - scaled.mean(axis=-1, keepdims=True) - normed * along)
+    pixels = tuple(range(x.ndim - 1))
+    return by_x.astype(x.dtype), (wide * normed).sum(axis=pixels), wide.sum(axis=pixels)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

@@ -1,0 +1,70 @@
+"""The costly functions against their plain forms, outputs and gradients."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specsar_jax import layers
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def same(given: Callable, wanted: Callable, *arguments: jax.Array) -> None:
+    """Both give the same output and the same gradients, to rounding."""
+    out, pull = jax.vjp(given, *arguments)
+    plain, pull_plain = jax.vjp(wanted, *arguments)
+    gradient = normal(9, *out.shape)
+    for one, two in zip((out, *pull(gradient)), (plain, *pull_plain(gradient)), strict=True):
+        assert one.shape == two.shape and one.dtype == two.dtype
+        assert np.abs(one - two).max() < 2e-5 * max(1.0, np.abs(two).max())
+
+
+def test_attention_equals_jaxs_own():
+    query, key, value = normal(0, 2, 21, 3, 8), normal(1, 2, 5, 3, 8), normal(2, 2, 5, 3, 8)
+    same(layers.attend, jax.nn.dot_product_attention, 4 * query, 4 * key, value)
+
+
+def test_attention_bears_large_logits_and_keeps_the_type():
+    query, key, value = normal(0, 1, 4, 1, 8), normal(1, 1, 6, 1, 8), normal(2, 1, 6, 1, 8)
+    assert np.isfinite(layers.attend(1e4 * query, key, value)).all()
+    assert layers.attend(*(x.astype(jnp.bfloat16) for x in (query, key, value))).dtype == jnp.bfloat16
+
+
+def test_layer_norm_equals_what_jax_derives_from_its_formula():
+    def plain(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        return centred / jnp.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) * scale + bias
+
+    x, scale, bias = 3 * normal(0, 2, 3, 5, 16) + 7, normal(1, 16), normal(2, 16)
+    same(lambda x, scale, bias: layers.layer_norm(x, scale, bias, 1e-5), plain, x, scale, bias)
+
+
+def test_layer_norm_of_bfloat16_has_float32_statistics():
+    x = (normal(0, 4, 64) + 50).astype(jnp.bfloat16)  # a mean of which bfloat16 keeps no digit behind the point
+    half = layers.layer_norm(x, jnp.ones(64), jnp.zeros(64), 1e-6)
+    full = layers.layer_norm(x.astype(jnp.float32), jnp.ones(64), jnp.zeros(64), 1e-6)
+    assert half.dtype == jnp.bfloat16
+    assert np.abs(half.astype(jnp.float32) - full).max() < 0.02
+
+
+def test_depthwise_equals_grouped_convolution():
+    def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        kernel = kernel[:, :, None]
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=5)
+
+    same(layers.depthwise_3x3, grouped, normal(0, 2, 7, 9, 5), normal(1, 3, 3, 5))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 18)])
+def test_joining_row_by_row_equals_joining_whole_maps(height, width):
+    """The form for a CPU against the one for accelerators, also where the sizes do not divide."""
+    maps = tuple(normal(i, 2, -(-height // step), -(-width // step), 12) for i, step in enumerate((2, 4, 8)))
+    arguments = (normal(5, 2, height, width, 6), normal(6, 6, 12), maps, normal(7, 12), normal(8, 12, 4))
+    for form in (layers._join_rows, layers.join_and_classify):
+        np.testing.assert_allclose(form(*arguments), layers._join_whole(*arguments), rtol=1e-4, atol=1e-4)
