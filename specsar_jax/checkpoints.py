@@ -112,6 +112,11 @@ def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
     )
 
 
+def any_saved(workdir: Path) -> bool:
+    """Whether a run in `workdir` has got as far as a whole checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, mean_iou: float) -> None:
     """Saves the state under its step, in the background. Waits for the save before it."""
     step = int(state.step)

@@ -21,13 +21,14 @@ import jax
 import tensorflow_datasets as tfds
 from tensorboardX import SummaryWriter
 
-from specsar_jax import checkpoints, losses, metrics, pictures, pipeline
+from specsar_jax import checkpoints, losses, metrics, model, pictures, pipeline
 from specsar_jax import config as configs
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.evaluate import evaluate, make_score, split_file
 from specsar_jax.optimizer import learning_rate
 from specsar_jax.preprocess import Statistics
+from specsar_jax.pretrained import load_segformer
 from specsar_jax.sharding import by_tile, check_batch_size, divisible, make_mesh, put, replicated
 from specsar_jax.train_state import init_state, train_step
 from tfds_dwplus import Builder
@@ -40,7 +41,8 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.py"
 def main(argv: list[str]) -> None:
     """Parses the arguments, trains, and scores the test split."""
     parser = Parser(
-        "Trains a SpecSAR-Former. Any field of the config can be set: --config.section.field=value",
+        "Trains a SpecSAR-Former. Any field of the config can be set: --config.section.field=value. --config.model=PRESET "
+        f"takes a whole network, PRESET being one of {', '.join(configs.PRESETS)}.",
         "python -m specsar_jax.train --config configs/quickstart.py --config.train.seed=1",
     )
     parser.add_argument("--config", type=Path, help="Python file with get_config(); configs/quickstart.py if not given")
@@ -84,7 +86,14 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     pipeline.check_crop(train_source, config)
     if _has_test_split(config, builder):
         pipeline.read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
+    variables = None
+    if config.train.pretrained and not checkpoints.any_saved(workdir):
+        drawn = model.init_params(config.model, jax.random.key(config.train.seed))
+        variables, carried = load_segformer(Path(config.train.pretrained), drawn, config.model, config.data.s2_bands)
+        print(carried.summary())
     checkpoints.claim_workdir(workdir, config, statistics)
+    if variables is not None:
+        checkpoints.write_json(workdir / "pretrained.json", carried.to_dict())
     print(
         f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
         f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
@@ -94,7 +103,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     manager = checkpoints.open_checkpoints(workdir, clean_up=True)
     state = checkpoints.restore(manager, jax.eval_shape(lambda: init_state(config)), mesh)
     if state is None:
-        state = jax.device_put(init_state(config), replicated(mesh))
+        state = jax.device_put(init_state(config, variables), replicated(mesh))
     start = int(state.step)
     if start:
         print(f"going on from step {start}")
@@ -186,10 +195,12 @@ def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, 
     """The config with bands, channels, splits and crop as the data set has them, and the statistics of those bands.
 
     Raises:
-        ValueError: a band that the data set lacks.
+        ValueError: a sensor or a band that the data set lacks.
     """
+    sensors = config.model.sensors
+    pipeline.check_sensors(builder, sensors)
     statistics = pipeline.dataset_statistics(builder)
-    s2_bands = config.data.s2_bands or pipeline.dataset_bands(builder)
+    s2_bands = ("s2" in sensors and config.data.s2_bands) or pipeline.dataset_bands(builder)
     statistics = dataclasses.replace(statistics, s2=statistics.s2.choose(s2_bands))
     config = pipeline.choose_splits(builder, config)
     crop_px = config.data.crop_px or builder.info.features["label"].shape[0]

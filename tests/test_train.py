@@ -10,7 +10,9 @@ import time
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import REPOSITORY, small_config, small_flags
+from test_pretrained import hub_tensors
 
 from specsar_jax import checkpoints, evaluate, train
 
@@ -118,3 +120,24 @@ def test_stopped_by_a_signal_saves_and_says_so(small_run, tmp_path, number, code
     assert process.returncode == code, errors
     assert "Traceback" not in errors and "stopped at step" in errors
     assert checkpoints.load_trained(workdir, "latest").step >= 1
+
+
+def test_a_run_starts_from_pretrained_weights_and_says_which(small_run, tmp_path, capsys):
+    config = small_config(
+        small_run, "train.steps=1", "train.eval_every=1", f"train.pretrained={tmp_path / 'mit.safetensors'}"
+    )
+    with pytest.raises(ValueError, match=r"mit\.safetensors"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    tensors = hub_tensors(config.model, channels=3)
+    (tmp_path / "mit.safetensors").write_bytes(safetensors.numpy.save(tensors))
+    train.train(config, tmp_path / "run")
+    carried = json.loads((tmp_path / "run" / "pretrained.json").read_text())
+    assert sorted(carried["used"] + carried["unused"]) == sorted(tensors)
+    assert f"tensors of the file used: {len(carried['used'])} " in capsys.readouterr().out
+    # After one step, warming up from a learning rate of 0, the weights are still those of the file.
+    kernel = checkpoints.load_trained(tmp_path / "run", "latest").variables["params"]["stage2"]["spectral_embed"][
+        "kernel"
+    ]
+    given = tensors["segformer.encoder.patch_embeddings.1.proj.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, given[:, :, : kernel.shape[2], : kernel.shape[3]])
