@@ -1,15 +1,21 @@
-"""The README's first line, and real chips and tiles, to the accuracies and pictures promised."""
+"""The README's first line, and real chips and tiles, to the accuracies and pictures promised; each preset, and tiles of one
+sensor, through all commands.
+"""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import rasterio
-from conftest import REPOSITORY, command
+from conftest import REPOSITORY, command, small_config, small_flags, write_folder
 from matplotlib.image import imread
 
-from specsar_jax.config import load
-from tfds_dwplus import bands
+from specsar_jax import evaluate, export, pipeline, predict, preprocess, train
+from specsar_jax.checkpoints import load_trained
+from specsar_jax.config import PRESETS, load
+from tfds_dwplus import bands, prepare
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import write_tile
 
@@ -26,6 +32,43 @@ def quickstart(tmp_path_factory):
     assert result.returncode == 0, result.stderr
     assert "SIMULATED" in result.stdout
     return folder
+
+
+@pytest.mark.parametrize(("sensor", "other", "preset"), [("s2", "s1", "spectral_only"), ("s1", "s2", "sar_only")])
+def test_tiles_of_one_sensor_to_a_map(small_run, tmp_path, sensor, other, preset):
+    tiles = write_folder(tmp_path / "tiles", {"train": 8, "validation": 1, "test": 1})
+    shutil.rmtree(tiles / other)
+    common = ["--name", "mine", "--data_dir", str(tmp_path / "data"), "--tile_size_px", "64"]
+    prepare.main(["--tiles", str(tiles), *common])
+    run, bundle = tmp_path / "run", tmp_path / "run.safetensors"
+    flags = [f"--config.model={preset}", *small_flags(tmp_path), "--config.train.steps=2"]
+    train.main(["--workdir", str(run), *flags])
+    # Three panels of 2.6 inches: the sensor, label, prediction.
+    assert imread(run / "examples_test.png").shape[1] == round(3 * 2.6 * 110)
+    export.main(["--workdir", str(run), "--format", "safetensors", "--output", str(bundle)])
+    figures, maps = [], []
+    for workdir in (run, bundle):
+        output = tmp_path / f"{workdir.name}.tif"
+        scene = next((tiles / sensor).glob("*_test_*.tif"))
+        evaluate.main(["--workdir", str(workdir), "--output", str(tmp_path / "figures.json")])
+        predict.main(["--workdir", str(workdir), f"--{sensor}", str(scene), "--output", str(output)])
+        figures.append((tmp_path / "figures.json").read_text())
+        with rasterio.open(output) as raster:
+            maps.append(raster.read(1))
+    assert figures[0] == figures[1]
+    np.testing.assert_array_equal(*maps)
+    assert maps[0].shape == (64, 64) and (maps[0] != bands.IGNORE).any()
+    # Where both sensors are there, it leaves the other one alone.
+    assert evaluate.evaluate(load_trained(bundle), str(small_run / "data"), "mine", "test")["tiles"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_through_the_commands(small_run, tmp_path, preset):
+    run, bundle = tmp_path / "run", tmp_path / "b.safetensors"
+    figures = train.train(small_config(small_run, "train.steps=2", preset=preset), run)
+    export.main(["--workdir", str(run), "--format", "safetensors", "--output", str(bundle)])
+    assert evaluate.evaluate(load_trained(bundle), str(small_run / "data"), "mine", "test") == figures
 
 
 @pytest.mark.slow
@@ -54,14 +97,40 @@ def test_map_hardly_depends_on_the_window(quickstart, tmp_path):
         assert (other != maps[0]).mean() < 0.01
 
 
-@pytest.mark.slow
-def test_real_chips_reach_their_accuracy(real, tmp_path):
+@pytest.fixture(scope="module")
+def chips(real, tmp_path_factory):
+    """Where `configs/ben_mini.py` was trained on real chips."""
+    folder = tmp_path_factory.mktemp("chips")
     arguments = ("--tiles", real / "ben_mini", "--name", "ben_mini", "--data_dir", "data", "--tile_size_px", 120)
-    assert command("tfds_dwplus.prepare", *arguments, cwd=tmp_path).returncode == 0
-    result = command("specsar_jax.train", "--config", REPOSITORY / "configs" / "ben_mini.py", cwd=tmp_path, timeout=900)
+    assert command("tfds_dwplus.prepare", *arguments, cwd=folder).returncode == 0
+    result = command("specsar_jax.train", "--config", REPOSITORY / "configs" / "ben_mini.py", cwd=folder, timeout=900)
     assert result.returncode == 0, result.stderr
-    figures = figures_of(tmp_path / "runs" / "ben_mini")
+    return folder
+
+
+@pytest.mark.slow
+def test_real_chips_reach_their_accuracy(chips):
+    figures = figures_of(chips / "runs" / "ben_mini")
     assert figures["overall_accuracy"] >= 0.62 and figures["mean_iou"] >= 0.23
+
+
+@pytest.mark.slow
+def test_bfloat16_maps_real_chips_as_float32_does(chips):
+    trained = load_trained(chips / "runs" / "ben_mini")
+    builder = pipeline.open_dataset(str(chips / "data"), "ben_mini")
+    rasters = pipeline.select(trained.config.data.s2_bands, pipeline.dataset_bands(builder), ("s2", "s1"))
+
+    def classes(compute_dtype: str, tile: dict) -> np.ndarray:
+        model = dataclasses.replace(trained.config.model, compute_dtype=compute_dtype)
+        config = dataclasses.replace(trained.config, model=model)
+        network = predict.make_probabilities(dataclasses.replace(trained, config=config))
+        return np.asarray(network(tile["s2"], tile["s1"])).argmax(axis=-1)
+
+    source = pipeline.read_split(builder, "test")
+    tiles = [rasters(source[place]) for place in range(len(source))]
+    batch = {name: np.stack([tile[name] for tile in tiles]) for name in ("s2", "s1")}
+    differs = classes("float32", batch) != classes("bfloat16", batch)
+    assert 0 < differs[preprocess.valid_pixels(batch["s2"], batch["s1"], ("s2", "s1"))].mean() < 0.005
 
 
 @pytest.mark.slow
