@@ -132,7 +132,14 @@ def restore(manager: ocp.CheckpointManager, abstract: TrainState, mesh: Mesh) ->
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), _tree(abstract)
     )
-    return TrainState(**manager.restore(step, args=ocp.args.StandardRestore(target)))
+    try:
+        return TrainState(**manager.restore(step, args=ocp.args.StandardRestore(target)))
+    except (ValueError, KeyError) as error:
+        reason = str(error).partition(":")[0]
+        raise ValueError(
+            f"checkpoint {step} of {manager.directory} is not one of this network and version ({reason}); "
+            "give another --workdir"
+        ) from None
 
 
 def load_trained(path: Path, which: str = "best") -> Trained:
@@ -168,6 +175,14 @@ def load_trained(path: Path, which: str = "best") -> Trained:
                 item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
             ),
         )
+    for (place, leaf), wanted in zip(jax.tree.leaves_with_path(restored), jax.tree.leaves(target), strict=True):
+        if not isinstance(leaf, jax.Array) or leaf.shape != wanted.shape:
+            found = leaf.shape if isinstance(leaf, jax.Array) else "nothing"
+            name = ".".join(key.key for key in place)
+            raise ValueError(
+                f"checkpoint {step} of {path}: tensor {name} should have shape {wanted.shape}, found {found}; "
+                "was it written by another version of specsar_jax?"
+            )
     return Trained(config, statistics, {"params": restored[weights], "batch_stats": restored["batch_stats"]}, step)
 
 

@@ -234,3 +234,14 @@ def test_a_process_ends_with_code_2_and_no_traceback(tmp_path):
     assert "no workdir or bundle" in refused(command("specsar_jax.predict", *arguments, cwd=tmp_path))
     arguments = ("--tiles", tmp_path / "none", "--name", "a", "--data_dir", tmp_path / "data")
     assert "no folder" in refused(command("tfds_dwplus.prepare", *arguments, cwd=tmp_path))
+
+
+def test_checkpoint_of_another_network(small_run, tmp_path, error_of):
+    """As if an older version of the network had written it: weights are missing."""
+    workdir = shutil.copytree(small_run / "run", tmp_path / "run")
+    config = (workdir / "config.json").read_text()
+    (workdir / "config.json").write_text(config.replace('"branches": "both"', '"branches": "stacked"'))
+    said = error_of(evaluate, "--workdir", workdir)
+    assert "tensor averaged_params." in said and "should have shape" in said and "found nothing" in said
+    said = error_of(train, "--workdir", workdir, *small_flags(small_run), "--config.model.branches=stacked")
+    assert "is not one of this network" in said and "--workdir" in said

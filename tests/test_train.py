@@ -135,9 +135,9 @@ def test_a_run_starts_from_pretrained_weights_and_says_which(small_run, tmp_path
     carried = json.loads((tmp_path / "run" / "pretrained.json").read_text())
     assert sorted(carried["used"] + carried["unused"]) == sorted(tensors)
     assert f"tensors of the file used: {len(carried['used'])} " in capsys.readouterr().out
-    # After one step, warming up from a learning rate of 0, the weights are still those of the file.
+    # One step of AdamW moves no weight by more than the learning rate, 5e-4.
     kernel = checkpoints.load_trained(tmp_path / "run", "latest").variables["params"]["stage2"]["spectral_embed"][
         "kernel"
     ]
     given = tensors["segformer.encoder.patch_embeddings.1.proj.weight"].transpose(2, 3, 1, 0)
-    np.testing.assert_array_equal(kernel, given[:, :, : kernel.shape[2], : kernel.shape[3]])
+    np.testing.assert_allclose(kernel, given[:, :, : kernel.shape[2], : kernel.shape[3]], atol=1e-3)

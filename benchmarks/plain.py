@@ -1,0 +1,70 @@
+"""The same network, with the same weights, written the way a paper or a textbook would: no function of `layers.py` or
+decoder of `model.py` that was shaped for speed.
+
+Attention is `jax.nn.dot_product_attention`, the depthwise convolution a grouped one, the gradient of LayerNorm JAX's own,
+and the decoder projects all stages to its width, resizes, concatenates and multiplies (SegFormer's all-MLP decoder).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array
+
+from specsar_jax import layers, model
+from specsar_jax.config import Model
+
+
+def write_plainly() -> None:
+    """Puts the plain formulation in place of this process's own; for processes that do nothing else."""
+    layers.attend = jax.nn.dot_product_attention
+    layers.depthwise_3x3 = grouped_convolution
+    layers.layer_norm = layer_norm
+    model.Decoder = PlainDecoder
+
+
+def grouped_convolution(x: Array, kernel: Array) -> Array:
+    """Depthwise convolution as XLA's convolution with a group a channel."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """LayerNorm of the last axis in float32, left to JAX to differentiate."""
+    return (jax.nn.standardize(x.astype(jnp.float32), axis=-1, epsilon=epsilon) * scale + bias).astype(x.dtype)
+
+
+class PlainDecoder(nn.Module):
+    """`model.Decoder` as published: project, resize, concatenate, join, BatchNorm, ReLU, classify."""
+
+    config: Model
+    train: bool
+
+    @nn.compact
+    def __call__(self, features: tuple[Array, ...]) -> Array:
+        """Logits at the resolution of the first stage."""
+        width, compute = self.config.decoder_width, features[0].dtype
+
+        def weight(name: str, *shape: int) -> Array:
+            return self.param(name, nn.initializers.zeros, shape).astype(compute)
+
+        projected = [
+            layers.resize_bilinear(
+                feature @ weight(f"project{stage}_kernel", feature.shape[-1], width)
+                + weight(f"project{stage}_bias", width),
+                features[0].shape[1:3],
+            )
+            for stage, feature in enumerate(features, start=1)
+        ]
+        join = jnp.concatenate([weight(f"join{stage}_kernel", width, width) for stage in range(1, len(features) + 1)])
+        joined = jnp.concatenate(projected, axis=-1) @ join
+        factor, offset = model.BatchNorm(self.config, self.train, name="norm")(joined)
+        hidden = nn.relu(joined * factor.astype(compute) + offset.astype(compute))
+        hidden = nn.Dropout(self.config.dropout, deterministic=not self.train)(hidden)
+        classify = weight("classify_kernel", width, self.config.classes)
+        return (hidden @ classify + weight("classify_bias", self.config.classes)).astype(jnp.float32)
