@@ -7,8 +7,7 @@ Peers (`pip install -e '.[bench]'`): transformers' SegFormer with the sizes of B
 torch.compile; and this network with these weights in plain JAX (`plain.py`), whose outputs are compared before it is timed.
 
 Every case is a process of its own. All are built first, one after the other; then each in turn runs once a round, so
-that on a shared machine all see the same weather. Without options, building alone took 12 minutes on two busy cores
-without torch.compile, which adds to that.
+that on a shared machine all see the same weather. Five rounds without torch.compile took ten minutes on two cores.
 """
 
 import argparse

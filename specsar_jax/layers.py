@@ -3,8 +3,8 @@ resizing, and the joining of four resolutions.
 
 Pure functions of arrays; `model.py` holds the weights. Where the form depends on the hardware, XLA is given two and takes
 the one of the platform that it compiles for (`jax.lax.platform_dependent`), so that an exported program suits each. The
-forms were chosen on a CPU of 2 cores (`benchmarks/layers.py` shows each against the plain one); those for accelerators are
-XLA's own and not measured yet.
+forms were chosen on a CPU of 2 cores; `benchmarks/plain.py` holds the plain ones, `benchmarks/network.py` times both. Those for
+accelerators are XLA's own and not measured yet.
 """
 
 import functools
@@ -24,9 +24,9 @@ def attend(
 
     Logits and softmax are float32 whatever the type of the arguments; the result has theirs.
 
-    With the heads in front the two products are plain matrix products: on a CPU three times faster at 128 x 128 queries
-    than `jax.nn.dot_product_attention`, which keeps the heads inside. Dividing after the second product, not before,
-    spares the gradient a pass over the weights.
+    With the heads in front the two products are plain matrix products, and only the small operands are turned;
+    `jax.nn.dot_product_attention`, which keeps the heads inside, has XLA turn the logits on a CPU. Dividing after the second
+    product, not before, spares the gradient a pass over the weights.
     """
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
     logits = matmul_float32(query, jnp.swapaxes(key, 2, 3))
@@ -38,7 +38,7 @@ def attend(
 
 @jax.custom_vjp
 def depthwise_3x3(x: Array, kernel: Array) -> Array:
-    """Depthwise convolution as nine shifted products: XLA's grouped convolution is 30 times slower on a CPU."""
+    """Depthwise convolution as nine shifted products: XLA has no fast grouped convolution on a CPU."""
     return sum(shifted * kernel[place] for place, shifted in _shifts(x))
 
 
@@ -57,7 +57,7 @@ def _depthwise_backward(residuals: tuple[Array, Array], gradient: Array) -> tupl
     """Gradients of `depthwise_3x3`.
 
     The kernel's nine sums share one pass over the rows (one reduction with nine operands): left to itself, XLA makes
-    nine passes on a CPU, 5 times slower at 128 x 128 x 192.
+    nine passes on a CPU.
     """
     x, kernel = residuals
     batch, height, width, channels = x.shape
@@ -84,7 +84,7 @@ def join_and_classify(
 ) -> Float[Array, "batch height width class"]:
     """relu(first x first_kernel + the sum of `maps`, each resized to height x width, + bias) x classify_kernel, float32.
 
-    On a CPU row by row: a map of all channels at full size is never written, which takes a quarter of the time.
+    On a CPU row by row: a map of all channels at full size, 50 MB for a tile of 510 pixels, is never written.
     """
     return jax.lax.platform_dependent(
         first, first_kernel, maps, bias, classify_kernel, cpu=_join_rows, default=_join_whole
@@ -142,7 +142,7 @@ def layer_norm(
 ) -> Float[Array, "*batch channel"]:
     """Each pixel's channels to mean 0 and variance 1, times scale, plus bias; statistics in float32. Source: Ba et al. 2016.
 
-    With its gradient written out: what JAX derives compiles to twice as many kernels, and there are 160 such norms.
+    With its gradient written out: what JAX derives compiles to more kernels, and there are 160 such norms.
     """
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 

@@ -419,7 +419,8 @@ class BatchNorm(nn.Module):
             pixels = tuple(range(x.ndim - 1))
             wide = x.astype(scale.dtype)
             mean = wide.mean(axis=pixels)
-            var = jnp.square(wide - mean).mean(axis=pixels)
+            # Both sums in one pass over the largest map there is.
+            var = jnp.maximum(jnp.square(wide).mean(axis=pixels) - jnp.square(mean), 0.0)
             running_mean.value = 0.9 * running_mean.value + 0.1 * mean
             running_var.value = 0.9 * running_var.value + 0.1 * var
         else:
