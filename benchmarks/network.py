@@ -557,6 +557,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         return work(args.worker)
+    if args.json and not args.json.parent.is_dir():  # told now, not after the measurement
+        parser.error(f"no folder {args.json.parent.resolve()} to write {args.json.name} to")
     if args.size_px < 32:
         parser.error("argument --size_px: the network takes at least 32 pixels")
     torch_there = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))

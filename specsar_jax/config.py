@@ -59,7 +59,7 @@ class Model:
     layer_norm_epsilon: float = 1e-6
     batch_norm_epsilon: float = 1e-5
     rematerialise: bool = False  # compute the inside of blocks again in the backward pass: less memory, slower steps
-    unroll_blocks: bool = True  # False compiles the blocks of a stage as a loop: half the compile time, slower steps
+    unroll_blocks: bool = True  # False compiles the blocks of a stage once, as a loop
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters and loss stay float32
 
     @property

@@ -47,7 +47,7 @@ def init_params(config: Model, rng: Array) -> Variables:
     """
     abstract = abstract_params(config)
     leaves, structure = jax.tree.flatten_with_path(abstract["params"])
-    # One draw for all weights: a compiled program per weight takes half a minute.
+    # One draw for all weights: a draw each would be a program each to compile.
     draws = jax.random.truncated_normal(rng, -2.0, 2.0, (sum(leaf.size for _, leaf in leaves),))
     if not isinstance(draws, jax.core.Tracer):
         draws = np.asarray(draws)  # cut and scaled by numpy, which compiles nothing
