@@ -124,9 +124,15 @@ def specsar_former(case: dict[str, Any]) -> Network:
         return train_state.train_step(state, batch, config=config, statistics=statistics, alpha=alpha)
 
     def build(function: Callable[..., Any], arguments: tuple[Any, ...], value: Any = None, **options: Any) -> Program:
-        rows, layers._join_rows = layers._join_rows, layers._join_whole  # of a loop, one turn would be counted
+        nonlocal config
+        # Of a loop, one turn would be counted.
+        looped, config = (
+            config,
+            dataclasses.replace(config, model=dataclasses.replace(config.model, loop_blocks_from=99)),
+        )
+        rows, layers._join_rows = layers._join_rows, layers._join_whole
         gflop = jax.jit(function).lower(*arguments).cost_analysis()["flops"] / 1e9
-        layers._join_rows = rows
+        layers._join_rows, config = rows, looped
         jax.clear_caches()  # of traces: the compilation is to begin at nothing
         started = time.perf_counter()
         compiled = jax.jit(function, **options).lower(*arguments).compile()

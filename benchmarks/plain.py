@@ -1,9 +1,11 @@
 """The same network, with the same weights, written the way a paper or a textbook would: no function of `layers.py` or
 decoder of `model.py` that was shaped for speed.
 
-Attention is `jax.nn.dot_product_attention`, the depthwise convolution a grouped one, the gradient of LayerNorm JAX's own,
+Attention is `jax.nn.dot_product_attention`, the depthwise convolution a grouped one, GELU and the gradient of LayerNorm JAX's own,
 and the decoder projects all stages to its width, resizes, concatenates and multiplies (SegFormer's all-MLP decoder).
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ def write_plainly() -> None:
     layers.attend = jax.nn.dot_product_attention
     layers.depthwise_3x3 = grouped_convolution
     layers.layer_norm = layer_norm
+    layers.gelu = functools.partial(jax.nn.gelu, approximate=False)
     model.Decoder = PlainDecoder
 
 

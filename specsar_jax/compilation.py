@@ -1,7 +1,9 @@
-"""Compiled programs kept on disk, so that a command waits for the compiler once."""
+"""Compiling: kept on disk, so that a command waits for it once, and ahead of the first call."""
 
+import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -12,3 +14,17 @@ def keep_compiled_programs() -> None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specsar_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def compile_ahead(program: Any, *arguments: Any) -> Any:
+    """`program`, a `jax.jit`, compiled for arguments of these shapes, types and shardings.
+
+    Python's collector rests meanwhile: it would walk again and again through the millions of objects of a traced gradient.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return program.lower(*arguments).compile()
+    finally:
+        if collects:
+            gc.enable()

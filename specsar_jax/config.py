@@ -59,7 +59,9 @@ class Model:
     layer_norm_epsilon: float = 1e-6
     batch_norm_epsilon: float = 1e-5
     rematerialise: bool = False  # compute the inside of blocks again in the backward pass: less memory, slower steps
-    unroll_blocks: bool = True  # False compiles the blocks of a stage once, as a loop
+    loop_blocks_from: int = (
+        6  # a stage of so many blocks or more is compiled as a loop: slower by little, built much faster
+    )
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters and loss stay float32
 
     @property

@@ -217,7 +217,7 @@ class Stage(nn.Module):
             apply_block = jax.checkpoint(apply_block)
         rates = config.drop_path_rates(self.stage)
         rngs = jax.random.split(self.make_rng("dropout"), count) if self.train and config.drop_path else None
-        if not config.unroll_blocks:
+        if count >= config.loop_blocks_from:
             return jax.lax.scan(apply_block, maps, (stacked, rates, rngs))[0]
         apply_block = jax.jit(apply_block)  # traced once for all blocks
         for i in range(count):
@@ -282,10 +282,12 @@ class Attention(nn.Module):
             context = _conv(config, context.shape[-1], reduction, reduction, 0, "reduce")(context)
             context = _norm(config, "reduce_norm")(context)
 
-        def split(x: Array, name: str) -> Array:
-            return _dense(config, channels, name)(x).reshape(batch, -1, heads, channels // heads)
+        def split(x: Array) -> Array:
+            return x.reshape(batch, -1, heads, channels // heads)
 
-        attended = layers.attend(split(query, "query"), split(context, "key"), split(context, "value"))
+        query = _dense(config, channels, "query")(query)
+        key, value = jnp.split(_dense(config, 2 * channels, "key_value")(context), 2, axis=-1)
+        attended = layers.attend(split(query), split(key), split(value))
         return _dense(config, channels, "output")(attended.reshape(batch, height, width, channels))
 
 
@@ -298,7 +300,7 @@ class MixFFN(nn.Module):
     def __call__(self, x: Array) -> Array:
         hidden = _dense(self.config, x.shape[-1] * self.config.mlp_ratio, "expand")(x)
         hidden = DepthwiseConv(self.config, name="depthwise")(hidden)
-        return _dense(self.config, x.shape[-1], "project")(nn.gelu(hidden, approximate=False))
+        return _dense(self.config, x.shape[-1], "project")(layers.gelu(hidden))
 
 
 class DepthwiseConv(nn.Module):
@@ -388,10 +390,8 @@ class Decoder(nn.Module):
             logits = layers.join_and_classify(features[0], first, maps, bias * factor + offset, classify)
             return logits + classify_bias
         size = features[0].shape[1:3]
-        joined = bias.astype(compute) + sum(
-            layers.resize_bilinear(feature @ kernel.astype(compute), size)
-            for feature, kernel in zip(features, kernels, strict=True)
-        )
+        first, *maps = (feature @ kernel.astype(compute) for feature, kernel in zip(features, kernels, strict=True))
+        joined = bias.astype(compute) + first + layers.sum_resized(tuple(maps), size)
         factor, offset = norm(joined)
         hidden = nn.relu(joined * factor.astype(compute) + offset.astype(compute))
         hidden = nn.Dropout(config.dropout, deterministic=False)(hidden)

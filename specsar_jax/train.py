@@ -23,7 +23,7 @@ from tensorboardX import SummaryWriter
 
 from specsar_jax import checkpoints, losses, metrics, model, pictures, pipeline
 from specsar_jax import config as configs
-from specsar_jax.compilation import keep_compiled_programs
+from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.evaluate import evaluate, make_score, split_file
 from specsar_jax.optimizer import learning_rate
@@ -131,7 +131,10 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         bar.set_postfix_str("compiling; kept for the next run")
         clock, logged = time.monotonic(), start
         for step in range(start + 1, config.train.steps + 1):
-            state, sums = step_program(state, put(next(batches), mesh))
+            batch = put(next(batches), mesh)
+            if step == start + 1:
+                step_program = compile_ahead(step_program, state, batch)
+            state, sums = step_program(state, batch)
             bar.update()
             if step % config.train.log_every == 0:
                 sums = {name: float(value) for name, value in jax.device_get(sums).items()}

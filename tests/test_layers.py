@@ -68,3 +68,16 @@ def test_joining_row_by_row_equals_joining_whole_maps(height, width):
     arguments = (normal(5, 2, height, width, 6), normal(6, 6, 12), maps, normal(7, 12), normal(8, 12, 4))
     for form in (layers._join_rows, layers.join_and_classify):
         np.testing.assert_allclose(form(*arguments), layers._join_whole(*arguments), rtol=1e-4, atol=1e-4)
+
+
+def test_maps_summed_while_resized_equal_jaxs_own_resizes():
+    maps = tuple(normal(i, 2, *size, 6) for i, size in enumerate([(8, 9), (5, 5), (1, 2)]))
+
+    def plain(*maps: jax.Array) -> jax.Array:
+        return sum(layers.resize_bilinear(m, (16, 18)) for m in maps)
+
+    same(lambda *maps: layers.sum_resized(maps, (16, 18)), plain, *maps)
+
+
+def test_gelu_equals_jaxs_own():
+    same(layers.gelu, lambda x: jax.nn.gelu(x, approximate=False), 4 * normal(0, 3, 40))

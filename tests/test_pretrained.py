@@ -346,7 +346,7 @@ def test_two_branches_split_the_channels_of_the_file_head_by_head(tmp_path):
         at = f"stage3.blocks.{branch}"
         equal(weights[f"{at}_self.query.kernel"][0], query[:, of_head, own].reshape(width, width).T)
         equal(weights[f"{at}_self.output.kernel"][0], output[own, :, of_head].reshape(width, width).T)
-        equal(weights[f"{at}_self.value.bias"][0], bias[:, of_head].ravel())
+        equal(np.split(weights[f"{at}_self.key_value.bias"][0], 2)[1], bias[:, of_head].ravel())
         equal(weights[f"{at}_self.reduce.kernel"][0], reduce[own, own].transpose(2, 3, 1, 0))
         equal(weights[f"{at}_ffn.expand.kernel"][0], expand[hidden, own].T)
         equal(weights[f"{at}_ffn.project.kernel"][0], project[own, hidden].T)
