@@ -36,6 +36,7 @@ from specsar_jax import pipeline
 from specsar_jax.config import Config, Data
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
+from tfds_dwplus.prepared import open_dataset, read_split
 from tfds_dwplus.records import CODEC
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import COLUMNS, Tile, TileRecord, list_tiles, read_tile, write_tile
@@ -126,8 +127,8 @@ def readers(folder: Path, tiles: Iterable[Tile], name: str, threads: int) -> tup
     tifs = write_folder(folder / name, tiles)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare(DynamicWorldPlusConfig(name=name, tiles=tifs, tile_size_px=SIZE_PX), folder / "data")
-    builder = pipeline.open_dataset(str(folder / "data"), name)
-    source, plain = pipeline.read_split(builder, "train"), GeoTiffs(tifs)
+    builder = open_dataset(str(folder / "data"), name)
+    source, plain = read_split(builder, "train"), GeoTiffs(tifs)
     first = {record["tile_id"].decode(): record for record in source}[plain.paths[0][0].stem]
     np.testing.assert_array_equal(np.moveaxis(plain[0]["s2"], 0, -1), first["s2"])
     many = f"{threads} threads"

@@ -20,11 +20,12 @@ from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
 from specsar_jax import config as configs
-from specsar_jax import metrics, pipeline, preprocess
+from specsar_jax import metrics, preprocess
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.train import train
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
+from tfds_dwplus.prepared import open_dataset
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -39,7 +40,7 @@ def trained(name: str) -> dict[str, Any]:
 
 def forest(data_dir: str, name: str, seed: int) -> dict[str, Any]:
     """Figures of a random forest on the means of all bands over 9 x 9 pixels, from the whole train split."""
-    builder = pipeline.open_dataset(data_dir, name)
+    builder = open_dataset(data_dir, name)
 
     def pixels(split: str) -> tuple[np.ndarray, np.ndarray]:
         features, labels = [], []

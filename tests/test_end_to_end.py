@@ -16,6 +16,7 @@ from specsar_jax import evaluate, export, pipeline, predict, preprocess, train
 from specsar_jax.checkpoints import load_trained
 from specsar_jax.config import PRESETS, load
 from tfds_dwplus import bands, prepare
+from tfds_dwplus.prepared import open_dataset, read_split
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import write_tile
 
@@ -117,7 +118,7 @@ def test_real_chips_reach_their_accuracy(chips):
 @pytest.mark.slow
 def test_bfloat16_maps_real_chips_as_float32_does(chips):
     trained = load_trained(chips / "runs" / "ben_mini")
-    builder = pipeline.open_dataset(str(chips / "data"), "ben_mini")
+    builder = open_dataset(str(chips / "data"), "ben_mini")
     rasters = pipeline.select(trained.config.data.s2_bands, pipeline.dataset_bands(builder), ("s2", "s1"))
 
     def classes(compute_dtype: str, tile: dict) -> np.ndarray:
@@ -126,7 +127,7 @@ def test_bfloat16_maps_real_chips_as_float32_does(chips):
         network = predict.make_probabilities(dataclasses.replace(trained, config=config))
         return np.asarray(network(tile["s2"], tile["s1"])).argmax(axis=-1)
 
-    source = pipeline.read_split(builder, "test")
+    source = read_split(builder, "test")
     tiles = [rasters(source[place]) for place in range(len(source))]
     batch = {name: np.stack([tile[name] for tile in tiles]) for name in ("s2", "s1")}
     differs = classes("float32", batch) != classes("bfloat16", batch)

@@ -10,6 +10,7 @@ from specsar_jax import pipeline
 from specsar_jax.config import Config, Data, Train
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
+from tfds_dwplus.prepared import open_dataset, read_split
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def builder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     tiles = write_folder(folder / "tiles", {"train": 5, "test": 2}, size_px=48)
     prepare(DynamicWorldPlusConfig(name="mine", tiles=tiles, tile_size_px=48), folder / "data")
-    return pipeline.open_dataset(str(folder / "data"), "mine")
+    return open_dataset(str(folder / "data"), "mine")
 
 
 CONFIG = Config(data=Data(name="mine", crop_px=32), train=Train(batch_size=2))
@@ -25,7 +26,7 @@ CONFIG = Config(data=Data(name="mine", crop_px=32), train=Train(batch_size=2))
 
 def take(builder, count: int, start: int = 0, config: Config = CONFIG) -> list[pipeline.Batch]:
     rasters = pipeline.select(bands.S2_BANDS, pipeline.dataset_bands(builder), ("s2", "s1"))
-    batches = pipeline.train_batches(pipeline.read_split(builder, "train"), rasters, config, start)
+    batches = pipeline.train_batches(read_split(builder, "train"), rasters, config, start)
     return [next(batches) for _ in range(count)]
 
 
@@ -52,7 +53,7 @@ def test_epochs_and_seeds_differ(builder):
 
 def test_evaluation_sees_every_tile_once_and_pads_with_nothing(builder):
     rasters = pipeline.select(bands.S2_BANDS, pipeline.dataset_bands(builder), ("s2", "s1"))
-    source = pipeline.read_split(builder, "train")
+    source = read_split(builder, "train")
     batches = list(pipeline.evaluation_batches(source, rasters, CONFIG, 2))
     assert [len(batch["label"]) for batch in batches] == [2, 2, 2]
     labels = np.concatenate([batch["label"] for batch in batches])
@@ -62,7 +63,7 @@ def test_evaluation_sees_every_tile_once_and_pads_with_nothing(builder):
 
 
 def test_bands_in_the_order_asked_for(builder):
-    record = pipeline.read_split(builder, "train")[0]
+    record = read_split(builder, "train")[0]
     rasters = pipeline.select(("B8", "B2"), pipeline.dataset_bands(builder), ("s2",))
     np.testing.assert_array_equal(rasters(record)["s2"], record["s2"][..., [6, 0]])
     with pytest.raises(ValueError, match="no band B9"):
@@ -70,7 +71,7 @@ def test_bands_in_the_order_asked_for(builder):
 
 
 def test_pixels_without_data_lose_their_label(builder):
-    record = dict(pipeline.read_split(builder, "train")[0])
+    record = dict(read_split(builder, "train")[0])
     record["label"] = np.zeros_like(record["label"])
     record["s2"], record["s1"] = np.ones_like(record["s2"]), np.ones_like(record["s1"])
     record["s2"][0, 0, 3], record["s1"][5, 5, 1] = 0, np.nan
@@ -82,7 +83,7 @@ def test_pixels_without_data_lose_their_label(builder):
 @pytest.mark.parametrize(("sensor", "channels"), [("s2", (9, 0)), ("s1", (0, 2))])
 def test_a_sensor_that_is_not_read_is_not_carried(builder, sensor, channels):
     rasters = pipeline.select(bands.S2_BANDS, pipeline.dataset_bands(builder), (sensor,))
-    source = pipeline.read_split(builder, "train")
+    source = read_split(builder, "train")
     batch = next(pipeline.train_batches(source, rasters, CONFIG, 0))
     assert (batch["s2"].shape[-1], batch["s1"].shape[-1]) == channels
     *_, last = pipeline.evaluation_batches(source, rasters, CONFIG, 2)
@@ -97,15 +98,15 @@ def test_a_data_set_from_before_there_were_sensors_has_both(builder, monkeypatch
 def test_validation_is_held_out_of_train_where_the_data_set_has_none(builder):
     config = pipeline.choose_splits(builder, CONFIG)
     assert (config.data.train_split, config.data.validation_split) == ("train[:-1]", "train[-1:]")
-    train, held_out = (pipeline.read_split(builder, split) for split in ("train[:-1]", "train[-1:]"))
+    train, held_out = (read_split(builder, split) for split in ("train[:-1]", "train[-1:]"))
     assert {r["tile_id"] for r in train} | {r["tile_id"] for r in held_out} == {
-        r["tile_id"] for r in pipeline.read_split(builder, "train")
+        r["tile_id"] for r in read_split(builder, "train")
     }
     assert (len(train), len(held_out)) == (4, 1)
 
 
 def test_unknown_data_set_names_those_there_are(builder, tmp_path):
     with pytest.raises(ValueError, match="found: mine"):
-        pipeline.open_dataset(str(builder.data_path.parents[2]), "yours")
+        open_dataset(str(builder.data_path.parents[2]), "yours")
     with pytest.raises(ValueError, match="found: none"):
-        pipeline.open_dataset(str(tmp_path), "yours")
+        open_dataset(tmp_path, "yours")

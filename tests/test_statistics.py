@@ -39,7 +39,7 @@ def test_merged_parts_equal_the_whole():
     for place, tile in enumerate(tiles):
         for statistics in (whole, left if place < 2 else right):
             statistics.update(tile.s2, tile.s1, tile.label)
-    left.merge(right)
+    left.add_arrays(right.arrays())
     one, two = whole.summary(), left.summary()
     assert one["label_pixels"] == two["label_pixels"]
     for sensor in ("s2", "s1"):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import rasterio
 
 from tfds_dwplus import bands, tile_files
@@ -52,3 +53,16 @@ def test_real_tiles_read(real):
     assert tile.s2.shape == (510, 510, 9)
     assert (tile.label[codes == 0] == bands.IGNORE).all()
     assert (tile.label[codes > 0] == codes[codes > 0] - 1).all()
+
+
+def test_columns_of_acquire_and_what_is_wrong_in_them(tmp_path):
+    def row(**values: str) -> tile_files.TileRecord:
+        (tmp_path / "tiles.csv").write_text(f"tile_id,split,{','.join(values)}\na,train,{','.join(values.values())}\n")
+        return tile_files.list_tiles(tmp_path)[0]
+
+    assert row(biome="7", s1_scenes="", hemisphere="WH").biome == 7
+    assert (row(biome="").biome, row(lon="").annotator, row(s1_scenes="12").s1_scenes) == (0, "", 12)
+    with pytest.raises(ValueError, match="biome of tile 'a' is 'tundra', expected a whole number"):
+        row(biome="tundra")
+    with pytest.raises(ValueError, match="lon of tile 'a' is 'east', expected degrees"):
+        row(lon="east")

@@ -41,6 +41,30 @@ IGNORE = 255
 LABEL_CODES = (0, *range(1, 10), 10)
 """Codes of a label file: 0 unmarked, 1 to 9 the classes in order, 10 cloud. Class id = code - 1."""
 
+HELD_OUT = "held_out"
+"""Annotator of the tiles that were published as validation set of Dynamic World, marked by three experts and one other."""
+
+VOTES = ("strict", "consensus", "simple_majority", "majority")
+"""How three experts' markups of a held-out tile become one label; `consensus` is the paper's main one."""
+
+BIOMES = (
+    "tropical moist broadleaf forests",
+    "tropical dry broadleaf forests",
+    "tropical coniferous forests",
+    "temperate broadleaf and mixed forests",
+    "temperate coniferous forests",
+    "boreal forests",
+    "tropical grasslands and savannas",
+    "temperate grasslands and savannas",
+    "flooded grasslands and savannas",
+    "montane grasslands and shrublands",
+    "tundra",
+    "mediterranean forests and scrub",
+    "deserts and xeric shrublands",
+    "mangroves",
+)
+"""Biomes 1 to 14, shortened. Source: RESOLVE Ecoregions (Dinerstein et al. 2017), the strata of Brown et al. 2022."""
+
 _S2_ALIASES = {"BLUE": "B2", "GREEN": "B3", "RED": "B4", "NIR": "B8", "SWIR1": "B11", "SWIR2": "B12"}
 _S2_ALIASES |= {f"B0{n}": f"B{n}" for n in range(1, 10)}
 

@@ -1,13 +1,17 @@
 """The TFDS builder `dynamic_world_plus`: tiles of Sentinel-2, Sentinel-1 and Dynamic World labels as ArrayRecord.
 
 Enters: a folder of tiles in the layout of `tile_files`, or a simulation. Leaves: one record a tile, of one fixed size
-(smaller tiles are padded with nodata at the right and the bottom), physical values only; statistics of the train split
-and the origin of the tiles in `builder.info.metadata`. Tiles of one sensor give records in which the other has no bands;
-`sensors` in the metadata says so.
+(smaller tiles are padded with nodata at the right and the bottom, larger ones cut where that is asked for), physical values
+only; statistics of the train split and the origin of the tiles in `builder.info.metadata`. Tiles of one sensor give
+records in which the other has no bands; `sensors` in the metadata says so.
 
-    builder = tfds.builder("dynamic_world_plus/simulated", data_dir="data", file_format="array_record")
+    builder = tfds.builder("dynamic_world_plus/simulated", data_dir="data")
     builder.download_and_prepare()
-    source = builder.as_data_source("train")
+    source = builder.as_data_source("train")        dataset = builder.as_dataset("train")
+
+The work is done shard by shard, here or on the workers of Apache Beam: which tile goes into which shard, and where in it, is
+settled before the first is read, so that both give the same files and neither holds more than a tile and the statistics. Workers
+on other machines must see the tiles and the data set under the same paths.
 """
 
 import dataclasses
@@ -18,25 +22,43 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import progress
+from tfds_dwplus.records import example, record_features, squares, write_records
 from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.splits import cut_validation, shuffled, subset
 from tfds_dwplus.statistics import TileStatistics
-from tfds_dwplus.tile_files import Tile, TileRecord, list_tiles, read_tile, s2_band_names, sensors
+from tfds_dwplus.tile_files import TileRecord, list_tiles, provenance, read_tile, s2_band_names, sensors
 
 SIMULATION_VERSION = 1
 """Counts up with every change of `simulate` that changes a pixel."""
 
+SHARD_BYTES = 450_000_000
+"""Pixels of a shard before compression: 64 tiles of 510 x 510 with all bands."""
+
 
 @dataclasses.dataclass
 class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
-    """Where the tiles come from: exactly one of `tiles` and `simulated_tiles`."""
+    """Where the tiles come from (`tiles`, `simulated_tiles`, or else TFDS's folder of manual downloads), and which of them."""
 
     tile_size_px: int = 510
+    cut: bool = False
+    """Cut larger tiles into squares of `tile_size_px`, from the upper left, that do not overlap; else they are refused."""
     tiles: Path | None = None
     """Folder of tiles."""
     s2_bands: tuple[str, ...] = ()
     """Sentinel-2 bands to keep, in this order; () keeps those of the first tile, if the tiles have Sentinel-2 at all."""
+    vote: str = ""
+    """Label of the held-out tiles, one of `VOTES`; "" takes that of `label/`, which is consensus where `acquire` wrote it."""
+    annotators: tuple[str, ...] = ()
+    """Of the tiles to keep, besides those held out; () keeps all."""
+    hemispheres: tuple[str, ...] = ()
+    biomes: tuple[int, ...] = ()
+    validation_fraction: float = 0.0
+    """Share of the split 'train' that becomes 'validation', by location."""
+    split_seed: int = 0
     simulated_tiles: tuple[tuple[str, int], ...] = ()
     """Pairs of split and number of tiles."""
     simulation_seed: int = 0
@@ -48,24 +70,33 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
             ValueError: the folder of tiles is not one.
         """
         common = {"tile_size_px": self.tile_size_px, "s2_bands": list(self.s2_bands)}
-        if self.tiles is None:
+        if self.simulated_tiles:
             return common | {
                 "source": "SIMULATED landscapes, no measured pixel",
                 "simulation_version": SIMULATION_VERSION,
                 "simulated_tiles": dict(self.simulated_tiles),
                 "simulation_seed": self.simulation_seed,
             }
-        records = list_tiles(self.tiles)
-        digest = hashlib.sha256((self.tiles / "tiles.csv").read_bytes())
-        for record in records:
-            for kind in ("s2", "s1", "label"):
+        digest = hashlib.sha256((self.tiles / "tiles.csv").read_bytes() if list_tiles(self.tiles) else b"")
+        for record in list_tiles(self.tiles):
+            for kind in ("s2", "s1", _label_folder(self, record)):
                 path = self.tiles / kind / f"{record.tile_id}.tif"
                 if path.is_file():  # a missing one is refused when it is read
                     digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
-        return common | {"source": str(self.tiles.resolve()), "fingerprint": digest.hexdigest()}
+        return common | {
+            "source": str(self.tiles.resolve()),
+            "fingerprint": digest.hexdigest(),
+            "cut": self.cut,
+            "vote": self.vote,
+            "annotators": list(self.annotators),
+            "hemispheres": list(self.hemispheres),
+            "biomes": list(self.biomes),
+            "validation_fraction": self.validation_fraction,
+            "split_seed": self.split_seed,
+        }
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(FileReaderBuilder):
     """Land-cover tiles of Dynamic World+ or in its layout."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -76,66 +107,99 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             description="Procedural landscapes, SIMULATED: for trying things out without a download.",
             tile_size_px=128,
             simulated_tiles=(("train", 64), ("validation", 16), ("test", 16)),
-        )
+        ),
+        DynamicWorldPlusConfig(name="full", description="Dynamic World+ in its published splits, rebuilt."),
     ]
+    DEFAULT_BUILDER_CONFIG_NAME = "full"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "No download of Dynamic World+ is public. Make a folder of tiles with python -m tfds_dwplus.acquire, and from it "
+        "the data set with python -m tfds_dwplus.prepare --tiles FOLDER --name full --data_dir DATA, or give the folder "
+        "to TFDS as --manual_dir. The config 'simulated' needs neither."
+    )
+
+    def __init__(self, *, file_format: str | None = None, **settings: Any) -> None:
+        """As every TFDS builder, but writes ArrayRecord where no format is asked for."""
+        super().__init__(file_format=file_format or "array_record", **settings)
+
+    def _create_builder_config(self, builder_config: Any, version: Any) -> tfds.core.BuilderConfig | None:
+        # TFDS refuses a config of ours under one of the names above; here it is what `prepare --name full` makes.
+        if isinstance(builder_config, DynamicWorldPlusConfig):
+            return builder_config
+        return super()._create_builder_config(builder_config, version=version)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = self.builder_config.tile_size_px
-        s2_bands, s1_bands = self._bands()
-
-        def tensor(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
-            # 'bytes' reads five times faster than TFDS's default, which goes through a list of int64, and keeps
-            # float64, which the default rounds to float32: metres, in a UTM northing.
-            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
-
+        if (self.data_path / "features.json").exists():  # what is prepared describes itself
+            features, metadata = tfds.features.FeaturesDict.from_config(self.data_path), None
+        else:
+            s2_bands, s1_bands = self._bands()
+            features = record_features(self.builder_config.tile_size_px, len(s2_bands), len(s1_bands))
+            metadata = tfds.core.MetadataDict(_contents(s2_bands, s1_bands))
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "s2": tensor((size, size, len(s2_bands)), np.uint16),
-                    "s1": tensor((size, size, len(s1_bands)), np.float32),
-                    "label": tensor((size, size), np.uint8),
-                    "tile_id": tfds.features.Text(),
-                    "lon": tensor((), np.float64),
-                    "lat": tensor((), np.float64),
-                    "date": tfds.features.Text(),
-                    "annotator": tfds.features.Text(),
-                    "crs": tfds.features.Text(),
-                    "transform": tensor((6,), np.float64),
-                }
-            ),
+            features=features,
             homepage="https://doi.org/10.1594/PANGAEA.933475",
-            metadata=tfds.core.MetadataDict(self._contents(), classes=list(bands.CLASSES)),
+            license="labels CC-BY-4.0; contains modified Copernicus Sentinel data",
+            metadata=metadata,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
-        del dl_manager  # tiles are local files; `tfds_dwplus.acquire` is what downloads
-        records: dict[str, list[TileRecord]] = {}
+    def _download_and_prepare(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig | None = None
+    ) -> None:
+        """Writes all shards. Nothing is downloaded: tiles are local files; `tfds_dwplus.acquire` is what downloads."""
         config = self.builder_config
-        if config.tiles is None:
-            for split, count in config.simulated_tiles:
-                records[split] = [TileRecord(str(index), split) for index in range(count)]
-        else:
-            for record in list_tiles(config.tiles):
-                records.setdefault(record.split, []).append(record)
-        # All of it anew: where a data set is overwritten, the old one's metadata stand here.
-        self.info.metadata.update(self._contents(), origin=config.origin(), statistics=None)
-        return {split: self._generate_examples(split, chosen) for split, chosen in records.items()}
-
-    def _generate_examples(self, split: str, records: list[TileRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
-        config = self.builder_config
+        if not config.simulated_tiles and config.tiles is None:
+            config = dataclasses.replace(config, tiles=Path(dl_manager.manual_dir))
+        if self.info.file_format.value != "array_record":
+            raise ValueError(f"file format {self.info.file_format.value!r} is asked for; expected array_record")
         s2_bands, s1_bands = self._bands()
+        if self.info.features.to_json() != record_features(config.tile_size_px, len(s2_bands), len(s1_bands)).to_json():
+            raise ValueError(f"{self.name}/{config.name} was prepared with other features; remove its folder first")
+        records, common = choose_tiles(config)
+        shards = []
+        for split, chosen in records.items():
+            chosen = shuffled(chosen, split)
+            template = self._get_filename_template(split)
+            per_shard = _tiles_per_shard(config.tile_size_px, len(s2_bands), len(s1_bands))
+            starts = range(0, len(chosen), per_shard)
+            for index, start in enumerate(starts):
+                path = Path(template.sharded_filepath(shard_index=index, num_shards=len(starts)))
+                shards.append(Shard(config, s2_bands, s1_bands, split, tuple(chosen[start : start + per_shard]), path))
+        if download_config and (download_config.beam_runner or download_config.beam_options):
+            _write_with_beam(shards, download_config)
+        else:
+            with progress(total=sum(len(shard.records) for shard in shards), desc="packing", unit="tile") as bar:
+                for shard in shards:
+                    write_shard(shard)
+                    bar.update(len(shard.records))
+
         statistics = TileStatistics(s2_bands, s1_bands)
-        for index, record in enumerate(records):
-            if config.tiles is None:
-                tile = simulated_tile(config.simulation_seed, split, index, config.tile_size_px)
-                tile = dataclasses.replace(tile, s2=tile.s2[..., [bands.S2_BANDS.index(name) for name in s2_bands]])
-            else:
-                tile = read_tile(config.tiles, record, s2_bands, s1_bands)
-            if split == "train":
-                statistics.update(tile.s2, tile.s1, tile.label)
-            yield tile.record.tile_id, example(tile, config.tile_size_px)
-        if split == "train":
-            self.info.metadata["statistics"] = statistics.summary()
+        lengths: dict[str, list[int]] = {split: [] for split in records}
+        for shard in shards:
+            with shard.part.open("rb") as file, np.load(file) as part:
+                if "error" in part:
+                    raise ValueError(str(part["error"]))
+                lengths[shard.split].append(int(part["count"]))
+                if shard.split == "train":
+                    statistics.add_arrays(part)
+            shard.part.unlink()
+        self.info.set_splits(
+            tfds.core.SplitDict(
+                [
+                    tfds.core.SplitInfo(
+                        name=split,
+                        shard_lengths=lengths[split],
+                        num_bytes=sum(shard.path.stat().st_size for shard in shards if shard.split == split),
+                        filename_template=self._get_filename_template(split),
+                    )
+                    for split in records
+                ]
+            )
+        )
+        common["s1_unit"] = common["s1_unit"] or bands.S1_UNIT
+        self.info.metadata.update(
+            _contents(s2_bands, s1_bands) | common,
+            origin=config.origin(),
+            statistics=statistics.summary(common["s1_unit"]) if "train" in records else None,
+        )
 
     def _bands(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Bands of Sentinel-2 and of Sentinel-1; () of a sensor that the tiles do not have."""
@@ -151,31 +215,102 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             s2_bands = s2_band_names(config.tiles, list_tiles(config.tiles)[0])
         return s2_bands, bands.S1_BANDS if "s1" in there else ()
 
-    def _contents(self) -> dict[str, list[str]]:
-        """What the metadata say of the records."""
-        s2_bands, s1_bands = self._bands()
-        there = [sensor for sensor, names in (("s2", s2_bands), ("s1", s1_bands)) if names]
-        return {"sensors": there, "s2_bands": list(s2_bands), "s1_bands": list(s1_bands)}
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """All that a worker needs to write a file of records."""
+
+    config: DynamicWorldPlusConfig
+    s2_bands: tuple[str, ...]
+    s1_bands: tuple[str, ...]
+    split: str
+    records: tuple[TileRecord, ...]
+    path: Path
+
+    @property
+    def part(self) -> Path:
+        """File beside the shard, with its number of records and its share of the statistics, or why there is no shard."""
+        return self.path.with_name(f"{self.path.name}.part.npz")
 
 
-def example(tile: Tile, size_px: int) -> dict[str, Any]:
-    """A tile as features, padded with nodata to `size_px`. Raises ValueError if the tile is larger."""
-    height, width = tile.label.shape
-    if max(height, width) > size_px:
-        raise ValueError(
-            f"tile {tile.record.tile_id!r} is {height} x {width} pixels, larger than the data set's tile size of "
-            f"{size_px}; give --tile_size_px {max(height, width)} or cut the tile"
-        )
-    pad = ((0, size_px - height), (0, size_px - width))
-    return {
-        "s2": np.pad(tile.s2, (*pad, (0, 0)), constant_values=bands.S2_NODATA),
-        "s1": np.pad(tile.s1, (*pad, (0, 0)), constant_values=np.nan),
-        "label": np.pad(tile.label, pad, constant_values=bands.IGNORE),
-        "tile_id": tile.record.tile_id,
-        "lon": np.float64(tile.record.lon),
-        "lat": np.float64(tile.record.lat),
-        "date": tile.record.date,
-        "annotator": tile.record.annotator,
-        "crs": tile.crs,
-        "transform": np.asarray(tile.transform, np.float64),
-    }
+def write_shard(shard: Shard) -> None:
+    """Writes a shard and its part. Raises ValueError for a tile that is not as it should be."""
+    statistics = TileStatistics(shard.s2_bands, shard.s1_bands)
+    features = record_features(shard.config.tile_size_px, len(shard.s2_bands), len(shard.s1_bands))
+    count = write_records(shard.path, _examples(shard, statistics), features)
+    np.savez(shard.part, count=count, **(statistics.arrays() if shard.split == "train" else {}))
+
+
+def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRecord]], dict[str, str]]:
+    """The tiles of each split, and what they have in common.
+
+    Raises:
+        ValueError: the options leave no tile, or tiles that must not be mixed.
+    """
+    if config.simulated_tiles:
+        made = {split: [TileRecord(str(n), split) for n in range(count)] for split, count in config.simulated_tiles}
+        return made, provenance([]) | {"vote": ""}
+    records = list_tiles(config.tiles)
+    validation = (
+        cut_validation(records, config.validation_fraction, config.split_seed) if config.validation_fraction else {}
+    )
+    records = subset(records, config.annotators, config.hemispheres, config.biomes)
+    held_out = any(record.annotator == bands.HELD_OUT for record in records)
+    if config.vote and config.vote not in bands.VOTES:
+        raise ValueError(f"--vote is {config.vote!r}, expected one of {', '.join(bands.VOTES)}")
+    if config.vote and not held_out:
+        raise ValueError(f"--vote {config.vote} is given, but no tile in tiles.csv has the annotator {bands.HELD_OUT}")
+    splits: dict[str, list[TileRecord]] = {}
+    for record in records:
+        splits.setdefault(validation.get(record.tile_id, record.split), []).append(record)
+    return splits, provenance(records) | {"vote": config.vote or ("as in label/" if held_out else "")}
+
+
+def _examples(shard: Shard, statistics: TileStatistics) -> Iterator[dict[str, Any]]:
+    config = shard.config
+    for record in shard.records:
+        if config.simulated_tiles:
+            tile = simulated_tile(config.simulation_seed, shard.split, int(record.tile_id), config.tile_size_px)
+            tile = dataclasses.replace(tile, s2=tile.s2[..., [bands.S2_BANDS.index(name) for name in shard.s2_bands]])
+        else:
+            labels = _label_folder(config, record)
+            tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, labels=labels)
+        if shard.split == "train":
+            statistics.update(tile.s2, tile.s1, tile.label)
+        larger = max(tile.label.shape) > config.tile_size_px
+        for part in squares(tile, config.tile_size_px) if config.cut and larger else (tile,):
+            yield example(part, config.tile_size_px)
+
+
+def _write_with_beam(shards: list[Shard], download_config: tfds.download.DownloadConfig) -> None:
+    try:
+        import apache_beam as beam
+    except ImportError:
+        raise ValueError("Apache Beam is not installed; pip install 'specsar_jax[beam]'") from None
+    try:
+        with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
+            _ = pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(_write_or_tell)
+    except Exception as error:  # Beam carries any of a worker home as text, under many a traceback
+        raise ValueError(f"Apache Beam failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _write_or_tell(shard: Shard) -> None:
+    """`write_shard`, but the part holds what is wrong with a tile: an exception would make Beam try again, four times."""
+    try:
+        write_shard(shard)
+    except (ValueError, OSError) as error:
+        np.savez(shard.part, error=str(error))
+
+
+def _label_folder(config: DynamicWorldPlusConfig, record: TileRecord) -> str:
+    return f"label_{config.vote}" if config.vote and record.annotator == bands.HELD_OUT else "label"
+
+
+def _contents(s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> dict[str, Any]:
+    """What the metadata say of the records."""
+    there = [sensor for sensor, names in (("s2", s2_bands), ("s1", s1_bands)) if names]
+    return {"sensors": there, "s2_bands": list(s2_bands), "s1_bands": list(s1_bands), "classes": list(bands.CLASSES)}
+
+
+def _tiles_per_shard(size_px: int, s2_bands: int, s1_bands: int) -> int:
+    return max(1, round(SHARD_BYTES / (size_px**2 * (2 * s2_bands + 4 * s1_bands + 1))))

@@ -2,16 +2,24 @@
 
 python -m tfds_dwplus.prepare --tiles tiles/ --name mine --data_dir data
 python -m tfds_dwplus.prepare --simulated --name simulated --data_dir data
+
+The data set is made beside its place, under `.preparing_NAME`, and moved when it is whole. What a killed run left there is
+thrown away by the next.
 """
 
 import contextlib
+import fcntl
 import io
 import re
-import tempfile
+import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, run
 from tfds_dwplus.dynamic_world_plus_dataset_builder import Builder, DynamicWorldPlusConfig
 
@@ -29,62 +37,128 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--tile_size_px", type=int, help="smaller tiles are padded; 510 for --tiles, 128 for --simulated"
     )
+    parser.add_argument("--cut", action="store_true", help="cut larger tiles into squares of this size, ID_ROW_COLUMN")
     parser.add_argument("--s2_bands", default="", help="bands to keep, as B2,B3,B4; all of the first tile if not given")
+    parser.add_argument("--vote", choices=bands.VOTES, help="label of the held-out tiles; that of label/ if not given")
+    parser.add_argument("--annotators", default="", help="train on tiles of these only, as expert,non_expert")
+    parser.add_argument("--hemispheres", default="", help="tiles of these only, EH or WH")
+    parser.add_argument("--biomes", default="", help="tiles of these only, as 1,4,14")
+    parser.add_argument(
+        "--validation_fraction", type=float, help="cut this share out of train, by location, as split 'validation'"
+    )
     parser.add_argument("--tiles_per_split", default="train=64,validation=16,test=16", help="with --simulated")
-    parser.add_argument("--seed", type=int, default=0, help="with --simulated")
+    parser.add_argument("--seed", type=int, default=0, help="of --simulated and of --validation_fraction")
+    parser.add_argument("--beam_args", help="run on Apache Beam, as --beam_args='--runner=FlinkRunner ...'")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of this name")
     args = parser.parse_args(argv)
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", args.name):
-        raise ValueError(f"--name is {args.name!r}, expected letters, digits, '_', '-' and '.' only")
-    size = args.tile_size_px or (128 if args.simulated else 510)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", args.name):
+        raise ValueError(
+            f"--name is {args.name!r}, expected letters, digits, '_', '-' and '.' only, not '.' or '-' first"
+        )
+    size = args.tile_size_px if args.tile_size_px is not None else (128 if args.simulated else 510)
     if size < 1:
         raise ValueError(f"--tile_size_px is {size}, expected a positive number of pixels")
+    if args.validation_fraction is not None and not 0 < args.validation_fraction < 1:
+        raise ValueError(f"--validation_fraction is {args.validation_fraction:g}, expected a share between 0 and 1")
+    biomes = _names(args.biomes)
+    if not all(biome.isdigit() for biome in biomes):
+        raise ValueError(f"--biomes is {args.biomes!r}, expected numbers as in 1,4,14")
     config = DynamicWorldPlusConfig(
         name=args.name,
         description="SIMULATED landscapes, no measured pixel." if args.simulated else f"Tiles of {args.tiles}.",
         tile_size_px=size,
+        cut=args.cut,
         tiles=args.tiles,
-        s2_bands=tuple(name for name in args.s2_bands.split(",") if name),
+        s2_bands=_names(args.s2_bands),
+        vote=args.vote or "",
+        annotators=_names(args.annotators),
+        hemispheres=_names(args.hemispheres),
+        biomes=tuple(map(int, biomes)),
+        validation_fraction=args.validation_fraction or 0.0,
+        split_seed=args.seed,
         simulated_tiles=_tiles_per_split(args.tiles_per_split) if args.simulated else (),
         simulation_seed=args.seed,
     )
-    prepare(config, args.data_dir, overwrite=args.overwrite)
+    prepare(config, args.data_dir, overwrite=args.overwrite, beam_args=args.beam_args)
 
 
-def prepare(config: DynamicWorldPlusConfig, data_dir: Path, *, overwrite: bool = False) -> None:
+def prepare(
+    config: DynamicWorldPlusConfig, data_dir: Path, *, overwrite: bool = False, beam_args: str | None = None
+) -> None:
     """Writes the data set of `config` under `data_dir`, whole or not at all; leaves an equal one as it is.
 
     Raises:
         ValueError: a tile is not as it should be, or another data set has the name.
     """
     origin = config.origin()
-    builder = Builder(config=config, data_dir=data_dir, file_format="array_record")
-    if builder.data_path.exists() and not overwrite:
-        found = builder.info.metadata.get("origin")
+    there = Builder(config=config, data_dir=data_dir)
+    target = Path(there.data_path)
+    if target.exists() and not overwrite:
+        found = there.info.metadata.get("origin")
         if found != origin:
             raise ValueError(
-                f"{builder.data_path} holds another data set (made from {found}); give another --name, or --overwrite"
+                f"{target} holds another data set (made from {found}); give another --name, or --overwrite"
             )
-        print(f"{builder.data_path} is prepared already")
+        print(f"{target} is prepared already")
         return
-    mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS if overwrite else tfds.GenerateMode.REUSE_DATASET_IF_EXISTS
-    print(f"packing {builder.data_path}")
-    try:
-        # TFDS says that it downloads, and wants a folder for that: it does not, and needs none.
-        with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
+    beam = _beam_options(beam_args) if beam_args is not None else {}
+    print(f"packing {target}")
+    with _workplace(target) as workplace:
+        builder = Builder(config=config, data_dir=workplace)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS says that it downloads: it does not
             builder.download_and_prepare(
-                download_dir=downloads, download_config=tfds.download.DownloadConfig(download_mode=mode)
+                download_dir=workplace / "downloads", download_config=tfds.download.DownloadConfig(**beam)
             )
-    except BaseException:
-        for folder in Path(builder.data_path).parents[:2]:
-            with contextlib.suppress(OSError):  # not there, or in use by other data sets
-                folder.rmdir()
-        raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rename(workplace / "replaced")
+        Path(builder.data_path).rename(target)
     sizes = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     held = builder.info.metadata["sensors"]
-    print(
-        f"{builder.data_path}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other" if len(held) == 1 else "")
-    )
+    print(f"{target}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other" if len(held) == 1 else ""))
+
+
+@contextlib.contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """An empty folder on the disk of `target`, removed at the end; and no other process has it.
+
+    Raises:
+        ValueError: another process is preparing the same data set.
+    """
+    folder = target.parents[1] / f".preparing_{target.parent.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(f"another process is preparing {target}; wait for it, or stop it") from None
+            try:
+                for left in folder.iterdir():
+                    if left.is_dir():
+                        shutil.rmtree(left)
+                (folder / "work").mkdir()
+                yield folder / "work"
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for parent in (target.parent, target.parents[1]):
+            with contextlib.suppress(OSError):  # in use by other data sets
+                parent.rmdir()
+
+
+def _beam_options(text: str) -> dict[str, Any]:
+    """Settings of TFDS's DownloadConfig for Beam's own options."""
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise ValueError("--beam_args needs Apache Beam; pip install 'specsar_jax[beam]'") from None
+    return {"beam_options": PipelineOptions(shlex.split(text))}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """'a,b' -> ("a", "b")."""
+    return tuple(name for name in text.split(",") if name)
 
 
 def _tiles_per_split(text: str) -> tuple[tuple[str, int], ...]:

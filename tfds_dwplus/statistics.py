@@ -2,14 +2,20 @@
 
 Enters: tiles with their nodata values. Leaves: per band count, mean, standard deviation, 1st and 99th percentile over
 valid pixels, and pixels per class, as plain numbers ready for JSON. Memory does not grow with the number of tiles.
+
+Parts are merged without loss: counts and histograms are whole numbers, so that percentiles of merged parts are those of the
+whole; means and variances differ in the last digits of a double.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num, Shaped, UInt8
 
 from tfds_dwplus import bands
+
+_COUNTED = ("count", "mean", "squares", "histogram")
 
 
 class BandStatistics:
@@ -99,10 +105,24 @@ class TileStatistics:
         self.s1.merge(other.s1)
         self.label_pixels += other.label_pixels
 
-    def summary(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is counted, for `add_arrays` of another process."""
+        counted = {f"{name} {key}": getattr(getattr(self, name), key) for name in ("s2", "s1") for key in _COUNTED}
+        return counted | {"label_pixels": self.label_pixels}
+
+    def add_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Adds what another has seen that gave these `arrays`."""
+        other = TileStatistics(self.s2.names, self.s1.names)
+        for name in ("s2", "s1"):
+            for key in _COUNTED:
+                setattr(getattr(other, name), key, arrays[f"{name} {key}"])
+        other.label_pixels = arrays["label_pixels"]
+        self.merge(other)
+
+    def summary(self, s1_unit: str = bands.S1_UNIT) -> dict[str, Any]:
         """`{"s2": ..., "s1": ..., "label_pixels": {class: pixels}}`, ready for JSON."""
         return {
             "s2": self.s2.summary(bands.S2_UNIT),
-            "s1": self.s1.summary(bands.S1_UNIT),
+            "s1": self.s1.summary(s1_unit),
             "label_pixels": dict(zip(bands.CLASSES, self.label_pixels.tolist(), strict=True)),
         }

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,10 @@ from rasterio.warp import transform as transform_coordinates
 from tfds_dwplus import bands
 
 COLUMNS = ("tile_id", "split", "lon", "lat", "date", "annotator", "height", "width")
-"""Columns of tiles.csv; `tile_id` and `split` are required."""
+"""Columns of tiles.csv; `tile_id` and `split` are required. The other fields of `TileRecord` may be columns too."""
+
+PROVENANCE = ("s2_level", "s1_source", "s1_unit", "s1_orbit", "s1_mean")
+"""Columns of tiles.csv whose values are one for a whole data set, or it would mix what cannot be mixed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,27 @@ class TileRecord:
     date: str = ""
     """Of the label, YYYY-MM-DD; empty if not known."""
     annotator: str = ""
+    """expert, non_expert, or held_out (several marked it)."""
+    hemisphere: str = ""
+    """EH or WH, as in the labels' archive."""
+    biome: int = 0
+    """1 to 14, numbered as in the labels' archive; 0 if not known."""
+    s2_item: str = ""
+    """Id of the Sentinel-2 product."""
+    s1_scenes: int = 0
+    """Number of Sentinel-1 scenes in the mean; 0 if not known."""
+    s1_dates: str = ""
+    """Their dates, YYYY-MM-DD, with a space between."""
+    s2_level: str = ""
+    """L1C or L2A."""
+    s1_source: str = ""
+    """As 'sentinel-1-rtc gamma0'."""
+    s1_unit: str = ""
+    """'sigma0 dB' or 'gamma0 dB'."""
+    s1_orbit: str = ""
+    """descending, ascending or both."""
+    s1_mean: str = ""
+    """What the mean was taken of: dB or power."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,24 +111,39 @@ def list_tiles(folder: Path) -> list[TileRecord]:
 
 
 def _record(path: Path, row: dict[str, str | None]) -> TileRecord:
-    def number(column: str) -> float:
-        text = (row.get(column) or "").strip()
+    fields = {}
+    for field in dataclasses.fields(TileRecord):
+        text = (row.get(field.name) or "").strip()
         try:
-            return float(text) if text else math.nan
+            fields[field.name] = field.type(text) if text or field.type is str else field.default
         except ValueError:
-            raise ValueError(f"{path}: {column} of tile {row['tile_id']!r} is {text!r}, expected degrees") from None
-
-    tile_id, split = ((row.get(column) or "").strip() for column in ("tile_id", "split"))
-    if not tile_id or not split:
+            expected = "degrees" if field.type is float else "a whole number"
+            raise ValueError(
+                f"{path}: {field.name} of tile {row['tile_id']!r} is {text!r}, expected {expected}"
+            ) from None
+    if not fields["tile_id"] or not fields["split"]:
         raise ValueError(f"{path}: a row without tile_id or split: {row}")
-    return TileRecord(
-        tile_id,
-        split,
-        number("lon"),
-        number("lat"),
-        (row.get("date") or "").strip(),
-        (row.get("annotator") or "").strip(),
-    )
+    return TileRecord(**fields)
+
+
+def provenance(records: Sequence[TileRecord]) -> dict[str, str]:
+    """What holds for all tiles: the columns of `PROVENANCE` and their one value, "" where no tile says.
+
+    Raises:
+        ValueError: two tiles differ.
+    """
+    common = {}
+    for column in PROVENANCE:
+        first = {getattr(record, column): record.tile_id for record in reversed(records)}
+        if len(first) > 1:
+            said = " and ".join(
+                f"{value or 'nothing'!r} (tile {tile_id})" for value, tile_id in sorted(first.items())[:2]
+            )
+            raise ValueError(
+                f"tiles.csv mixes {column} {said}; one data set holds one, make a folder of tiles for each"
+            )
+        common[column] = next(iter(first), "")
+    return common
 
 
 def sensors(folder: Path) -> tuple[str, ...]:
@@ -124,9 +164,15 @@ def s2_band_names(folder: Path, record: TileRecord) -> tuple[str, ...]:
 
 
 def read_tile(
-    folder: Path, record: TileRecord, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...] = bands.S1_BANDS
+    folder: Path,
+    record: TileRecord,
+    s2_bands: tuple[str, ...],
+    s1_bands: tuple[str, ...] = bands.S1_BANDS,
+    *,
+    labels: str = "label",
 ) -> Tile:
     """Reads the rasters of a tile, the bands in the order asked for; of a sensor without a band, no file is looked for.
+    `labels` is the folder of the label.
 
     Raises:
         ValueError: a file is missing, cut short, of the wrong type, without a band, on another grid than the
@@ -134,7 +180,7 @@ def read_tile(
             or backscatter that is not dB.
     """
     dtypes = {"s2": "uint16", "s1": "float32", "label": "uint8"}
-    paths = {kind: folder / kind / f"{record.tile_id}.tif" for kind in dtypes}
+    paths = {kind: folder / (labels if kind == "label" else kind) / f"{record.tile_id}.tif" for kind in dtypes}
     kinds = [kind for kind, wanted in (("s2", s2_bands), ("s1", s1_bands), ("label", True)) if wanted]
     with contextlib.ExitStack() as files:
         rasters = {kind: files.enter_context(open_raster(paths[kind])) for kind in kinds}
