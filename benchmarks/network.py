@@ -81,7 +81,8 @@ def specsar_former(case: dict[str, Any]) -> Network:
         from plain import write_plainly
 
         write_plainly()
-    config = configs.Config(model=configs.model_preset(case["preset"], compute_dtype=case["type"]))
+    fields = {"compute_dtype": case["type"]} | ({"loop_blocks_from": 99} if case["form"] == "plain" else {})
+    config = configs.Config(model=configs.model_preset(case["preset"], **fields))
     device = jax.devices()[0]
     started = time.perf_counter()
     jax.block_until_ready(model.init_params(config.model, jax.random.key(0)))
