@@ -112,7 +112,7 @@ def chips(real, tmp_path_factory):
 @pytest.mark.slow
 def test_real_chips_reach_their_accuracy(chips):
     figures = figures_of(chips / "runs" / "ben_mini")
-    # Two draws of the initial weights had 0.647 and 0.614, 0.274 and 0.231; the largest class everywhere has 0.434.
+    # Runs before and after key and value became one had 0.647 and 0.614, 0.274 and 0.231; the largest class everywhere has 0.434.
     assert figures["overall_accuracy"] >= 0.58 and figures["mean_iou"] >= 0.20
 
 
