@@ -217,7 +217,8 @@ class Stage(nn.Module):
             apply_block = jax.checkpoint(apply_block)
         rates = config.drop_path_rates(self.stage)
         rngs = jax.random.split(self.make_rng("dropout"), count) if self.train and config.drop_path else None
-        if count >= config.loop_blocks_from:
+        # The gradient only: a forward pass alone is built fast enough.
+        if self.train and count >= config.loop_blocks_from:
             return jax.lax.scan(apply_block, maps, (stacked, rates, rngs))[0]
         apply_block = jax.jit(apply_block)  # traced once for all blocks
         for i in range(count):
@@ -279,7 +280,7 @@ class Attention(nn.Module):
         batch, height, width, channels = query.shape
         heads, reduction = config.heads[self.stage], config.reductions[self.stage]
         if reduction > 1:
-            context = _conv(config, context.shape[-1], reduction, reduction, 0, "reduce")(context)
+            context = PatchReduction(config, reduction, name="reduce")(context)
             context = _norm(config, "reduce_norm")(context)
 
         def split(x: Array) -> Array:
@@ -289,6 +290,20 @@ class Attention(nn.Module):
         key, value = jnp.split(_dense(config, 2 * channels, "key_value")(context), 2, axis=-1)
         attended = layers.attend(split(query), split(key), split(value))
         return _dense(config, channels, "output")(attended.reshape(batch, height, width, channels))
+
+
+class PatchReduction(nn.Module):
+    """One pixel for each whole patch of `side` x `side`: a convolution whose stride is its kernel's size."""
+
+    config: Model
+    side: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", _shape_only, (self.side, self.side, channels, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        return layers.reduce_patches(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
 
 
 class MixFFN(nn.Module):

@@ -61,6 +61,14 @@ def test_depthwise_equals_grouped_convolution():
     same(layers.depthwise_3x3, grouped, normal(0, 2, 7, 9, 5), normal(1, 3, 3, 5))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)])
+def test_patch_reduction_equals_a_convolution_of_the_same_stride(size):
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    same(layers.reduce_patches, convolution, normal(0, 2, *size, 5), normal(1, 2, 2, 5, 6))
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 18)])
 def test_joining_row_by_row_equals_joining_whole_maps(height, width):
     """The form for a CPU against the one for accelerators, also where the sizes do not divide."""
