@@ -101,6 +101,7 @@ def specsar_former(case: dict[str, Any]) -> Network:
         "s2": rng.integers(1, 10_000, (*shape, config.model.s2_channels), np.uint16),
         "s1": rng.uniform(-30, 0, (*shape, config.model.s1_channels)).astype(np.float32),
         "label": rng.integers(0, config.model.classes, shape, np.uint8),
+        "expert": np.ones(case["batch"], bool),
     }
     batch = jax.device_put(batch)
     s2, s1 = jax.jit(lambda s2, s1: standardise(s2, s1, statistics))(batch["s2"], batch["s1"])
@@ -108,7 +109,9 @@ def specsar_former(case: dict[str, Any]) -> Network:
     state = train_state.init_state(config)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     # Without zeros, so that two formulations cannot agree by leaving something out.
-    variables = jax.tree.map(lambda leaf: leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32), state.variables())
+    variables = jax.tree.map(
+        lambda leaf: leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32), state.variables(config)
+    )
 
     def forward(variables: Any, s2: Any, s1: Any) -> Any:
         return model.apply(variables, s2, s1, config=config.model)

@@ -1,12 +1,14 @@
 """What a run leaves on disk, and trained networks back from it.
 
 A workdir holds `config.json`, `statistics.json`, `metrics.jsonl` and `checkpoints/` (Orbax: the two latest, and the best
-by validation mIoU). A bundle is one safetensors file with the weights, and config and statistics in its metadata. Either
+on the validation split). A bundle is one safetensors file with the weights, and config and statistics in its metadata. Either
 becomes a `Trained` network, which carries all that evaluation and prediction need.
 """
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 import safetensors
 import safetensors.numpy
-from jax.sharding import Mesh
 
 import specsar_jax
 from specsar_jax import config as configs
 from specsar_jax import model
 from specsar_jax.config import Config
 from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import replicated
-from specsar_jax.train_state import TrainState
+from specsar_jax.sharding import is_first, wait_for_all
+from specsar_jax.train_state import TrainState, chosen_weights
 from tfds_dwplus import bands
 
-NOT_EVALUATED = -1.0
-"""mIoU of a checkpoint that was saved between two evaluations, because the run was stopped."""
+NOT_EVALUATED = -1e9
+"""Score of a checkpoint that was saved between two evaluations."""
+
+MAY_CHANGE = ("data.read_threads", "mesh.data", "train.profile_steps")
+"""Settings that a run may go on with another value of: they do not touch the result."""
 
 BUNDLE_FORMAT = "specsar_jax bundle 1"
 
@@ -50,8 +54,10 @@ def claim_workdir(workdir: Path, config: Config, statistics: Statistics) -> None
         ValueError: it belongs to a run of another config or other statistics.
     """
     path = workdir / "config.json"
+    wait_for_all("workdir looked at")
     if path.exists():
         changed = configs.differences(read_config(workdir), config)
+        changed = [text for text in changed if not text.startswith(tuple(f"{field}:" for field in MAY_CHANGE))]
         if changed:
             raise ValueError(
                 f"{workdir} belongs to a run of another config ({'; '.join(changed)}, there and here); "
@@ -59,10 +65,11 @@ def claim_workdir(workdir: Path, config: Config, statistics: Statistics) -> None
             )
         if Statistics.read(workdir / "statistics.json") != statistics:
             raise ValueError(f"{workdir} was trained on a data set of other statistics; give another --workdir")
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "statistics.json", statistics.to_dict())
-    write_json(path, configs.to_dict(config))
+    elif is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "statistics.json", statistics.to_dict())
+        write_json(path, configs.to_dict(config))
+    wait_for_all("workdir claimed")
 
 
 def read_config(workdir: Path) -> Config:
@@ -92,20 +99,20 @@ def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
             looks just the same.
     """
 
-    def mean_iou(saved: dict[str, float]) -> float:
-        return saved["mean_iou"]
+    def score(saved: dict[str, float]) -> float:
+        return saved["score"]
 
     return ocp.CheckpointManager(
         (workdir / "checkpoints").resolve(),
         options=ocp.CheckpointManagerOptions(
-            best_fn=mean_iou,
+            best_fn=score,
             best_mode="max",
             cleanup_tmp_directories=clean_up,
             enable_async_checkpointing=True,
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(
                 [
                     ocp.checkpoint_managers.LatestN(2),
-                    ocp.checkpoint_managers.BestN(get_metric_fn=mean_iou, reverse=False, n=1),
+                    ocp.checkpoint_managers.BestN(get_metric_fn=score, reverse=False, n=1),
                 ]
             ),
         ),
@@ -117,20 +124,51 @@ def any_saved(workdir: Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, mean_iou: float) -> None:
-    """Saves the state under its step, in the background. Waits for the save before it."""
+def save(manager: ocp.CheckpointManager, state: TrainState, score: float) -> None:
+    """Saves the state under its step, in the background. Waits for the save before it.
+
+    Args:
+        manager: of the workdir.
+        state: to be saved; all of it, wherever its parts lie.
+        score: the larger, the better; NOT_EVALUATED where nobody has looked.
+
+    Raises:
+        ValueError: this save or the one before it failed, for the disk is full or the workdir cannot be written.
+    """
     step = int(state.step)
-    if step not in manager.all_steps():
-        manager.save(step, args=ocp.args.StandardSave(_tree(state)), metrics={"mean_iou": mean_iou})
+    with _told(manager):
+        manager.wait_until_finished()
+        if step not in manager.all_steps():
+            manager.save(step, args=ocp.args.StandardSave(_tree(state)), metrics={"score": score})
 
 
-def restore(manager: ocp.CheckpointManager, abstract: TrainState, mesh: Mesh) -> TrainState | None:
-    """The latest state, placed on the mesh; None if there is none yet."""
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Returns when the last save is on disk. Raises ValueError if it failed."""
+    with _told(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _told(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns what Orbax and what it writes with raise when a save fails into a line."""
+    try:
+        yield
+    except Exception as error:  # of the system, of TensorStore, of Orbax, each in its own words
+        reason = " ".join(str(error).split())[:300]
+        whole = [int(path.name) for path in Path(manager.directory).glob("*") if path.name.isdigit()]
+        kept = f"the last whole one is of step {max(whole)}" if whole else "there is none yet"
+        raise ValueError(f"a checkpoint could not be written to {manager.directory} ({reason}); {kept}") from None
+
+
+def restore(manager: ocp.CheckpointManager, abstract: TrainState, shardings: TrainState) -> TrainState | None:
+    """The latest state, placed as `shardings` say; None if there is none yet."""
     step = manager.latest_step()
     if step is None:
         return None
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), _tree(abstract)
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        _tree(abstract),
+        _tree(shardings),
     )
     try:
         return TrainState(**manager.restore(step, args=ocp.args.StandardRestore(target)))
@@ -147,7 +185,7 @@ def load_trained(path: Path, which: str = "best") -> Trained:
 
     Args:
         path: folder of a run, or safetensors file.
-        which: 'best' by validation mIoU, or 'latest'; of a workdir only.
+        which: 'best' on the validation split, or 'latest'; of a workdir only.
 
     Raises:
         ValueError: neither of the two, no checkpoint yet, or a bundle cut short or of something else.
@@ -162,9 +200,9 @@ def load_trained(path: Path, which: str = "best") -> Trained:
         step = manager.best_step() if which == "best" else manager.latest_step()
         if step is None:
             raise ValueError(f"{path} has no checkpoint yet; let specsar_jax.train run until its first evaluation")
-        weights = "averaged_params" if config.train.ema_decay else "params"
+        weights = chosen_weights(config)
         abstract = model.abstract_params(config.model)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             {weights: abstract["params"], "batch_stats": abstract["batch_stats"]},

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from specsar_jax.sharding import wait_for_all
+
 
 def keep_compiled_programs() -> None:
     """Turns on JAX's persistent compilation cache in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR says where."""
@@ -17,14 +19,16 @@ def keep_compiled_programs() -> None:
 
 
 def compile_ahead(program: Any, *arguments: Any) -> Any:
-    """`program`, a `jax.jit`, compiled for arguments of these shapes, types and shardings.
+    """`program`, a `jax.jit`, compiled for arguments of these shapes, types and shardings, by all processes of the run.
 
     Python's collector rests meanwhile: it would walk again and again through the millions of objects of a traced gradient.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        return program.lower(*arguments).compile()
+        compiled = program.lower(*arguments).compile()
     finally:
         if collects:
             gc.enable()
+    wait_for_all("compiled")  # before the first of them starts to communicate
+    return compiled

@@ -33,7 +33,23 @@ class Data:
     test_split: str = "test"  # scored once, when training ends; '' for none
     crop_px: int = 128  # side of a training crop, and of what the network sees of a scene; 0 for whole tiles
     flips: bool = True  # random flips and quarter turns
+    zoom: float = 1.0  # crops are taken up to this many times smaller or larger, and resized; 1 for none
+    band_jitter: float = 0.0  # standard deviation of the logarithm of a random gain of each Sentinel-2 band of a tile
+    speckle_looks: float = 0.0  # Sentinel-1 gets the speckle of so many looks on top; 0 for none
+    band_drop: float = 0.0  # probability that a band of a training tile is taken away; never all of a sensor
     read_threads: int = 2  # reading and decoding; the result does not depend on it
+    corrupt_records: Literal["stop", "skip"] = "stop"  # what a record does that cannot be read; named either way
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How devices share the work. A run may go on with other counts; the result is the same to rounding."""
+
+    data: int = 0  # devices along "data", over which batches are split; 0 for all that "model" leaves
+    model: int = 1  # devices along "model", over which the channels of the weights are split
+    parameters: Literal["replicated", "sharded"] = (
+        "replicated"  # 'sharded': weights and moments split over "data" (FSDP)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +112,22 @@ class Loss:
     name: Literal["focal", "cross_entropy"] = "focal"
     gamma: float = 2.0  # focusing exponent of the focal loss
     alpha_power: float = 0.5  # alpha of a class = (mean count / its count) ** alpha_power; 0 weighs all alike
+    alpha: tuple[float, ...] = ()  # alpha of each class, in place of what the counts give
+    smoothing_expert: float = 0.0  # label smoothing on tiles that an expert labelled; Dynamic World took 0.2
+    smoothing_non_expert: float = 0.0  # and on all others; Dynamic World took 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW under a cosine schedule with warm-up."""
+    """AdamW under a schedule with warm-up."""
 
     learning_rate: float = 5e-4  # the peak
+    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"  # how it falls after the warm-up
+    power: float = 1.0  # of the polynomial
     warmup_steps: int = 50
     final_fraction: float = 0.01  # of the peak, at the last step
+    group_rates: tuple[str, ...] = ()  # 'decoder=10': learning rate of weights whose path has this part, times this
+    layer_decay: float = 1.0  # learning rate of a block, times this for each block behind it
     weight_decay: float = 0.01  # on matrices and convolutions only
     clip_norm: float = 1.0  # of the whole gradient
 
@@ -115,12 +138,22 @@ class Train:
 
     seed: int = 0
     pretrained: str = ""  # SegFormer or MiT weights to start from: a file, or a folder as the hub has it
+    finetune: str = ""  # a workdir or an exported bundle to start from; bands and classes may differ
     steps: int = 600
     batch_size: int = 8  # tiles a step, over all devices
+    accumulate: int = 1  # parts that a batch goes through the network in, one after the other: less memory
     log_every: int = 10  # steps
     eval_every: int = 100  # steps between two looks at the validation split, each followed by a checkpoint
+    save_every: int = 0  # steps between two checkpoints on top of those; 0 for none
     eval_batch_size: int = 8
-    ema_decay: float = 0.0  # of the moving average of the weights that is evaluated and exported; 0 for none
+    ema_decay: float = 0.0  # of the moving average of the weights; 0 for none
+    use_average: bool = True  # the average, where there is one, is what is evaluated and exported
+    best_by: Literal["mean_iou", "overall_accuracy", "macro_f1", "kappa", "loss"] = (
+        "mean_iou"  # on the validation split
+    )
+    patience: int = 0  # evaluations without a better one before the run ends early; 0 for never
+    most_skipped: int = 10  # steps in a row with a loss or gradient that is not finite before the run ends
+    profile_steps: int = 0  # steps to profile, from the third on, into WORKDIR/profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +166,7 @@ class Predict:
 
     window_px: int = 510  # how much of a row goes through the network at once: memory and speed, not the map
     overlap: float = 0.25  # share of a square that it has in common with the next; the blend is smooth across it
+    average_turns: bool = False  # mean probability over the eight flips and quarter turns, here and in evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +179,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     predict: Predict = Predict()
+    mesh: Mesh = Mesh()
 
 
 PRESETS: dict[str, Model] = {

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 
 from specsar_jax import losses, metrics, pipeline
 from specsar_jax.checkpoints import Trained, load_trained, write_json
-from specsar_jax.compilation import keep_compiled_programs
+from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
 from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import by_tile, divisible, make_mesh, put, replicated
+from specsar_jax.sharding import by_tile, divisible, is_first, make_mesh, put, replicated, rows_here
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
@@ -69,30 +69,40 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[
     config = trained.config
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
     batch_size = divisible(config.train.eval_batch_size, mesh)
-    batches = pipeline.evaluation_batches(source, rasters, config, batch_size)
+    batches = pipeline.evaluation_batches(source, rasters, config, batch_size, rows_here(batch_size, mesh))
     total = -(-len(source) // batch_size)
-    variables = jax.device_put(trained.variables, replicated(mesh))
-    with progress(total=total, desc=f"evaluating {split}", unit="batch", leave=False) as bar:
+    variables = jax.device_put(jax.tree.map(np.asarray, trained.variables), replicated(mesh))
+    with progress(
+        total=total, desc=f"evaluating {split}", unit="batch", leave=False, disable=not is_first() or None
+    ) as bar:
         figures = make_score(config, trained.statistics, mesh)(variables, batches, bar.update)
     named = {"dataset": builder.info.full_name, "split": split, "step": trained.step, "tiles": len(source)}
     return named | figures
 
 
-def make_score(config: Config, statistics: Statistics, mesh: Mesh) -> Score:
-    """A function from variables and batches to figures; compiled once, to be called at every evaluation."""
-    alpha = losses.class_alpha(statistics.label_pixels, config.loss.alpha_power)
+def make_score(config: Config, statistics: Statistics, mesh: Mesh, shardings: Any = None) -> Score:
+    """A function from variables and batches to figures; compiled once, to be called at every evaluation.
+
+    `shardings` says where the variables lie; on every device if not given.
+    """
+    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
     step = jax.jit(
         functools.partial(evaluation_step, config=config, statistics=statistics, alpha=alpha),
-        in_shardings=(replicated(mesh), by_tile(mesh)),
+        in_shardings=(shardings or replicated(mesh), by_tile(mesh)),
         out_shardings=replicated(mesh),
     )
+
+    compiled = None
 
     def score(
         variables: Variables, batches: Iterator[Batch], advance: Callable[[], Any] = lambda: None
     ) -> dict[str, Any]:
+        nonlocal compiled
         confusion, loss = np.zeros((len(bands.CLASSES),) * 2, np.int64), 0.0
         for batch in batches:
-            sums = jax.device_get(step(variables, put(batch, mesh)))
+            batch = put(batch, mesh)
+            compiled = compiled or compile_ahead(step, variables, batch)
+            sums = jax.device_get(compiled(variables, batch))
             confusion += sums["confusion"]
             loss += float(sums["loss"])
             advance()

@@ -1,33 +1,92 @@
-"""AdamW under a cosine schedule with warm-up, on a gradient cut to a norm."""
+"""AdamW under a schedule with warm-up, on a gradient cut to a norm, with learning rates by group and by depth."""
 
+import re
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
-from specsar_jax.config import Optimizer
+from specsar_jax.config import Config, Optimizer
 
 
 def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
-    """From 0 up to the peak in `warmup_steps`, then down a half cosine to `final_fraction` of it at `steps`."""
-    warmup = min(config.warmup_steps, steps - 1)
-    return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup, max(steps, 1), config.learning_rate * config.final_fraction
-    )
+    """From 0 up to the peak in `warmup_steps`, then down to `final_fraction` of it at `steps`, or level."""
+    warmup, peak = min(config.warmup_steps, steps - 1), config.learning_rate
+    final, falling = peak * config.final_fraction, max(steps, 1) - warmup
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, 1), final)
+    fall = {
+        "polynomial": optax.polynomial_schedule(peak, final, config.power, falling),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), fall], [warmup])
 
 
-def make_optimizer(config: Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The whole chain: clip, AdamW; weight decay on kernels only (not on biases and norms: Loshchilov and Hutter 2019).
 
-    Norm and moments are those of one long vector: as 373 tensors, the same sums compile to thousands of kernels.
+    Where every device holds all weights, norm and moments are those of one long vector: as 373 tensors, the same sums
+    compile to thousands of kernels. Where weights are split, each moment is split as its weight is.
     """
-    return optax.chain(
-        optax.flatten(optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam())),
-        optax.add_decayed_weights(config.weight_decay, mask=kernels),
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
-    )
+    of = config.optimizer
+    norm_and_moments = optax.chain(optax.clip_by_global_norm(of.clip_norm), optax.scale_by_adam())
+    whole = config.mesh.parameters == "replicated" and config.mesh.model == 1
+    parts = [
+        optax.flatten(norm_and_moments) if whole else norm_and_moments,
+        optax.add_decayed_weights(of.weight_decay, mask=kernels),
+    ]
+    if of.group_rates or of.layer_decay != 1.0:
+        parts.append(
+            optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, rate_factors(updates, config)))
+        )
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(of, config.train.steps)))
 
 
 def kernels(params: Any) -> Any:
     """A tree of bools: True at matrices and convolutions. By name: stacked blocks give biases two axes."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
+
+
+def rate_factors(params: Any, config: Config) -> Any:
+    """What multiplies the learning rate of each weight, as a tree of float32 arrays that broadcast over the weights.
+
+    Layer decay counts blocks, over all stages: the decoder and what follows the last block have 1, each block before has
+    `layer_decay` times the next one's, an embedding that of the block behind it (after Bao et al. 2022, BEiT).
+
+    Raises:
+        ValueError: a group that no weight belongs to, or not of the form NAME=FACTOR.
+    """
+    of, depths = config.optimizer, np.cumsum([0, *config.model.blocks])
+    groups = {}
+    for text in of.group_rates:
+        name, _, factor = text.partition("=")
+        try:
+            groups[name] = float(factor)
+        except ValueError:
+            raise ValueError(f"optimizer.group_rates has {text!r}, expected NAME=FACTOR, such as decoder=10") from None
+    met: set[str] = set()
+    parts: set[str] = set()
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
+        names = [key.key for key in path]
+        parts.update(names)
+        stage = re.fullmatch(r"(?:stage|mmam)(\d+)", names[0])
+        depth = depths[-1]
+        if stage:
+            first, behind = depths[int(stage[1]) - 1], depths[int(stage[1])]
+            depth = first if names[1].endswith(("_embed", "_embed_norm")) else behind
+            if "blocks" in names:
+                depth = np.arange(first, behind).reshape(-1, *[1] * (len(leaf.shape) - 1))
+        chosen = [group for group in groups if group in names]
+        met.update(chosen)
+        factor = np.prod([groups[group] for group in chosen])
+        return np.asarray(factor * of.layer_decay ** (depths[-1] - depth), np.float32)
+
+    factors = jax.tree_util.tree_map_with_path(one, params)
+    if unmet := groups.keys() - met:
+        raise ValueError(
+            f"optimizer.group_rates names {', '.join(sorted(unmet))}, of which there are no weights; "
+            f"parts of their paths are {', '.join(sorted(parts))}"
+        )
+    return factors

@@ -22,7 +22,7 @@ def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: st
     the data set has, whether the network reads it or not.
     """
     config = trained.config
-    source = read_split(builder, split)
+    source = pipeline.Readable(read_split(builder, split), config.data.corrupt_records)
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
 
     @jax.jit

@@ -1,13 +1,15 @@
 """Records of a prepared data set to batches, as one Grain chain.
 
 Enters: `dynamic_world_plus/NAME` as ArrayRecord. Leaves: batches of physical values on the host,
-`{"s2": uint16, "s1": float32, "label": uint8}`, labels ignored wherever a sensor in use has no data; a sensor that the
-network does not read has no channels. The order and every crop and turn of the training batches is a function of the seed and the step alone, so a run is resumed by asking for
-the batches from a step on, with any number of readers.
+`{"s2": uint16, "s1": float32, "label": uint8, "expert": bool, "tile_id": bytes}`, labels ignored wherever a sensor in use has
+no data; a sensor that the network does not read has no channels. Tile i of batch n, its crop and all that is done to it
+are a function of the seed, n and i alone. So the step is all the state there is: a run is resumed by asking for the
+batches from a step on, with any number of readers, and processes share a batch by asking for some of its rows.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -21,7 +23,10 @@ from specsar_jax.preprocess import Statistics
 from tfds_dwplus import bands
 
 Batch = dict[str, np.ndarray]
-"""`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2 or 0], `label` uint8 [batch, height, width]."""
+"""`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2 or 0], `label` uint8 [batch, height, width],
+`expert` bool [batch], whether experts labelled the tile, `tile_id` bytes [batch]."""
+
+RASTERS = ("s2", "s1", "label")
 
 
 def choose_splits(builder: tfds.core.DatasetBuilder, config: Config) -> Config:
@@ -68,8 +73,8 @@ def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
 def select(
     s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...]
 ) -> Callable[[dict[str, Any]], Batch]:
-    """A function from a record to its three rasters: bands in the order of `s2_bands`, no channels of a sensor that is not
-    among `sensors`, pixels without data not labelled.
+    """A function from a record to what the network learns from: bands in the order of `s2_bands`, no channels of a sensor
+    that is not among `sensors`, pixels without data not labelled.
 
     Raises:
         ValueError: a band that the records do not hold.
@@ -84,7 +89,13 @@ def select(
         s2 = record["s2"] if places == list(range(len(held))) else record["s2"][..., places]
         s1 = record["s1"] if "s1" in sensors else record["s1"][..., :0]
         valid = preprocess.valid_pixels(s2, s1, sensors)
-        return {"s2": s2, "s1": s1, "label": np.where(valid, record["label"], np.uint8(bands.IGNORE))}
+        return {
+            "s2": s2,
+            "s1": s1,
+            "label": np.where(valid, record["label"], np.uint8(bands.IGNORE)),
+            "expert": np.bool_(record["annotator"] in (b"expert", bands.HELD_OUT.encode())),
+            "tile_id": np.bytes_(record["tile_id"]),
+        }
 
     return rasters
 
@@ -99,40 +110,102 @@ def check_crop(source: Any, config: Config) -> None:
 
 
 def train_batches(
-    source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config, start_step: int
+    source: Any,
+    rasters: Callable[[dict[str, Any]], Batch],
+    config: Config,
+    start_step: int,
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
-    """Endless training batches, from the one of `start_step` on."""
+    """Endless training batches, from the one of `start_step` on; of each the `rows`, or all."""
 
     def augment(tile: Batch, rng: np.random.Generator) -> Batch:
-        tile = preprocess.cut(tile, config.data.crop_px, rng)
-        return preprocess.turn(tile, rng) if config.data.flips else tile
+        return tile | preprocess.augment({name: tile[name] for name in RASTERS}, config.data, rng)
 
-    batches = (
-        grain.MapDataset.source(source)
+    size = config.train.batch_size
+    rows = range(size) if rows is None else rows
+    tiles = (
+        grain.MapDataset.source(Readable(source, config.data.corrupt_records))
         .seed(config.train.seed)
         .shuffle()
         .repeat()
         .map(rasters)
         .random_map(augment)
-        .batch(config.train.batch_size, drop_remainder=True)
     )
-    return iter(batches[start_step:].to_iter_dataset(_read_options(config)))
+    share = grain.MapDataset.source(_Share(tiles, size, rows)).batch(len(rows), drop_remainder=True)
+    return iter(share[start_step:].to_iter_dataset(_read_options(config)))
 
 
 def evaluation_batches(
-    source: Any, rasters: Callable[[dict[str, Any]], Batch], config: Config, size: int
+    source: Any,
+    rasters: Callable[[dict[str, Any]], Batch],
+    config: Config,
+    size: int,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Every tile once, in order. The last batch is filled up with tiles without a label: none is dropped or counted twice."""
-    batches = grain.MapDataset.source(source).map(rasters).batch(size, drop_remainder=False)
-    for batch in batches.to_iter_dataset(_read_options(config)):
-        short = size - len(batch["label"])
-        if short:
-            fill = {"s2": bands.S2_NODATA, "s1": np.nan, "label": bands.IGNORE}
-            batch = {
-                name: np.pad(values, [(0, short)] + [(0, 0)] * (values.ndim - 1), constant_values=fill[name])
-                for name, values in batch.items()
-            }
-        yield batch
+    """Every tile once, in order, in batches of `size`; of each the `rows`, or all. The last batch is filled up with tiles
+    without a label: none is dropped or counted twice.
+    """
+    rows = range(size) if rows is None else rows
+    readable = Readable(source, config.data.corrupt_records)
+    count = len(source)
+
+    def tile(index: int) -> Batch:
+        record = rasters(readable[min(index, count - 1)])
+        if index < count and not readable.was_corrupt(index):
+            return record
+        return record | {
+            "s2": np.full_like(record["s2"], bands.S2_NODATA),
+            "s1": np.full_like(record["s1"], np.nan),
+            "label": np.full_like(record["label"], bands.IGNORE),
+        }
+
+    tiles = grain.MapDataset.range(-(-count // size) * size).map(tile)
+    share = grain.MapDataset.source(_Share(tiles, size, rows)).batch(len(rows), drop_remainder=True)
+    return iter(share.to_iter_dataset(_read_options(config)))
+
+
+class _Share:
+    """The `rows` of each batch of `size` tiles, one after the other, as a source of their own."""
+
+    def __init__(self, tiles: Any, size: int, rows: Sequence[int]) -> None:
+        self._tiles, self._size, self._rows = tiles, size, rows
+
+    def __len__(self) -> int:
+        return len(self._tiles) // self._size * len(self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        batch, place = divmod(index, len(self._rows))
+        return self._tiles[batch * self._size + self._rows[place]]
+
+
+class Readable:
+    """A source that names a record it cannot read, and then either ends the run or gives the next one in its place."""
+
+    def __init__(self, source: Any, corrupt_records: str) -> None:
+        self._source, self._skips, self._corrupt = source, corrupt_records == "skip", set[int]()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def was_corrupt(self, index: int) -> bool:
+        """Whether record `index`, once asked for, could not be read."""
+        return index in self._corrupt
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for tried in range(len(self)):
+            place = (index + tried) % len(self)
+            try:
+                return self._source[place]
+            except Exception as error:  # of the file, of protobuf, of the codec, each in its own words
+                what = f"record {place} of {len(self)} of the split cannot be read ({type(error).__name__}: {error})"
+                if not self._skips:
+                    raise ValueError(
+                        f"{what}; prepare the data set again, or leave it out: data.corrupt_records=skip"
+                    ) from None
+                if place not in self._corrupt:
+                    self._corrupt.add(place)
+                    print(f"{what}; skipped", file=sys.stderr)
+        raise ValueError("no record of the split can be read; prepare the data set again")
 
 
 def _read_options(config: Config) -> grain.ReadOptions:

@@ -98,7 +98,7 @@ def make_probabilities(trained: Trained) -> Probabilities:
     @jax.jit
     def compiled(variables: model.Variables, s2: Array, s1: Array) -> Array:
         s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
-        return jax.nn.softmax(model.apply(variables, s2, s1, config=trained.config.model))
+        return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config))
 
     variables = jax.device_put(trained.variables)
     return lambda s2, s1: compiled(variables, s2, s1)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
+from specsar_jax.config import Data
 from tfds_dwplus import bands
 
 
@@ -117,6 +118,48 @@ def valid_pixels(
     for band in range(s1.shape[-1] if "s1" in sensors else 0):
         valid &= np.isfinite(s1[..., band])
     return valid
+
+
+def augment(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What training does to a tile's rasters at random: zoom and cut, turn, and change values as `config` says.
+
+    Args:
+        tile: `s2` uint16 [height, width, band], digital numbers, 0 without data; `s1` float32 [height, width, 2], dB, NaN
+            without data; `label` uint8 [height, width].
+        config: what is done, and how much of it.
+        rng: the only source of chance.
+    """
+    largest = min(tile["label"].shape)
+    zoom = np.exp(rng.uniform(-1.0, 1.0) * np.log(config.zoom)) if config.zoom != 1.0 else 1.0
+    tile = cut(tile, min(max(round(config.crop_px * zoom), 1), largest), rng)
+    tile = resize_nearest(tile, config.crop_px)
+    if config.flips:
+        tile = turn(tile, rng)
+    if config.band_jitter:
+        gain = np.exp(rng.normal(0.0, config.band_jitter, tile["s2"].shape[-1]))
+        valid = tile["s2"] != bands.S2_NODATA
+        tile["s2"] = np.where(valid, np.clip(np.rint(tile["s2"] * gain), 1, 65535), bands.S2_NODATA).astype(np.uint16)
+    if config.speckle_looks:
+        looks = config.speckle_looks
+        # Fully developed speckle of L looks multiplies the power by a gamma variate of mean 1 and variance 1/L
+        # (Goodman 1976); in dB it is added.
+        speckle = rng.gamma(looks, 1.0 / looks, tile["s1"].shape)
+        tile["s1"] = (tile["s1"] + 10.0 * np.log10(np.maximum(speckle, 1e-6))).astype(np.float32)
+    if config.band_drop:
+        for sensor, nodata in (("s2", bands.S2_NODATA), ("s1", np.nan)):
+            dropped = rng.random(tile[sensor].shape[-1]) < config.band_drop
+            if dropped.any() and not dropped.all():
+                tile[sensor] = np.where(dropped, np.asarray(nodata, tile[sensor].dtype), tile[sensor])
+    return tile
+
+
+def resize_nearest(tile: dict[str, np.ndarray], size_px: int) -> dict[str, np.ndarray]:
+    """Square rasters of another size, by the nearest pixel: no value is made up, in labels or at nodata."""
+    given = tile["label"].shape[0]
+    if given == size_px:
+        return dict(tile)
+    places = np.minimum(((np.arange(size_px) + 0.5) * given / size_px).astype(int), given - 1)
+    return {name: values[places][:, places] for name, values in tile.items()}
 
 
 def cut(tile: dict[str, np.ndarray], size_px: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

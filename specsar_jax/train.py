@@ -9,30 +9,44 @@ Started again on the same workdir it goes on where it stopped, and ends as if it
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tensorflow_datasets as tfds
-from tensorboardX import SummaryWriter
 
 from specsar_jax import checkpoints, losses, metrics, model, pictures, pipeline
 from specsar_jax import config as configs
 from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.evaluate import evaluate, make_score, split_file
+from specsar_jax.finetune import load_finetuned
+from specsar_jax.journal import Journal, peak_memory_gb
 from specsar_jax.optimizer import learning_rate
 from specsar_jax.preprocess import Statistics
-from specsar_jax.pretrained import load_segformer
-from specsar_jax.sharding import by_tile, check_batch_size, divisible, make_mesh, put, replicated
-from specsar_jax.train_state import init_state, train_step
+from specsar_jax.pretrained import Carried, load_segformer
+from specsar_jax.sharding import (
+    by_tile,
+    check_batch_size,
+    divisible,
+    is_first,
+    largest_of_all,
+    make_mesh,
+    of_state,
+    put,
+    replicated,
+    rows_here,
+    start_processes,
+    wait_for_all,
+)
+from specsar_jax.train_state import TrainState, init_state, train_step
 from tfds_dwplus import Builder
-from tfds_dwplus.command_line import Parser, progress, run
+from tfds_dwplus.command_line import Parser, run
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.prepared import open_dataset, read_split
 
@@ -48,9 +62,20 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--config", type=Path, help="Python file with get_config(); configs/quickstart.py if not given")
     parser.add_argument("--workdir", type=Path, help="runs/<name of the config> if not given")
+    parser.add_argument(
+        "--distributed", action="store_true", help="join the other processes that TPU pod or SLURM started"
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="join other processes, the first of which is there")
+    parser.add_argument("--processes", type=int, help="how many there are, with --coordinator")
+    parser.add_argument("--process_id", type=int, help="which of them this is, from 0, with --coordinator")
     args, rest = parser.parse_known_args(argv)
+    named = (args.coordinator, args.processes, args.process_id)
+    if any(part is not None for part in named) and None in named:
+        parser.error("--coordinator, --processes and --process_id go together")
     file = args.config or QUICKSTART
     config = configs.override(configs.load(file), _assignments(parser, rest))
+    if args.distributed or args.coordinator:
+        start_processes(*named)
     keep_compiled_programs()
     train(config, args.workdir or Path("runs") / file.stem)
 
@@ -74,113 +99,246 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         the figures of the test split; None where the data set has none.
 
     Raises:
-        ValueError: config, data set and workdir do not fit each other.
+        ValueError: config, data set and workdir do not fit each other, a checkpoint cannot be written, or too many steps in
+            a row were not finite.
     """
     # Data: what is asked for, and what it takes the network to read it.
     builder = open_or_simulate(config)
     config, statistics = resolve(config, builder)
-    mesh = make_mesh()
-    check_batch_size(config.train.batch_size, mesh, "train.batch_size")
+    mesh = make_mesh(config.mesh)
+    check_batch_size(config.train.batch_size, mesh, "train.batch_size", config.train.accumulate)
     train_source = read_split(builder, config.data.train_split)
     validation_source = read_split(builder, config.data.validation_split)
-    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
     pipeline.check_crop(train_source, config)
     if _has_test_split(config, builder):
         read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
-    variables = None
-    if config.train.pretrained and not checkpoints.any_saved(workdir):
-        drawn = model.init_params(config.model, jax.random.key(config.train.seed))
-        variables, carried = load_segformer(Path(config.train.pretrained), drawn, config.model, config.data.s2_bands)
-        print(carried.summary())
+    variables, carried = _given_weights(config, workdir)
     checkpoints.claim_workdir(workdir, config, statistics)
-    if variables is not None:
+    if carried is not None and is_first():
         checkpoints.write_json(workdir / "pretrained.json", carried.to_dict())
-    print(
+    _say(
         f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
         f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
     )
 
     # State: fresh, or where the last run stopped.
     manager = checkpoints.open_checkpoints(workdir, clean_up=True)
-    state = checkpoints.restore(manager, jax.eval_shape(lambda: init_state(config)), mesh)
+    abstract = jax.eval_shape(lambda: init_state(config))
+    shardings = of_state(abstract, mesh, config.mesh)
+    state = checkpoints.restore(manager, abstract, shardings)
     if state is None:
-        state = jax.device_put(init_state(config, variables), replicated(mesh))
+        state = _fresh_state(config, variables, shardings)
     start = int(state.step)
     if start:
-        print(f"going on from step {start}")
+        _say(f"going on from step {start}")
 
     # Programs: one step, one evaluation.
-    alpha = losses.class_alpha(statistics.label_pixels, config.loss.alpha_power)
-    step_program = jax.jit(
+    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
+    program = jax.jit(
         functools.partial(train_step, config=config, statistics=statistics, alpha=alpha),
-        in_shardings=(replicated(mesh), by_tile(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(shardings, by_tile(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    score = make_score(config, statistics, mesh)
-    eval_batch_size = divisible(config.train.eval_batch_size, mesh)
+    score = make_score(config, statistics, mesh, shardings.variables(config))
+    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
+    rows = rows_here(config.train.batch_size, mesh)
 
     # Loop.
     with (
         manager,
-        Journal(workdir, start) as journal,
+        Journal(workdir, start, config.train.steps, mute=not is_first()) as journal,
         StopRequest() as stop,
-        contextlib.closing(pipeline.train_batches(train_source, rasters, config, start)) as batches,
+        contextlib.closing(pipeline.train_batches(train_source, rasters, config, start, rows)) as batches,
     ):
-        bar = progress(total=config.train.steps, initial=start, desc="training", unit="step", smoothing=0.1)
+        feed = Feed(batches, mesh)
         schedule = learning_rate(config.optimizer, config.train.steps)
-        bar.set_postfix_str("compiling; kept for the next run")
-        clock, logged = time.monotonic(), start
+        journal.show(compiling="; kept for the next run")
+        clock, logged, waited_s = time.monotonic(), start, 0.0
+        profiled = range(start + 3, start + 3 + config.train.profile_steps)
         for step in range(start + 1, config.train.steps + 1):
-            batch = put(next(batches), mesh)
+            if out_of_patience(journal.evaluations, config):
+                _say(f"no better evaluation in {config.train.patience}: the run ends at step {step - 1}")
+                break
             if step == start + 1:
-                step_program = compile_ahead(step_program, state, batch)
-            state, sums = step_program(state, batch)
-            bar.update()
-            if step % config.train.log_every == 0:
-                sums = {name: float(value) for name, value in jax.device_get(sums).items()}
-                speed = config.train.batch_size * (step - logged) / (time.monotonic() - clock)
-                clock, logged = time.monotonic(), step
-                journal.write(
-                    step, "train", sums | {"learning_rate": float(schedule(step - 1)), "tiles_per_second": speed}
+                feed.fetch()
+                program = compile_ahead(program, state, feed.batch)
+                clock, waited_s = time.monotonic(), feed.waited_s
+                journal.show(compiling="")
+            if step in profiled[:1]:
+                jax.profiler.start_trace(workdir / "profile")
+            state, sums = program(state, feed.batch)
+            feed.follow(step, sums)
+            journal.advance()
+            due_to_log = step % config.train.log_every == 0
+            due_to_score = step % config.train.eval_every == 0 or step == config.train.steps
+            due_to_save = bool(config.train.save_every) and step % config.train.save_every == 0
+            stopping = stop.agreed(step, config.train.log_every)
+            if step < config.train.steps:
+                feed.fetch()  # while the devices compute
+            for skipped in feed.settle(all_steps=due_to_log or due_to_score or due_to_save or bool(stopping)):
+                _note_skipped(skipped, journal, config)
+            if step in profiled[-1:]:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+                journal.say(f"profile of {len(profiled)} steps: {workdir / 'profile'}")
+            if due_to_log:
+                seconds = time.monotonic() - clock
+                figures = {name: value.item() for name, value in jax.device_get(sums).items()} | {
+                    "learning_rate": float(schedule(step - 1)),
+                    "tiles_per_second": config.train.batch_size * (step - logged) / seconds,
+                    "data_wait_share": min((feed.waited_s - waited_s) / seconds, 1.0),
+                    "memory_gb": peak_memory_gb(),
+                }
+                journal.write(step, "train", figures)
+                journal.show(
+                    loss=f"{figures['loss']:.3f}",
+                    tiles=f"{figures['tiles_per_second']:.1f}/s",
+                    data=f"{figures['data_wait_share']:.0%}",
+                    memory=f"{figures['memory_gb']:.1f} GB",
                 )
-                bar.set_postfix_str(f"loss {sums['loss']:.3f}, {speed:.1f} tiles/s")
-            if step % config.train.eval_every == 0 or step == config.train.steps:
-                held_out = pipeline.evaluation_batches(validation_source, rasters, config, eval_batch_size)
-                figures = score(state.variables(), held_out)
+                clock, logged, waited_s = time.monotonic(), step, feed.waited_s
+            if due_to_score:
+                held_out = pipeline.evaluation_batches(
+                    validation_source, rasters, config, *_shared_batch(config.train.eval_batch_size, mesh)
+                )
+                figures = score(state.variables(config), held_out)
                 named = {"dataset": builder.info.full_name, "split": config.data.validation_split}
                 journal.write(step, "eval", named | {"tiles": len(validation_source)} | figures)
-                # An all-unlabelled validation split has no mIoU; its checkpoints are as good as each other.
-                checkpoints.save(manager, state, figures["mean_iou"] or 0.0)
-                bar.write(f"step {step}: validation {_headline(figures)}")
-                clock, logged = time.monotonic(), step
-            elif step == start + 1 and step % config.train.log_every:
-                jax.block_until_ready(sums)  # compiled by now: what follows is speed
-                clock, logged = time.monotonic(), step
-            if stop.signal:
+                checkpoints.save(manager, state, _score_of(figures, config))
+                journal.say(f"step {step}: validation {_headline(figures)}")
+                journal.show(mIoU="-" if figures["mean_iou"] is None else f"{100 * figures['mean_iou']:.1f} %")
+                clock, logged, waited_s = time.monotonic(), step, feed.waited_s
+            elif due_to_save or stopping:
                 checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
-                manager.wait_until_finished()  # before saying so
-                bar.close()
-                print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
-                sys.exit(128 + stop.signal)
-        bar.close()
+                if stopping:
+                    checkpoints.finish(manager)  # before saying so
+                    journal.close()
+                    if is_first():
+                        print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
+                    sys.exit(128 + stopping)
+        checkpoints.finish(manager)
 
     # The end: the best checkpoint, on tiles that had no say in anything.
     split = config.data.test_split
     if not _has_test_split(config, builder):
-        print(f"no split {split!r} in {builder.info.full_name}: nothing to score on")
+        _say(f"no split {split!r} in {builder.info.full_name}: nothing to score on")
         return None
     trained = checkpoints.load_trained(workdir)
     figures = evaluate(trained, config.data.data_dir, config.data.name, split)
-    checkpoints.write_json(workdir / split_file("evaluation", split, "json"), figures)
-    picture = workdir / split_file("examples", split, "png")
-    pictures.draw_examples(trained, builder, split, picture)
-    print(
-        f"best checkpoint, step {trained.step}, on {figures['tiles']} tiles of {figures['dataset']} {figures['split']}:"
-    )
-    print(metrics.table(figures))
-    print(f"pictures: {picture}")
+    if is_first():
+        checkpoints.write_json(workdir / split_file("evaluation", split, "json"), figures)
+        picture = workdir / split_file("examples", split, "png")
+        pictures.draw_examples(trained, builder, split, picture)
+        print(
+            f"best checkpoint, step {trained.step}, on {figures['tiles']} tiles of {figures['dataset']} {figures['split']}:"
+        )
+        print(metrics.table(figures))
+        print(f"pictures: {picture}")
     return figures
+
+
+class Feed:
+    """Batches on the devices, fetched while the step before runs; how long steps waited for them; which steps were skipped."""
+
+    def __init__(self, batches: Iterator[pipeline.Batch], mesh: jax.sharding.Mesh) -> None:
+        self._batches, self._mesh = batches, mesh
+        self._unsettled: list[tuple[int, list[str], dict[str, jax.Array]]] = []
+        self.batch: dict[str, jax.Array] = {}
+        """On the devices, for the next step."""
+        self.waited_s = 0.0
+        """Time in which the devices had nothing to do, for the next batch was not there. At most: it counts a fetch as a whole
+        once the step that ran meanwhile has ended."""
+
+    def fetch(self) -> None:
+        """Takes the next batch."""
+        began = time.monotonic()
+        batch = next(self._batches)
+        self._tiles = [name.decode() for name in batch["tile_id"]]
+        self.batch = put(batch, self._mesh)
+        if not self._unsettled or self._unsettled[-1][-1]["loss"].is_ready():
+            self.waited_s += time.monotonic() - began
+
+    def follow(self, step: int, sums: dict[str, jax.Array]) -> None:
+        """Remembers a step that has been set off on the batch at hand."""
+        self._unsettled.append((step, self._tiles, sums))
+
+    def settle(self, *, all_steps: bool) -> Iterator[tuple[int, list[str], dict[str, float]]]:
+        """Waits for the steps before the last, or for all; gives those that were skipped, with their tiles and figures.
+
+        So the host is never more than one step ahead of the devices.
+        """
+        while len(self._unsettled) > (0 if all_steps else 1):
+            step, tiles, sums = self._unsettled.pop(0)
+            if int(sums["skipped_in_a_row"]):
+                yield step, tiles, {name: value.item() for name, value in jax.device_get(sums).items()}
+
+
+def _note_skipped(skipped: tuple[int, list[str], dict[str, Any]], journal: Journal, config: Config) -> None:
+    """Writes a skipped step into the journal. Raises a ValueError if it is one too many."""
+    step, tiles, figures = skipped
+    journal.write(
+        step,
+        "skipped",
+        {"tile_ids": tiles, "loss": str(figures["loss"]), "gradient_norm": str(figures["gradient_norm"])},
+    )
+    journal.show(skipped=str(figures["skipped"]))
+    if figures["skipped_in_a_row"] >= config.train.most_skipped:
+        raise ValueError(
+            f"{figures['skipped_in_a_row']} steps in a row, the last of them {step}, had a loss of {figures['loss']} and a "
+            f"gradient norm of {figures['gradient_norm']}; tiles of the last batch: {', '.join(tiles)}. The last checkpoint "
+            "is kept; lower optimizer.learning_rate, or look at these tiles"
+        )
+
+
+def _given_weights(config: Config, workdir: Path) -> tuple[Any, Carried | None]:
+    """Weights to start from and what was carried over; nothing where there are none, or the run has begun before."""
+    if config.train.pretrained and config.train.finetune:
+        raise ValueError("both train.pretrained and train.finetune are given; a run starts from one of them")
+    if not (config.train.pretrained or config.train.finetune) or checkpoints.any_saved(workdir):
+        return None, None
+    drawn = model.init_params(config.model, jax.random.key(config.train.seed))
+    if config.train.pretrained:
+        given = load_segformer(Path(config.train.pretrained), drawn, config.model, config.data.s2_bands)
+    else:
+        given = load_finetuned(Path(config.train.finetune), drawn, config)
+    _say(given[1].summary())
+    return given
+
+
+def _fresh_state(config: Config, variables: Any, shardings: Any) -> TrainState:
+    """The state before the first step, on the mesh."""
+    if jax.process_count() == 1 and config.mesh.parameters == "replicated":
+        return jax.device_put(init_state(config, variables), shardings)  # compiles next to nothing
+    # No device ever holds it whole.
+    variables = jax.tree.map(np.asarray, variables)
+    return jax.jit(functools.partial(init_state, config), out_shardings=shardings)(variables)
+
+
+def _shared_batch(size: int, mesh: jax.sharding.Mesh) -> tuple[int, Sequence[int]]:
+    """The batch size that the devices can share, and the rows of it that this process reads."""
+    size = divisible(size, mesh)
+    return size, rows_here(size, mesh)
+
+
+def _score_of(figures: dict[str, Any], config: Config) -> float:
+    """What the best checkpoint is chosen by: the larger, the better."""
+    value = figures[config.train.best_by]
+    if value is None:
+        return 0.0  # without a labelled pixel, one is as good as the other
+    return -value if config.train.best_by == "loss" else value
+
+
+def out_of_patience(evaluations: list[dict[str, Any]], config: Config) -> bool:
+    """Whether `train.patience` evaluations have gone by since the best one."""
+    scores = [_score_of(figures, config) for figures in evaluations]
+    return bool(config.train.patience and scores) and len(scores) - 1 - int(np.argmax(scores)) >= config.train.patience
+
+
+def _say(text: str) -> None:
+    """Prints once a run, not once a process."""
+    if is_first():
+        print(text)
 
 
 def open_or_simulate(config: Config) -> tfds.core.DatasetBuilder:
@@ -189,9 +347,11 @@ def open_or_simulate(config: Config) -> tfds.core.DatasetBuilder:
     if (
         config.data.name == default.name
         and not (Path(config.data.data_dir) / "dynamic_world_plus" / default.name).exists()
+        and is_first()
     ):
         print("making the SIMULATED data set, on first use")
         prepare(default, Path(config.data.data_dir))
+    wait_for_all("data set")
     return open_dataset(config.data.data_dir, config.data.name)
 
 
@@ -215,33 +375,6 @@ def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, 
     ), statistics
 
 
-class Journal:
-    """`metrics.jsonl` and TensorBoard: one line, or one point a figure, for each event."""
-
-    def __init__(self, workdir: Path, start: int) -> None:
-        """Drops lines of steps after `start`: the run did them, was killed before the next checkpoint, and does them again."""
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= start]
-            path.write_text("".join(line + "\n" for line in kept))
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
-
-    def write(self, step: int, kind: str, figures: dict[str, Any]) -> None:
-        """Writes the figures of a step; `kind` is 'train' or 'eval'."""
-        self._file.write(json.dumps({"step": step, "kind": kind} | figures) + "\n")
-        for name, value in figures.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
-
-
 class StopRequest:
     """Turns Ctrl-C and SIGTERM into a wish, `signal`, that the loop grants between two steps. A second Ctrl-C ends at once."""
 
@@ -255,6 +388,12 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def agreed(self, step: int, every: int) -> int:
+        """The signal that any process of the run has got; among several, asked for every so many steps, lest it slow them."""
+        if jax.process_count() > 1 and step % every:
+            return 0
+        return largest_of_all(self.signal)
+
     def _ask(self, number: int, _: object) -> None:
         if self.signal:
             raise KeyboardInterrupt
@@ -264,14 +403,6 @@ class StopRequest:
 def _has_test_split(config: Config, builder: tfds.core.DatasetBuilder) -> bool:
     """False if the config wants no test, or its default 'test' is not there."""
     return bool(config.data.test_split) and (config.data.test_split != "test" or "test" in builder.info.splits)
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of `metrics.jsonl`; infinite for a line that was cut short."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
 
 
 def _headline(figures: dict[str, Any]) -> str:

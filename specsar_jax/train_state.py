@@ -11,8 +11,10 @@ from jaxtyping import Array, Float
 
 from specsar_jax import losses, metrics, model
 from specsar_jax.config import Config
+from specsar_jax.inference import log_probabilities
 from specsar_jax.optimizer import make_optimizer
 from specsar_jax.preprocess import Statistics, standardise
+from tfds_dwplus import bands
 
 
 @jax.tree_util.register_dataclass
@@ -27,11 +29,19 @@ class TrainState:
     averaged_params: Any
     """Moving average of `params`; None where `train.ema_decay` is 0."""
     optimizer_state: optax.OptState
+    skipped: Any
+    """int32 []: steps so far that changed nothing, for their loss or gradient was not finite."""
+    skipped_in_a_row: Any
+    """int32 []: how many of them were the last ones."""
 
-    def variables(self) -> model.Variables:
-        """What is evaluated and exported: the averaged weights where there are some."""
-        params = self.params if self.averaged_params is None else self.averaged_params
-        return {"params": params, "batch_stats": self.batch_stats}
+    def variables(self, config: Config) -> model.Variables:
+        """What is evaluated and exported."""
+        return {"params": getattr(self, chosen_weights(config)), "batch_stats": self.batch_stats}
+
+
+def chosen_weights(config: Config) -> str:
+    """The field of the state that is evaluated and exported: the averaged weights where there are some, unless unwanted."""
+    return "averaged_params" if config.train.ema_decay and config.train.use_average else "params"
 
 
 def init_state(config: Config, variables: model.Variables | None = None) -> TrainState:
@@ -39,50 +49,93 @@ def init_state(config: Config, variables: model.Variables | None = None) -> Trai
     if variables is None:
         variables = model.init_params(config.model, jax.random.key(config.train.seed))
     params = variables["params"]
+    step, skipped, skipped_in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # to be donated: no two are one
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=step,
         params=params,
         batch_stats=variables["batch_stats"],
         averaged_params=jax.tree.map(jnp.array, params) if config.train.ema_decay else None,
         # Compiled as one program: as they stand, its few zeros wait for 373 small ones.
-        optimizer_state=jax.jit(make_optimizer(config.optimizer, config.train.steps).init)(params),
+        optimizer_state=jax.jit(make_optimizer(config).init)(params),
+        skipped=skipped,
+        skipped_in_a_row=skipped_in_a_row,
     )
 
 
 def train_step(
     state: TrainState, batch: dict[str, Array], *, config: Config, statistics: Statistics, alpha: tuple[float, ...]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of the optimizer.
+    """One step of the optimizer; one that leaves all but the counts as it was, if loss or gradient are not finite.
 
     Args:
         state: before the step.
-        batch: `s2`, `s1`, `label` as the pipeline gives them.
+        batch: `s2`, `s1`, `label`, `expert` as the pipeline gives them.
         config: of the run.
         statistics: of the batch's bands.
         alpha: weight of each class.
 
     Returns:
-        the state after the step, and float32 scalars `loss` and `gradient_norm`.
+        the state after the step, and scalars: float32 `loss` and `gradient_norm`, int32 `skipped` and `skipped_in_a_row`.
     """
-    s2, s1 = standardise(batch["s2"], batch["s1"], statistics)
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
-
-    def loss_of(params: Any) -> tuple[Float[Array, ""], Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng)
-        return losses.pixel_loss(logits, batch["label"], alpha, config=config.loss), batch_stats
-
-    (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+    loss, batch_stats, gradient = _loss_and_gradient(state, batch, rng, config, statistics, alpha)
+    norm = jnp.linalg.norm(ravel_pytree(gradient)[0])
+    updates, optimizer_state = make_optimizer(config).update(gradient, state.optimizer_state, state.params)
     params = optax.apply_updates(state.params, updates)
     averaged = state.averaged_params
     if averaged is not None:
         # Early on the average follows closely, so that it does not remember the random start.
         decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
         averaged = optax.incremental_update(params, averaged, 1.0 - decay)
-    state = TrainState(state.step + 1, params, batch_stats, averaged, optimizer_state)
-    return state, {"loss": loss, "gradient_norm": jnp.linalg.norm(ravel_pytree(gradient)[0])}
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    new, old = (params, batch_stats, averaged, optimizer_state), (
+        state.params, state.batch_stats, state.averaged_params, state.optimizer_state,
+    )  # fmt: skip
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+    state = TrainState(state.step + 1, *kept, state.skipped + ~finite, in_a_row)
+    return state, {
+        "loss": loss,
+        "gradient_norm": norm,
+        "skipped": state.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+    }
+
+
+def _loss_and_gradient(
+    state: TrainState,
+    batch: dict[str, Array],
+    rng: Array,
+    config: Config,
+    statistics: Statistics,
+    alpha: tuple[float, ...],
+) -> tuple[Float[Array, ""], Any, Any]:
+    """Mean loss over the batch's labelled pixels, moments of BatchNorm, and gradient; in `train.accumulate` parts."""
+    parts = config.train.accumulate
+    pixels = jnp.maximum((batch["label"] != bands.IGNORE).sum(), 1)
+
+    def loss_of(params: Any, batch_stats: Any, part: dict[str, Array], rng: Array) -> tuple[Float[Array, ""], Any]:
+        s2, s1 = standardise(part["s2"], part["s1"], statistics)
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng)
+        loss = losses.pixel_loss(logits, part["label"], alpha, config=config.loss, expert=part["expert"], pixels=pixels)
+        return loss, batch_stats
+
+    if parts == 1:
+        (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, batch, rng
+        )
+        return loss, batch_stats, gradient
+
+    def add(carried: Any, of: Any) -> tuple[Any, None]:
+        loss, batch_stats, gradient = carried
+        (more, batch_stats), gradient_more = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch_stats, *of)
+        return (loss + more, batch_stats, jax.tree.map(jnp.add, gradient, gradient_more)), None
+
+    # Every part has tiles of every device: tile i goes to part i modulo their number.
+    split = {name: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1) for name, x in batch.items()}
+    start = (jnp.zeros(()), state.batch_stats, jax.tree.map(jnp.zeros_like, state.params))
+    return jax.lax.scan(add, start, (split, jax.random.split(rng, parts)))[0]
 
 
 def evaluation_step(
@@ -95,7 +148,7 @@ def evaluation_step(
 ) -> dict[str, Array]:
     """Sums over a batch: `confusion` int32 [label, prediction], and `loss` times labelled pixels, float32."""
     s2, s1 = standardise(batch["s2"], batch["s1"], statistics)
-    logits = model.apply(variables, s2, s1, config=config.model)
+    logits = log_probabilities(variables, s2, s1, config=config)
     confusion = metrics.confusion_matrix(batch["label"], jnp.argmax(logits, axis=-1))
-    loss = losses.pixel_loss(logits, batch["label"], alpha, config=config.loss)
+    loss = losses.pixel_loss(logits, batch["label"], alpha, config=config.loss, expert=batch["expert"])
     return {"confusion": confusion, "loss": loss * confusion.sum()}

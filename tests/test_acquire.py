@@ -199,20 +199,24 @@ def test_two_workers_make_the_same_folder(archive, tmp_path, capsys):
     assert "(4 from before)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_stopped_in_the_middle_and_run_again(archive, tmp_path, how):
+@pytest.mark.parametrize(
+    ("how", "rasters_before"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGKILL, 3), (signal.SIGTERM, 3)]
+)
+def test_stopped_in_the_middle_and_run_again(archive, tmp_path, how, rasters_before):
+    """Before the first raster, among those of a tile, between tiles."""
     output = tmp_path / "tiles"
     archive.files.set(wait_s=0.03)
     process = started(archive, output, "--workers", "1")
     try:
-        wait_for(lambda: output.is_dir() and len(rasters(output)) >= 3)
-        time.sleep(0.2)  # into the next tile
+        wait_for(lambda: (output / "manifest.jsonl").exists() and len(rasters(output)) >= rasters_before)
+        if rasters_before != 1:
+            time.sleep(0.2)  # into the next tile
     finally:
         process.send_signal(how)
         process.communicate(timeout=60)
         archive.files.set()
     done = rasters(output)
-    assert 3 <= len(done) < len(rasters(archive.finished))
+    assert rasters_before <= len(done) < len(rasters(archive.finished))
     if how == signal.SIGTERM:
         assert process.returncode == 143
         assert 1 <= len(list_tiles(output)) < 3  # what is done can be used
@@ -290,6 +294,20 @@ def test_a_folder_of_another_kind_or_in_use_is_refused(archive, tmp_path):
     assert check == {output / path.name for path in archive.finished.iterdir() if path.name != "manifest.jsonl"}
 
 
+def test_a_folder_without_a_tile_is_bound_to_no_settings(archive, tmp_path):
+    """A first try with a wrong address or unit is not what the second one has to live with; an equal one keeps what it knows."""
+    output, common = tmp_path / "tiles", arguments(archive.labels, archive.url)
+    with pytest.raises(ValueError, match="no STAC API answers"):
+        acquire.main([*common, "--output", str(output), "--stac_url", "http://127.0.0.1:9"])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^3 of 4 tiles failed.*--s1_unit"):
+            acquire.main([*common, "--output", str(output), "--s1_unit", "scaled"])
+    lines = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    assert [line.get("status") for line in lines].count("skipped") == 1 and len(lines) == 8
+    acquire.main([*common, "--output", str(output), "--stac_url", f"{archive.url}/"])
+    check_as_finished(output, archive.finished)
+
+
 def test_a_disk_that_takes_no_more_ends_the_run_in_a_line(archive, tmp_path):
     """As a full disk: no file may grow beyond 100 kB, and a Sentinel-2 tile is larger."""
     output = tmp_path / "tiles"
@@ -301,7 +319,7 @@ def test_a_disk_that_takes_no_more_ends_the_run_in_a_line(archive, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert process.returncode == 2 and "Traceback" not in said, said
-    assert [line for line in said.splitlines() if line.startswith("error: File too large")], said
+    assert [line for line in said.splitlines() if line.startswith(f"error: File too large: {output}/s2/")], said
     assert not [path for path in output.rglob("*") if path.suffix in (".tif", ".partial")]
     acquire.main([*arguments(archive.labels, archive.url), "--output", str(output)])
     check_as_finished(output, archive.finished)

@@ -229,6 +229,27 @@ def test_many_shards_give_the_statistics_of_the_whole(tile_folder, tmp_path, mon
         np.testing.assert_array_equal(left["s1"], right["s1"])
 
 
+def test_memory_does_not_grow_with_the_tiles(tmp_path):
+    """Twelve more tiles are 84 MB of pixels; the first few take some for good."""
+    one = write_folder(tmp_path / "one", {"train": 1}, size_px=510)
+    (tile_id,) = (path.stem for path in (one / "label").iterdir())
+    header, row = (one / "tiles.csv").read_text().splitlines()
+    peaks_kb = []
+    for count in (4, 16):
+        tiles = tmp_path / f"tiles_{count}"
+        for kind in ("s2", "s1", "label"):
+            (tiles / kind).mkdir(parents=True)
+            for index in range(count):
+                (tiles / kind / f"t{index}.tif").hardlink_to(one / kind / f"{tile_id}.tif")
+        rows = (row.replace(tile_id, f"t{index}", 1) for index in range(count))
+        (tiles / "tiles.csv").write_text("\n".join([header, *rows]))
+        arguments = ["--tiles", str(tiles), "--name", f"of_{count}", "--data_dir", str(tmp_path / "data")]
+        code = f"from tfds_dwplus.prepare import main; main({arguments}); print(open('/proc/self/status').read())"
+        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        peaks_kb.append(int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1]))
+    assert peaks_kb[1] < peaks_kb[0] + 30_000, peaks_kb
+
+
 def test_prepare_killed_half_way_leaves_nothing_that_loads_and_runs_again(tmp_path):
     arguments = ["--simulated", "--name", "mine", "--data_dir", str(tmp_path / "data"), "--tile_size_px", "128"]
     arguments += ["--tiles_per_split", "train=4,test=500"]

@@ -1,13 +1,17 @@
 """Imagery out of a STAC API against composites computed here, pixel by pixel."""
 
+import contextlib
 import dataclasses
 import datetime
+import http.server
 import socket
+import threading
 import warnings
 
 import numpy as np
 import pytest
 import rasterio
+import requests
 from local_archive import (
     Archive,
     add_backscatter,
@@ -246,6 +250,75 @@ def test_an_api_that_is_not_there_or_says_nothing(tmp_path):
             check_collections(stac(url, "a", "b", "db", timeout_s=0.5))
     with pytest.raises(ValueError, match=r"no STAC API answers at .*refused"):
         check_collections(stac(url, "a", "b", "db", timeout_s=0.5))
+
+
+@contextlib.contextmanager
+def stumbling(url: str, refused: str, answer: bytes | None):
+    """The API at `url` behind a server that answers requests of a path with an error page, other bytes or, if None, nothing."""
+    enough = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.partition("?")[0] != refused:
+                found = requests.request(self.command, url + self.path, data=self.body(), headers=JSON)
+                self.answer(200, found.content.replace(url.encode(), self.server.url.encode()))
+            elif answer is None:
+                enough.wait()
+            else:
+                self.answer(500 if answer.startswith(b"<") else 200, answer)
+
+        def do_POST(self):
+            self.do_GET()
+
+        def body(self) -> bytes:
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        def answer(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.url
+        finally:
+            enough.set()
+            server.shutdown()
+            thread.join()
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "message"),
+    [
+        ("/search", b"<!DOCTYPE HTML><h1>Error</h1>", "the search of .* failed: HTTP 500: a page of HTML$"),
+        ("/search", b"busy", "the search of .* failed: its answer is not JSON"),
+        ("/search", None, "the search of .* failed: timed out$"),
+        ("/collections/simulated-s2", None, "does not answer: timed out; try again later$"),
+    ],
+)
+def test_an_api_that_stumbles_in_the_middle(simulated, path, answer, message):
+    with stumbling(simulated[1].s2.url, path, answer) as url:
+        where = stac(url, "simulated-s2", "simulated-s1", "power", timeout_s=0.5)
+        with pytest.raises(ArchiveError if path == "/search" else ValueError, match=message):
+            check_collections(where)
+            stac_imagery(tile("2019-05-05", NORTH), NORTH, Wanted(), where)
+
+
+def test_a_file_that_is_cut_short_says_so(simulated, tmp_path):
+    whole = (simulated[0].folder / "simulated-s2" / "S2A_0" / "B11.tif").read_bytes()
+    (tmp_path / "B11.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ArchiveError, match=r"cannot read .*B11\.tif: .*got \d+ bytes, expected \d+"):
+        on_grid(str(tmp_path / "B11.tif"), NORTH, lambda stored, nodata: stored)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The contact sheet: pictures show what the rasters hold, and the file appears whole."""
 
+from pathlib import Path
+
 import matplotlib.image
 import numpy as np
 import pytest
 from conftest import command, refused, squares, write_folder
 
 from tfds_dwplus import DynamicWorldPlusConfig, bands, look
+from tfds_dwplus.command_line import written_whole
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.prepared import open_dataset, read_split
 
@@ -91,6 +94,17 @@ def test_command_writes_a_png(data, tmp_path):
     pixels = look.class_pixels(builder, "train", read_split(builder, "train"))
     largest = np.array(bands.class_rgb()[int(pixels.argmax())]) / 255
     assert (np.abs(picture - largest).max(axis=-1) < 0.01).sum() > 5000
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "sheet.png"
+    with written_whole(path) as partial:
+        partial.write_text("old")
+    with pytest.raises(OSError, match="No space left on device") as full, written_whole(path) as partial:
+        partial.write_text("half")
+        Path("/dev/full").write_text("more")  # a disk that is full
+    assert full.value.filename == str(path)
+    assert [left.read_text() for left in tmp_path.iterdir()] == ["old"]
 
 
 def test_refused(data, tmp_path):

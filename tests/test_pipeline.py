@@ -42,6 +42,8 @@ def test_batches_from_a_step_on_are_those_of_the_unbroken_run(builder):
         "s2": ((2, 32, 32, 9), "uint16"),
         "s1": ((2, 32, 32, 2), "float32"),
         "label": ((2, 32, 32), "uint8"),
+        "expert": ((2,), "bool"),
+        "tile_id": ((2,), whole[0]["tile_id"].dtype.name),
     }
 
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import squares
 
 from specsar_jax import preprocess
+from specsar_jax.config import Data
 from specsar_jax.preprocess import SensorStatistics, Statistics
 from tfds_dwplus import bands
 
@@ -74,3 +75,53 @@ def test_statistics_of_chosen_bands_and_round_trip():
     with pytest.raises(ValueError, match="no band B9"):
         STATISTICS.s2.choose(("B9",))
     assert Statistics.from_dict(STATISTICS.to_dict()) == STATISTICS
+
+
+def augmented(seed: int = 0, **settings: object) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A tile of 64 pixels, whole and unturned but for the settings, before and after."""
+    rng = np.random.default_rng(9)
+    tile = {
+        "s2": rng.integers(500, 3000, (64, 64, 9)).astype(np.uint16),
+        "s1": rng.uniform(-25, -5, (64, 64, 2)).astype(np.float32),
+        "label": squares(64),
+    }
+    tile["s2"][:3], tile["s1"][:3] = bands.S2_NODATA, np.nan
+    config = Data(**({"crop_px": 64, "flips": False} | settings))
+    return tile, preprocess.augment(dict(tile), config, np.random.default_rng(seed))
+
+
+def test_nothing_is_augmented_unless_asked_for():
+    for name, values in (pair := augmented())[0].items():
+        np.testing.assert_array_equal(pair[1][name], values)
+
+
+def test_band_jitter_is_one_gain_a_band_and_leaves_nodata():
+    before, after = augmented(band_jitter=0.2)
+    gain = after["s2"][3:] / before["s2"][3:]
+    assert np.ptp(gain, axis=(0, 1)).max() < 2e-3 and np.ptp(gain[0, 0]) > 0.1
+    assert (after["s2"][:3] == bands.S2_NODATA).all() and after["s2"].dtype == np.uint16
+
+
+def test_speckle_has_the_variance_of_its_looks_and_keeps_the_mean_power():
+    before, after = augmented(speckle_looks=4.0)
+    factor = 10 ** ((after["s1"][3:] - before["s1"][3:]) / 10)
+    assert abs(factor.mean() - 1.0) < 0.03 and abs(factor.var() - 0.25) < 0.03
+    assert np.isnan(after["s1"][:3]).all() and after["s1"].dtype == np.float32
+
+
+def test_bands_are_dropped_but_never_all_of_a_sensor():
+    dropped = []
+    for seed in range(200):
+        _, after = augmented(seed, band_drop=0.5)
+        dropped.append((after["s2"] == bands.S2_NODATA).all(axis=(0, 1)).sum())
+        assert dropped[-1] < 9 and not np.isnan(after["s1"]).all()
+    assert 4.0 < np.mean(dropped) < 5.0
+
+
+def test_zoom_keeps_the_size_and_makes_up_no_label():
+    sides = set()
+    for seed in range(40):
+        _, after = augmented(seed, crop_px=32, zoom=2.0)
+        assert after["s2"].shape == (32, 32, 9) and set(np.unique(after["label"])) <= {0, 1, 4, 6}
+        sides.add(len(np.unique(after["s1"][8:, :, 0])))  # of a larger crop fewer pixels are left, of a smaller all
+    assert len(sides) > 10

@@ -44,7 +44,9 @@ def test_workdir_holds_what_is_promised(unbroken):
     lines = journal(unbroken)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [2, 4, 6]
-    assert {"step", "kind", "loss", "learning_rate", "tiles_per_second"} <= lines[0].keys()
+    assert {
+        "step", "kind", "loss", "gradient_norm", "skipped", "learning_rate", "tiles_per_second", "data_wait_share", "memory_gb",
+    } <= lines[0].keys()  # fmt: skip
     figures = json.loads((unbroken / "evaluation_test.json").read_text())
     assert {"dataset", "split", "step", "tiles", "labelled_pixels", "mean_iou", "overall_accuracy", "macro_f1", "kappa",
             "classes", "confusion_matrix", "per_class"} <= figures.keys()  # fmt: skip
@@ -90,7 +92,7 @@ def test_one_device_has_the_losses_of_eight(unbroken, small_run, tmp_path, monke
     axes = (jax.sharding.AxisType.Auto,) * 2
     one = jax.make_mesh((1, 1), ("data", "model"), axis_types=axes, devices=jax.devices()[:1])
     for module in (train, evaluate):
-        monkeypatch.setattr(module, "make_mesh", lambda: one)
+        monkeypatch.setattr(module, "make_mesh", lambda *_: one)
     train.train(small_config(small_run), tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(unbroken), rtol=1e-4)
 

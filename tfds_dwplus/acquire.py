@@ -280,7 +280,7 @@ def _stac_archive(args: Any) -> StacArchive:
 
 def _collection(url: str, preset: Preset | None, name: str, assets: dict[str, str]) -> Collection:
     signed = preset is not None and preset.signed
-    return Collection(preset.url if preset else url, name, tuple(sorted(assets.items())), signed)
+    return Collection(preset.url if preset else url.rstrip("/"), name, tuple(sorted(assets.items())), signed)
 
 
 def _assets(text: str, option: str) -> dict[str, str]:

@@ -1,13 +1,16 @@
-"""What all commands share: one line for an error, a progress line, the exit codes.
+"""What all commands share: one line for an error, a progress line, files that are whole or not there, the exit codes.
 
 0 done; 2 wrong usage or input, with one line `error: ...` on stderr; 130 stopped by Ctrl-C; 143 by SIGTERM.
 """
 
 import argparse
+import contextlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -49,6 +52,25 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 def progress(**settings: Any) -> tqdm:
     """A progress line with tqdm's settings: redrawn in a terminal, a line now and then in a log file."""
     return tqdm(mininterval=0.2 if sys.stderr.isatty() else 10.0, **settings)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes that name once all is written, and is gone where that fails.
+
+    Raises:
+        OSError: the disk is full or the like; its `filename` is `path`.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        if error.errno:  # else it has a text of its own, which a name would replace
+            error.filename = str(path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int64
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, progress, run
+from tfds_dwplus.command_line import Parser, progress, run, written_whole
 from tfds_dwplus.prepared import open_dataset
 
 GROUPS = ("biome", "hemisphere", "annotator")
@@ -101,9 +101,8 @@ def main(argv: list[str]) -> None:
     description = describe(builder)
     print(tables(description))
     if args.json:
-        part = args.json.with_name(args.json.name + ".part")
-        part.write_text(json.dumps(description.to_json(), indent=1) + "\n")
-        part.replace(args.json)
+        with written_whole(args.json) as partial:
+            partial.write_text(json.dumps(description.to_json(), indent=1) + "\n")
 
 
 def check_output(path: Path, option: str) -> None:

@@ -173,7 +173,7 @@ def _time(milliseconds: float | int) -> datetime.datetime:
 
 def _service(project: str) -> Any:
     try:
-        import ee
+        import ee.data  # its folder may have the name of the package
     except ImportError:
         raise ValueError("--source earthengine needs earthengine-api: pip install 'specsar_jax[earthengine]'") from None
     with _starting:

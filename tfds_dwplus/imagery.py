@@ -12,7 +12,7 @@ import datetime
 import itertools
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -267,12 +267,20 @@ _askings = itertools.count()
 
 def _reason(error: Exception, address: str) -> str:
     said = first_line(error).replace(address, "").strip("'` :")
-    # GDAL calls a file that it may not have one that is not there, or not of a format it knows.
-    if re.search(r"\b(401|403)\b", said):
+    # GDAL calls a file that it may not have one that is not there, or not of a format it knows, or cut short.
+    if re.search(r"\b(401|403)\b", " ".join(str(cause).replace(address, "") for cause in _causes(error))):
         return f"{said}; its signature has expired or the archive wants an account (Planetary Computer: PC_SDK_SUBSCRIPTION_KEY)"
     return said
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line of at most 300 signs."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What the first cause of an error says, in a line of at most 300 signs: libraries wrap it in less and less."""
+    cause = list(_causes(error))[-1]
+    return " ".join(str(cause).split())[:300] or type(cause).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it came of, what that came of."""
+    while error:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -9,15 +9,12 @@ What a file is, its folders say, from the source's own name downwards: `Experts`
 biome 1 to 14; `validation`, `held out`, `dw_test` or a vote's name make it held out. Case and separators do not matter.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import itertools
 import re
 import warnings
-import xml.etree.ElementTree
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -27,12 +24,11 @@ from jaxtyping import Bool, Shaped, UInt8
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tfds_dwplus import bands
+from tfds_dwplus.workbook import workbook_rows
 
 SIZES_PX = {510: "PANGAEA", 512: "Zenodo"}
 
 _NAME = re.compile(r"(?:label_)?(dw_(-?\d+(?:\.\d+)?)_(-?\d+(?:\.\d+)?)-(\d{8}))\.tiff?", re.IGNORECASE)
-_COLUMNS = ("dw_id", "hemisphere", "biome", "s2_product_id")
-_SHEETS = ("expert", "non_expert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +107,11 @@ def survey(sources: Sequence[Path], workbook: Path | None = None) -> Survey:
             skipped.append((path, tile))
         else:
             found.append(tile)
-    known = _workbook_rows(workbook) if workbook else {}
+    known = {_named_place(row["dw_id"]): row for row in workbook_rows(workbook)} if workbook else {}
     tiles = []
     for _, group in itertools.groupby(sorted(found, key=lambda t: (*_identity(t), t.files)), key=_identity):
         tile, passed = _merged(list(group))
-        tiles.append(_completed(tile, known.get((*_place(tile), tile.date), {})))
+        tiles.append(_completed(tile, known.get((_place(tile), tile.date), {})))
         skipped += passed
     held_out = {_place(tile) for tile in tiles if tile.split == "test"}
     chosen = tuple(tile for tile in tiles if tile.split == "test" or _place(tile) not in held_out)
@@ -321,48 +317,13 @@ def _place(tile: LabelTile) -> tuple[float, float]:
     return round(tile.lon, 5), round(tile.lat, 5)  # a metre: copies write their ids with fewer digits
 
 
-def _workbook_rows(path: Path) -> dict[tuple[float, float, str], dict[str, str]]:
-    """Rows of both sheets, a text by column, found by longitude, latitude and date."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise ValueError("reading the workbook needs openpyxl: pip install 'specsar_jax[acquire]'") from None
-    if not path.is_file():
-        raise ValueError(f"no workbook {path}; expected v1_dw_tile_metadata_for_public_release.xlsx of PANGAEA 933475")
-    broken = (zipfile.BadZipFile, KeyError, EOFError, OSError, zlib.error, xml.etree.ElementTree.ParseError)
-    rows: dict[tuple[float, float, str], dict[str, str]] = {}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # of styles, that are not read
-        try:
-            file = stack.enter_context(path.open("rb"))  # openpyxl does not close one that it cannot read
-            book = stack.enter_context(contextlib.closing(openpyxl.load_workbook(file, read_only=True, data_only=True)))
-            sheets = [book[name] for name in book.sheetnames if name.strip().lower() in _SHEETS]
-            if not sheets:
-                raise ValueError(
-                    f"{path} has the sheets {', '.join(book.sheetnames)}, expected {' and '.join(_SHEETS)}"
-                )
-            for sheet in sheets:
-                rows |= _sheet_rows(f"sheet {sheet.title} of {path}", sheet.iter_rows(values_only=True))
-        except broken as error:
-            raise ValueError(f"{path} is not a whole .xlsx workbook ({error}); download it again") from None
-    return rows
-
-
-def _sheet_rows(sheet: str, cells: Iterator[tuple]) -> dict[tuple[float, float, str], dict[str, str]]:
-    header = [str(cell or "").strip().lower() for cell in next(cells, ())]
-    missing = [name for name in _COLUMNS if name not in header]
-    if missing:
-        raise ValueError(f"{sheet} has no column {', '.join(missing)}; it has {', '.join(header) or 'none'}")
-    rows = {}
-    for line in cells:
-        texts = ("" if cell is None else str(cell).strip() for cell in line)
-        row = dict(zip(header, texts, strict=False))  # a line ends with its last cell that is filled
-        match = _NAME.fullmatch(row.get("dw_id", "").removesuffix(".tif") + ".tif")
-        if match:
-            day = f"{match[4][:4]}-{match[4][4:6]}-{match[4][6:]}"
-            rows[round(float(match[2]), 5), round(float(match[3]), 5), day] = {c: row.get(c, "") for c in _COLUMNS}
-    return rows
+def _named_place(dw_id: str) -> tuple[tuple[float, float], str] | None:
+    """Place and date as an id of the workbook has them; None of what is no id, as a note below the table."""
+    match = _NAME.fullmatch(dw_id.removesuffix(".tif") + ".tif")
+    return match and (
+        (round(float(match[2]), 5), round(float(match[3]), 5)),
+        f"{match[4][:4]}-{match[4][4:6]}-{match[4][6:]}",
+    )
 
 
 def _read(path: str) -> tuple[UInt8[np.ndarray, "height width"], str, tuple[float, ...]]:
@@ -375,7 +336,9 @@ def _read(path: str) -> tuple[UInt8[np.ndarray, "height width"], str, tuple[floa
                 values = raster.read(_band(path, raster))
                 crs, transform = raster.crs.to_string(), tuple(map(float, tuple(raster.transform)[:6]))
     except RasterioError as error:
-        raise ValueError(f"cannot read label {path}; is the file or its zip cut short? ({error})") from None
+        raise ValueError(
+            f"cannot read label {path}; is the file or its zip cut short? ({error.__cause__ or error})"
+        ) from None
     return _codes(path, values), crs, transform
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, progress, run
+from tfds_dwplus.command_line import Parser, progress, run, written_whole
 from tfds_dwplus.describe import check_output, record_sums
 from tfds_dwplus.prepared import open_dataset, read_split
 
@@ -57,9 +57,8 @@ def main(argv: list[str]) -> None:
     builder = open_dataset(args.data_dir, args.name)
     source = read_split(builder, args.split)
     figure = contact_sheet(builder, args.split, source, choose(len(source), args.tiles, args.seed))
-    part = args.output.with_name(args.output.name + ".part")
-    figure.savefig(part, dpi=_DOTS_PER_INCH, format="png")
-    part.replace(args.output)
+    with written_whole(args.output) as partial:
+        figure.savefig(partial, dpi=_DOTS_PER_INCH, format="png")
     print(f"{args.output}: {min(args.tiles, len(source))} of the {len(source)} tiles of {args.split}")
 
 

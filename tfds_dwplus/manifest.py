@@ -7,6 +7,7 @@ Files appear under their names when they are whole.
 
 import contextlib
 import csv
+import dataclasses
 import fcntl
 import json
 import os
@@ -19,23 +20,10 @@ import rasterio
 from jaxtyping import Shaped
 
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
 from tfds_dwplus.imagery import Grid, Imagery
 from tfds_dwplus.labels import Label, LabelTile
-from tfds_dwplus.tile_files import COLUMNS
-
-IMAGERY_COLUMNS = (
-    "hemisphere",
-    "biome",
-    "s2_item",
-    "s2_level",
-    "s1_source",
-    "s1_unit",
-    "s1_orbit",
-    "s1_mean",
-    "s1_scenes",
-    "s1_dates",
-)
-"""Columns of tiles.csv beyond those of `tile_files`."""
+from tfds_dwplus.tile_files import COLUMNS, TileRecord
 
 
 @contextlib.contextmanager
@@ -53,13 +41,16 @@ def opened(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict[str, d
             raise ValueError(f"another acquire is at work on {output}; wait for it, or give another --output") from None
         entries: dict[str, dict] = {}
         lines = _whole_lines(file)
-        if lines:
-            _check_settings(output, lines[0].get("settings"), settings)
-        elif any((output / kind).is_dir() for kind in ("s2", "s1", "label")):
-            raise ValueError(
-                f"{output} holds tiles but no {path.name}, so is not known to be of one source; give another --output"
-            )
-        else:
+        made = lines[0].get("settings") if lines else None
+        if any(output.glob("*/*.tif")) or any(output.glob("entries/*.json")):
+            if made is None:
+                raise ValueError(
+                    f"{output} holds tiles but no {path.name}, so is not known to be of one source; give another --output"
+                )
+            _check_settings(output, made, settings)
+        elif made != settings:  # there is no tile yet that they would not fit
+            lines = []
+            file.truncate(0)
             _add_line(file, {"settings": settings})
         entries |= {line["tile_id"]: line for line in lines[1:]}
 
@@ -67,7 +58,7 @@ def opened(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict[str, d
             _add_line(file, entry)
             entries[entry["tile_id"]] = entry
 
-        for left in output.glob("*/.*.partial"):
+        for left in (*output.glob(".*.partial"), *output.glob("*/.*.partial")):
             left.unlink()  # of a process that was killed
         for entry in left_entries(output):
             note(entry)
@@ -94,24 +85,26 @@ def write_rasters(
         *((folder, codes, ("label",)) for folder, codes in votes.items()),
     ):
         (output / kind).mkdir(exist_ok=True)
-        _write_whole(output / kind / f"{tile.tile_id}.tif", _geotiff(values, names, grid))
+        with written_whole(output / kind / f"{tile.tile_id}.tif") as partial:
+            partial.write_bytes(_geotiff(values, names, grid))
 
 
 def write_table(output: Path, entries: Sequence[dict]) -> None:
     """tiles.csv: a row a tile that is done, by tile id."""
     rows = [entry["columns"] for entry in entries if entry["status"] == "done"]
-    partial = output / "tiles.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, (*COLUMNS, *IMAGERY_COLUMNS))
+    known = [field.name for field in dataclasses.fields(TileRecord)]
+    columns = (*COLUMNS, *(name for name in known if name not in COLUMNS))
+    with written_whole(output / "tiles.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["tile_id"]))
-    partial.replace(output / "tiles.csv")
 
 
 def leave_entry(output: Path, entry: dict[str, Any]) -> None:
     """Leaves an entry for `left_entries`, where another process has the manifest."""
     (output / "entries").mkdir(exist_ok=True)
-    _write_whole(output / "entries" / f"{entry['tile_id']}.json", json.dumps(entry).encode())
+    with written_whole(output / "entries" / f"{entry['tile_id']}.json") as partial:
+        partial.write_text(json.dumps(entry), encoding="utf-8")
 
 
 def left_entries(output: Path) -> Iterator[dict[str, Any]]:
@@ -121,17 +114,6 @@ def left_entries(output: Path) -> Iterator[dict[str, Any]]:
         path.unlink()
     with contextlib.suppress(OSError):
         (output / "entries").rmdir()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def _whole_lines(file: TextIO) -> list[dict]:
@@ -156,9 +138,9 @@ def _add_line(file: TextIO, line: dict) -> None:
     file.flush()
 
 
-def _check_settings(output: Path, made: dict | None, given: dict) -> None:
+def _check_settings(output: Path, made: dict, given: dict) -> None:
     """Raises a ValueError that names the first setting which differs: tiles of two sources are not one data set."""
-    made, given = _flat(made or {}), _flat(given)
+    made, given = _flat(made), _flat(given)
     for key in sorted(made.keys() | given.keys()):
         if made.get(key) != given.get(key):
             raise ValueError(

@@ -7,6 +7,7 @@ dB, with the names and dates of the scenes they are made from.
 
 import dataclasses
 import datetime
+import json
 import math
 import re
 import threading
@@ -215,8 +216,8 @@ def check_collections(archive: StacArchive) -> None:
         except ArchiveError as error:
             raise ValueError(f"{error}; check --stac_url, --s1_stac_url and the network") from None
         except Exception as error:
-            if getattr(error, "status_code", None) not in (None, 404):
-                raise ValueError(f"{collection.url} does not answer: {first_line(error)}; try again later") from None
+            if getattr(error, "status_code", None) != 404:
+                raise ValueError(f"{collection.url} does not answer: {_said(error)}; try again later") from None
             found = None
         if found is None:
             raise ValueError(
@@ -301,8 +302,16 @@ def _search(collection: Collection, timeout_s: float, tile: LabelTile, grid: Gri
     try:
         found = list(client.search(collections=[collection.name], bbox=bbox, datetime=when, limit=250).items())
     except Exception as error:
-        raise ArchiveError(f"the search of {collection.url} failed: {first_line(error)}") from None
+        raise ArchiveError(f"the search of {collection.url} failed: {_said(error)}") from None
     return sorted(found, key=lambda item: (_time(item), item.id))
+
+
+def _said(error: Exception) -> str:
+    """What an error of an API's client means, in a line."""
+    if isinstance(error, json.JSONDecodeError):
+        return "its answer is not JSON, so not that of a STAC API"
+    said, status = first_line(error), getattr(error, "status_code", None)
+    return (f"HTTP {status}: " if status else "") + ("a page of HTML" if said.startswith("<") else said)
 
 
 _clients = threading.local()
@@ -328,7 +337,7 @@ def _client(collection: Collection, timeout_s: float) -> Any:
                 timeout=timeout_s,
             )
         except Exception as error:
-            raise ArchiveError(f"no STAC API answers at {collection.url}: {first_line(error)}") from None
+            raise ArchiveError(f"no STAC API answers at {collection.url}: {_said(error)}") from None
     return known[collection.url]
 
 

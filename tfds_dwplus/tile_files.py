@@ -48,10 +48,6 @@ class TileRecord:
     """1 to 14, numbered as in the labels' archive; 0 if not known."""
     s2_item: str = ""
     """Id of the Sentinel-2 product."""
-    s1_scenes: int = 0
-    """Number of Sentinel-1 scenes in the mean; 0 if not known."""
-    s1_dates: str = ""
-    """Their dates, YYYY-MM-DD, with a space between."""
     s2_level: str = ""
     """L1C or L2A."""
     s1_source: str = ""
@@ -62,6 +58,10 @@ class TileRecord:
     """descending, ascending or both."""
     s1_mean: str = ""
     """What the mean was taken of: dB or power."""
+    s1_scenes: int = 0
+    """Number of Sentinel-1 scenes in the mean; 0 if not known."""
+    s1_dates: str = ""
+    """Their dates, YYYY-MM-DD, with a space between."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +259,9 @@ def read_bands(
     try:
         return np.moveaxis(raster.read(list(indexes), window=window), 0, -1)
     except RasterioError as error:
-        raise ValueError(f"cannot read the pixels of {path}; is the file cut short? ({error})") from None
+        raise ValueError(
+            f"cannot read the pixels of {path}; is the file cut short? ({error.__cause__ or error})"
+        ) from None
 
 
 def named_bands(path: Path, descriptions: tuple[str | None, ...]) -> tuple[str, ...]:

@@ -1,0 +1,92 @@
+"""What a run tells while it goes: `metrics.jsonl`, TensorBoard, the progress line."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from tfds_dwplus.command_line import progress
+
+
+class Journal:
+    """`metrics.jsonl` and TensorBoard: one line, or one point a figure, for each event. Mute in all processes but the first."""
+
+    def __init__(self, workdir: Path, start: int, steps: int, *, mute: bool = False) -> None:
+        """Drops lines of steps after `start`: the run did them, was killed before the next checkpoint, and does them again."""
+        path = workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= start]
+        self.evaluations = [of for of in map(json.loads, kept) if of["kind"] == "eval"]
+        """Figures of the evaluations so far, oldest first."""
+        self._mute = mute
+        self._bar = progress(
+            total=steps, initial=start, desc="training", unit="step", smoothing=0.1, disable=mute or None
+        )
+        self._shown: dict[str, str] = {}
+        if mute:
+            return
+        if lines != kept:
+            part = path.with_name(path.name + ".part")
+            part.write_text("".join(line + "\n" for line in kept))
+            part.replace(path)
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+
+    def write(self, step: int, kind: str, figures: dict[str, Any]) -> None:
+        """Writes the figures of a step; `kind` is 'train', 'eval' or 'skipped'."""
+        event = {"step": step, "kind": kind} | figures
+        if kind == "eval":
+            self.evaluations.append(event)
+        if self._mute:
+            return
+        self._file.write(json.dumps(event) + "\n")
+        for name, value in figures.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def show(self, **facts: str) -> None:
+        """Puts facts at the end of the progress line, beside those shown before."""
+        self._shown |= facts
+        self._bar.set_postfix_str(", ".join(f"{name} {value}".strip() for name, value in self._shown.items()))
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress line."""
+        if not self._mute:
+            self._bar.write(text)
+
+    def advance(self) -> None:
+        """Counts a step."""
+        self._bar.update()
+
+    def close(self) -> None:
+        """Ends the progress line and the files."""
+        self._bar.close()
+        if not self._mute:
+            self._file.close()
+            self._board.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process's first device, or on a CPU the process, has held so far, in gigabytes."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e9 / 1024)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of `metrics.jsonl`; infinite for a line that was cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")

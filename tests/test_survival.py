@@ -1,0 +1,119 @@
+"""What a run bears: records that cannot be read, a full disk, being killed at any moment, an end before its steps are done."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, small_config, small_flags
+from test_train import journal, losses, weights
+
+from specsar_jax import checkpoints, evaluate, train
+from specsar_jax.config import Config, override
+
+
+@pytest.fixture
+def corrupt(small_run, tmp_path):
+    """Folder with the data set of `small_run`, a few bytes of one of its train records turned round."""
+    shutil.copytree(small_run / "data", tmp_path / "data")
+    (file,) = (tmp_path / "data").rglob("*train*array_record*")
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    file.chmod(0o644)
+    file.write_bytes(content)
+    return tmp_path
+
+
+def test_a_corrupt_record_is_named_and_ends_the_run(corrupt):
+    with pytest.raises(ValueError, match=r"record \d of 8 of the split cannot be read .*data.corrupt_records=skip"):
+        train.train(small_config(corrupt), corrupt / "run")
+
+
+def test_a_corrupt_record_is_skipped_if_so_wished(corrupt, capfd):
+    config = small_config(corrupt, "data.corrupt_records=skip", "data.test_split=train", "train.steps=2")
+    figures = train.train(config, corrupt / "run")
+    named = [line for line in capfd.readouterr().err.splitlines() if "cannot be read" in line]
+    assert named and all(line.endswith("skipped") for line in named)
+    assert figures["labelled_pixels"] <= 7 * 64 * 64  # not counted, nor another one twice in its place
+    assert len(losses(corrupt / "run")) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "best_by", "over"),
+    [([1, 2], "kappa", False), ([2, 1], "kappa", False), ([2, 1, 2], "kappa", True), ([2, 1, 3], "loss", True), ([], "loss", False)],
+)  # fmt: skip
+def test_patience_counts_evaluations_since_the_best(scores, best_by, over):
+    config = override(Config(), ["train.patience=2", f"train.best_by={best_by}"])
+    assert train.out_of_patience([{best_by: float(score)} for score in scores], config) is over
+
+
+def test_a_run_out_of_patience_stays_ended(small_run, tmp_path, capsys):
+    config = small_config(small_run, "train.patience=1", "optimizer.learning_rate=10.0", "train.steps=40")
+    train.train(config, tmp_path)
+    ended = journal(tmp_path)[-1]["step"]
+    assert ended < 40
+    train.train(config, tmp_path)
+    assert journal(tmp_path)[-1]["step"] == ended
+    assert capsys.readouterr().out.count(f"the run ends at step {ended}") == 2
+
+
+def start(workdir, data, *settings: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "specsar_jax.train", "--workdir", str(workdir), *small_flags(data), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def test_a_full_disk_ends_the_run_with_a_line_and_keeps_the_last_checkpoint(small_run, tmp_path):
+    """No file of the process may grow beyond 6 KiB: for its checkpoints the disk is as good as full."""
+    shutil.copytree(small_run / "run", tmp_path / "run", ignore=shutil.ignore_patterns("6", "evaluation*", "examples*"))
+    before = checkpoints.load_trained(tmp_path / "run", "latest").step
+    command = [sys.executable, "-m", "specsar_jax.train", "--workdir", str(tmp_path / "run"), *small_flags(small_run)]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 6; exec "$@"', "bash", *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        check=False,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert checkpoints.load_trained(tmp_path / "run", "latest").step == before
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_ends_as_if_unbroken(small_run, tmp_path):
+    settings = ("--config.train.steps=60", "--config.train.save_every=1", "--config.train.eval_every=20")
+    whole = start(tmp_path / "whole", small_run, *settings)
+    assert whole.wait(timeout=300) == 0
+    chance, kills = random.Random(0), 0
+    broken = tmp_path / "broken"
+    while True:
+        process = start(broken, small_run, *settings)
+        # From any moment of starting to any of training and saving.
+        deadline = time.monotonic() + chance.uniform(1.0, 14.0)
+        while process.poll() is None and (time.monotonic() < deadline or kills >= 20):
+            time.sleep(0.02)
+        if process.poll() is not None:
+            assert process.returncode == 0, process.communicate()
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert losses(broken) == losses(tmp_path / "whole")
+    for one, two in zip(weights(broken), weights(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(one, two)
+    figures = (evaluate.evaluate(checkpoints.load_trained(path), str(small_run / "data"), "mine", "test")
+               for path in (broken, tmp_path / "whole"))  # fmt: skip
+    assert next(figures) == next(figures)
