@@ -304,14 +304,16 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
 
 
 def _parse(text: str) -> Any:
-    """A Python literal, or the text itself: '3e-4' -> 0.0003, 'focal' -> 'focal', 'B2,B3' -> ('B2', 'B3')."""
+    """A Python literal, or the text itself: '3e-4' -> 0.0003, 'focal' -> 'focal', 'B2,B3' or '(B2,B3)' -> ('B2', 'B3')."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         pass
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return tuple(part.strip() for part in text.split(",")) if "," in text else text
+    if text.startswith("(") and text.endswith(")"):
+        text = text[1:-1].rstrip(",") + ","
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if "," in text else text
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,9 @@ def test_override_keeps_the_rest_and_converts():
     assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
     assert config.model.widths == (8, 16, 24, 32)
     assert config.data.s2_bands == ("B2", "B3") and config.data.flips is False
+    for text in ("(B2,B3)", "('B2','B3')", "(B2, B3,)"):
+        assert configs.override(Config(), [f"data.s2_bands={text}"]).data.s2_bands == ("B2", "B3")
+    assert configs.override(Config(), ["data.s2_bands=(B2)"]).data.s2_bands == ("B2",)
     assert config.train == Config().train
 
 
