@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from specsar_jax import model, preprocess, windows
 from specsar_jax.checkpoints import Trained, load_trained
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Predict
+from specsar_jax.inference import log_probabilities
 from specsar_jax.rasters import MapWriter, Scene, Sensor
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
