@@ -26,6 +26,7 @@ from specsar_jax.preprocess import Statistics
 from specsar_jax.sharding import is_first, wait_for_all
 from specsar_jax.train_state import TrainState, chosen_weights
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
 
 NOT_EVALUATED = -1e9
 """Score of a checkpoint that was saved between two evaluations."""
@@ -85,9 +86,8 @@ def read_config(workdir: Path) -> Config:
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Writes JSON whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(tree, indent=1) + "\n")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(tree, indent=1) + "\n")
 
 
 def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
@@ -239,9 +239,8 @@ def write_bundle(trained: Trained, path: Path) -> None:
         "classes": json.dumps(bands.CLASSES),
         "class_colours": json.dumps(bands.CLASS_COLOURS),
     }
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
 
 
 def read_bundle(path: Path) -> Trained:

@@ -19,7 +19,7 @@ from specsar_jax.config import Config
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
 from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import by_tile, divisible, is_first, make_mesh, put, replicated, rows_here
+from specsar_jax.sharding import by_tile, is_first, make_mesh, put, replicated, shared_batch
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
@@ -68,8 +68,8 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[
     mesh = make_mesh()
     config = trained.config
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
-    batch_size = divisible(config.train.eval_batch_size, mesh)
-    batches = pipeline.evaluation_batches(source, rasters, config, batch_size, rows_here(batch_size, mesh))
+    batch_size, rows = shared_batch(config.train.eval_batch_size, mesh)
+    batches = pipeline.evaluation_batches(source, rasters, config, batch_size, rows)
     total = -(-len(source) // batch_size)
     variables = jax.device_put(jax.tree.map(np.asarray, trained.variables), replicated(mesh))
     with progress(

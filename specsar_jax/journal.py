@@ -1,6 +1,7 @@
 """What a run tells while it goes: `metrics.jsonl`, TensorBoard, the progress line."""
 
 import json
+import math
 import resource
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
-from tfds_dwplus.command_line import progress
+from tfds_dwplus.command_line import progress, written_whole
 
 
 class Journal:
@@ -30,15 +31,16 @@ class Journal:
         if mute:
             return
         if lines != kept:
-            part = path.with_name(path.name + ".part")
-            part.write_text("".join(line + "\n" for line in kept))
-            part.replace(path)
+            with written_whole(path) as part:
+                part.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, step: int, kind: str, figures: dict[str, Any]) -> None:
         """Writes the figures of a step; `kind` is 'train', 'eval' or 'skipped'."""
-        event = {"step": step, "kind": kind} | figures
+        # JSON has no NaN: of a step that was skipped the loss is null.
+        plain = {name: None if isinstance(of, float) and not math.isfinite(of) else of for name, of in figures.items()}
+        event = {"step": step, "kind": kind} | plain
         if kind == "eval":
             self.evaluations.append(event)
         if self._mute:
@@ -49,8 +51,8 @@ class Journal:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def show(self, **facts: str) -> None:
-        """Puts facts at the end of the progress line, beside those shown before."""
-        self._shown |= facts
+        """Puts facts at the end of the progress line, beside those shown before; an empty one goes."""
+        self._shown = {name: value for name, value in (self._shown | facts).items() if value}
         self._bar.set_postfix_str(", ".join(f"{name} {value}".strip() for name, value in self._shown.items()))
 
     def say(self, text: str) -> None:

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from specsar_jax import model, pipeline, preprocess
 from specsar_jax.checkpoints import Trained
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
 from tfds_dwplus.look import class_colour, sar_colour, true_colour
 from tfds_dwplus.prepared import read_split
 
@@ -60,6 +61,5 @@ def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: st
     legend.append(Patch(facecolor="white", edgecolor="grey", label="no label"))
     figure.legend(handles=legend, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.suptitle(f"{builder.info.full_name}, {split}", fontsize=10)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=110, format="png")
-    part.replace(path)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110, format="png")

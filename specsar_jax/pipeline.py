@@ -101,11 +101,17 @@ def select(
 
 
 def check_crop(source: Any, config: Config) -> None:
-    """Raises a ValueError unless the crops of `data.crop_px` fit into the tiles and the network into the crops."""
+    """Raises a ValueError unless the crops of `data.crop_px` fit into the tiles and the network into the crops, and the
+    settings of the augmentation make sense.
+    """
     tile_px, crop_px = source[0]["label"].shape[0], config.data.crop_px
     if not SMALLEST_SIZE_PX <= crop_px <= tile_px:
         raise ValueError(
             f"data.crop_px is {crop_px}, expected 0 (whole tiles) or {SMALLEST_SIZE_PX} to {tile_px}, the size of the tiles"
+        )
+    if config.data.zoom <= 0.0 or min(config.data.band_jitter, config.data.speckle_looks, config.data.band_drop) < 0.0:
+        raise ValueError(
+            "data.zoom must be positive (1 for none), band_jitter, speckle_looks and band_drop not negative"
         )
 
 

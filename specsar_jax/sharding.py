@@ -20,7 +20,7 @@ BARRIER_TIMEOUT_MS = 3_600_000
 """How long a process waits for the others: simulating a data set or compiling may take them minutes."""
 
 SMALLEST_SPLIT = 2**12
-"""Weights of fewer elements are on every device: gathering them would cost more than holding them."""
+"""Weights of fewer elements are on every device: there is little to save."""
 
 
 _barriers = itertools.count()  # a key serves once; all processes come by the same ones
@@ -72,7 +72,7 @@ def is_first() -> bool:
 def wait_for_all(name: str) -> None:
     """Returns when every process has come here; at once where there is only one.
 
-    By the coordinator, not by the devices: their communication gives up (Gloo after 30 s) on a process that still compiles.
+    By the coordinator, not by the devices: their communication gives up (Gloo does) on a process that still compiles.
     """
     if jax.process_count() > 1:
         ocp.multihost.get_barrier_sync_fn()(key=f"{name} {next(_barriers)}", timeout_ms=BARRIER_TIMEOUT_MS)
@@ -120,15 +120,18 @@ def check_batch_size(size: int, mesh: jax.sharding.Mesh, name: str, parts: int =
         raise ValueError(f"{name} is {size}, expected a positive multiple of the {mesh.shape['data']} devices{times}")
 
 
-def divisible(size: int, mesh: jax.sharding.Mesh) -> int:
-    """The batch size, rounded up to what the devices can share. For batches that are padded anyway."""
-    return -(-size // mesh.shape["data"]) * mesh.shape["data"]
-
-
 def rows_here(size: int, mesh: jax.sharding.Mesh) -> Sequence[int]:
     """The rows of a batch of `size` that this process's devices hold: what it has to read."""
     held = by_tile(mesh).addressable_devices_indices_map((size,)).values()
     return sorted({row for (part,) in held for row in range(size)[part]})
+
+
+def shared_batch(size: int, mesh: jax.sharding.Mesh) -> tuple[int, Sequence[int]]:
+    """The batch size, rounded up to what the devices can share, and the rows that this process reads. For batches that are
+    padded anyway.
+    """
+    size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
+    return size, rows_here(size, mesh)
 
 
 def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

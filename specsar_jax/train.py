@@ -12,7 +12,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from specsar_jax.pretrained import Carried, load_segformer
 from specsar_jax.sharding import (
     by_tile,
     check_batch_size,
-    divisible,
     is_first,
     largest_of_all,
     make_mesh,
@@ -41,6 +40,7 @@ from specsar_jax.sharding import (
     put,
     replicated,
     rows_here,
+    shared_batch,
     start_processes,
     wait_for_all,
 )
@@ -153,9 +153,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     ):
         feed = Feed(batches, mesh)
         schedule = learning_rate(config.optimizer, config.train.steps)
-        journal.show(compiling="; kept for the next run")
+        journal.show(compiling="(kept for the next run)")
         clock, logged, waited_s = time.monotonic(), start, 0.0
-        profiled = range(start + 3, start + 3 + config.train.profile_steps)
+        profiled = range(start + 3, min(start + 3 + config.train.profile_steps, config.train.steps + 1))
         for step in range(start + 1, config.train.steps + 1):
             if out_of_patience(journal.evaluations, config):
                 _say(f"no better evaluation in {config.train.patience}: the run ends at step {step - 1}")
@@ -200,7 +200,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
                 clock, logged, waited_s = time.monotonic(), step, feed.waited_s
             if due_to_score:
                 held_out = pipeline.evaluation_batches(
-                    validation_source, rasters, config, *_shared_batch(config.train.eval_batch_size, mesh)
+                    validation_source, rasters, config, *shared_batch(config.train.eval_batch_size, mesh)
                 )
                 figures = score(state.variables(config), held_out)
                 named = {"dataset": builder.info.full_name, "split": config.data.validation_split}
@@ -313,12 +313,6 @@ def _fresh_state(config: Config, variables: Any, shardings: Any) -> TrainState:
     # No device ever holds it whole.
     variables = jax.tree.map(np.asarray, variables)
     return jax.jit(functools.partial(init_state, config), out_shardings=shardings)(variables)
-
-
-def _shared_batch(size: int, mesh: jax.sharding.Mesh) -> tuple[int, Sequence[int]]:
-    """The batch size that the devices can share, and the rows of it that this process reads."""
-    size = divisible(size, mesh)
-    return size, rows_here(size, mesh)
 
 
 def _score_of(figures: dict[str, Any], config: Config) -> float:

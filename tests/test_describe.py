@@ -146,7 +146,7 @@ def test_command(tile_folder, tmp_path):
     result = command("tfds_dwplus.describe", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     written = json.loads((tmp_path / "mine.json").read_text())
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.name for path in tmp_path.iterdir()} == {"tiles", "data", "mine.json"}
     assert (
         written["dataset"] == "dynamic_world_plus/mine/1.0.0"
         and written["groups"]["annotator"]["simulator"]["tiles"] == 6

@@ -112,3 +112,10 @@ def test_unknown_data_set_names_those_there_are(builder, tmp_path):
         open_dataset(str(builder.data_path.parents[2]), "yours")
     with pytest.raises(ValueError, match="found: none"):
         open_dataset(tmp_path, "yours")
+
+
+@pytest.mark.parametrize("setting", [{"zoom": 0.0}, {"band_jitter": -0.1}, {"band_drop": -1.0}])
+def test_augmentation_without_sense_is_refused(builder, setting):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **setting))
+    with pytest.raises(ValueError, match="zoom must be positive"):
+        pipeline.check_crop(read_split(builder, "train"), config)

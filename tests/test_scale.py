@@ -1,6 +1,7 @@
 """One run however it is spread: over devices, processes, parts of a batch; and the same again after a stop."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -154,3 +155,4 @@ def test_too_many_such_steps_end_the_run_with_the_tiles_names(small_run, tmp_pat
     skipped = [line for line in journal(tmp_path) if line["kind"] == "skipped"]
     assert [line["step"] for line in skipped] == [1, 2, 3] and len(skipped[0]["tile_ids"]) == 8
     assert checkpoints.any_saved(tmp_path)  # of step 2
+    assert not re.search(r": -?(NaN|Infinity)", (tmp_path / "metrics.jsonl").read_text())  # no JSON
