@@ -7,6 +7,8 @@ becomes a `Trained` network, which carries all that evaluation and prediction ne
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,11 +50,12 @@ class Trained:
     """Steps of training behind the weights."""
 
 
-def claim_workdir(workdir: Path, config: Config, statistics: Statistics) -> None:
-    """Makes the workdir of a run, or finds that it is this very run's.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config, statistics: Statistics) -> Iterator[None]:
+    """Makes the workdir of a run, or finds that it is this very run's; holds it for this run alone.
 
     Raises:
-        ValueError: it belongs to a run of another config or other statistics.
+        ValueError: it belongs to a run of another config or other statistics, or a run is at work on it.
     """
     path = workdir / "config.json"
     wait_for_all("workdir looked at")
@@ -71,6 +74,22 @@ def claim_workdir(workdir: Path, config: Config, statistics: Statistics) -> None
         write_json(workdir / "statistics.json", statistics.to_dict())
         write_json(path, configs.to_dict(config))
     wait_for_all("workdir claimed")
+    with _locked(workdir) if is_first() else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Keeps a second run out; the lock ends with the process, however that ends."""
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is at work on {workdir}; wait for it, or give another --workdir") from None
+        except OSError as error:  # a file system without locks
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield
 
 
 def read_config(workdir: Path) -> Config:

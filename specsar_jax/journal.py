@@ -1,16 +1,27 @@
 """What a run tells while it goes: `metrics.jsonl`, TensorBoard, the progress line."""
 
+import collections
+import contextlib
+import datetime
 import json
 import math
+import platform
 import resource
 import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
 
+import specsar_jax
 from tfds_dwplus.command_line import progress, written_whole
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+"""Their versions go into `run.json`."""
 
 
 class Journal:
@@ -37,7 +48,7 @@ class Journal:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, step: int, kind: str, figures: dict[str, Any]) -> None:
-        """Writes the figures of a step; `kind` is 'train', 'eval' or 'skipped'."""
+        """Writes the figures of a step; `kind` is 'train', 'eval', 'skipped' or 'time'."""
         # JSON has no NaN: of a step that was skipped the loss is null.
         plain = {name: None if isinstance(of, float) and not math.isfinite(of) else of for name, of in figures.items()}
         event = {"step": step, "kind": kind} | plain
@@ -76,6 +87,48 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Stopwatch:
+    """Where the time of a run goes, in seconds."""
+
+    def __init__(self) -> None:
+        self._began, self._seconds = time.monotonic(), collections.Counter[str]()
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """Adds the time inside to that of `what`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[what] += time.monotonic() - began
+
+    def figures(self) -> dict[str, float]:
+        """Since the beginning, and in each kind of work: 'total_s', 'compile_s', ..."""
+        return {"total_s": time.monotonic() - self._began} | {f"{what}_s": s for what, s in self._seconds.items()}
+
+
+def write_start(workdir: Path, step: int) -> None:
+    """Writes `run.json`: when, where and with what a run was started, and in 'earlier' the same of each time before."""
+    path = workdir / "run.json"
+    earlier = []
+    if path.exists():
+        before = json.loads(path.read_text())
+        earlier = [*before.pop("earlier"), before]
+    start = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "versions": {"specsar_jax": specsar_jax.__version__} | {name: version(name) for name in PACKAGES},
+        "earlier": earlier,
+    }
+    with written_whole(path) as part:
+        part.write_text(json.dumps(start, indent=1) + "\n")
 
 
 def peak_memory_gb() -> float:

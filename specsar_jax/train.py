@@ -25,8 +25,9 @@ from specsar_jax import config as configs
 from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.evaluate import evaluate, make_score, split_file
+from specsar_jax.feed import Feed
 from specsar_jax.finetune import load_finetuned
-from specsar_jax.journal import Journal, peak_memory_gb
+from specsar_jax.journal import Journal, Stopwatch, peak_memory_gb, write_start
 from specsar_jax.optimizer import learning_rate
 from specsar_jax.preprocess import Statistics
 from specsar_jax.pretrained import Carried, load_segformer
@@ -37,7 +38,6 @@ from specsar_jax.sharding import (
     largest_of_all,
     make_mesh,
     of_state,
-    put,
     replicated,
     rows_here,
     shared_batch,
@@ -113,14 +113,28 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     if _has_test_split(config, builder):
         read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
     variables, carried = _given_weights(config, workdir)
-    checkpoints.claim_workdir(workdir, config, statistics)
-    if carried is not None and is_first():
-        checkpoints.write_json(workdir / "pretrained.json", carried.to_dict())
-    _say(
-        f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
-        f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
-    )
+    with checkpoints.claimed(workdir, config, statistics):
+        if carried is not None and is_first():
+            checkpoints.write_json(workdir / "pretrained.json", carried.to_dict())
+        _say(
+            f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
+            f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
+        )
+        _optimise(config, statistics, builder, train_source, validation_source, variables, mesh, workdir)
+        return _score_test(config, builder, workdir)
 
+
+def _optimise(
+    config: Config,
+    statistics: Statistics,
+    builder: tfds.core.DatasetBuilder,
+    train_source: Any,
+    validation_source: Any,
+    variables: model.Variables | None,
+    mesh: jax.sharding.Mesh,
+    workdir: Path,
+) -> None:
+    """The loop: from `variables`, or as the seed has them, or from the last checkpoint, to the last step."""
     # State: fresh, or where the last run stopped.
     manager = checkpoints.open_checkpoints(workdir, clean_up=True)
     abstract = jax.eval_shape(lambda: init_state(config))
@@ -131,6 +145,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     start = int(state.step)
     if start:
         _say(f"going on from step {start}")
+    if is_first():
+        write_start(workdir, start)
 
     # Programs: one step, one evaluation.
     alpha = losses.class_alpha(statistics.label_pixels, config.loss)
@@ -151,7 +167,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         StopRequest() as stop,
         contextlib.closing(pipeline.train_batches(train_source, rasters, config, start, rows)) as batches,
     ):
-        feed = Feed(batches, mesh)
+        feed, spent = Feed(batches, mesh), Stopwatch()
         schedule = learning_rate(config.optimizer, config.train.steps)
         journal.show(compiling="(kept for the next run)")
         clock, logged, waited_s = time.monotonic(), start, 0.0
@@ -162,7 +178,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
                 break
             if step == start + 1:
                 feed.fetch()
-                program = compile_ahead(program, state, feed.batch)
+                with spent("compile"):
+                    program = compile_ahead(program, state, feed.batch)
                 clock, waited_s = time.monotonic(), feed.waited_s
                 journal.show(compiling="")
             if step in profiled[:1]:
@@ -202,24 +219,32 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
                 held_out = pipeline.evaluation_batches(
                     validation_source, rasters, config, *shared_batch(config.train.eval_batch_size, mesh)
                 )
-                figures = score(state.variables(config), held_out)
+                with spent("evaluate"):
+                    figures = score(state.variables(config), held_out)
                 named = {"dataset": builder.info.full_name, "split": config.data.validation_split}
                 journal.write(step, "eval", named | {"tiles": len(validation_source)} | figures)
-                checkpoints.save(manager, state, _score_of(figures, config))
+                with spent("checkpoint"):
+                    checkpoints.save(manager, state, _score_of(figures, config))
                 journal.say(f"step {step}: validation {_headline(figures)}")
                 journal.show(mIoU="-" if figures["mean_iou"] is None else f"{100 * figures['mean_iou']:.1f} %")
                 clock, logged, waited_s = time.monotonic(), step, feed.waited_s
             elif due_to_save or stopping:
-                checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
+                with spent("checkpoint"):
+                    checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
                 if stopping:
                     checkpoints.finish(manager)  # before saying so
                     journal.close()
                     if is_first():
                         print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
                     sys.exit(128 + stopping)
-        checkpoints.finish(manager)
+        with spent("checkpoint"):
+            checkpoints.finish(manager)
+        if (step := int(state.step)) > start:
+            journal.write(step, "time", spent.figures() | {"data_s": feed.waited_s})
 
-    # The end: the best checkpoint, on tiles that had no say in anything.
+
+def _score_test(config: Config, builder: tfds.core.DatasetBuilder, workdir: Path) -> dict[str, Any] | None:
+    """The end: figures and pictures of the best checkpoint, on tiles that had no say in anything; None if there are none."""
     split = config.data.test_split
     if not _has_test_split(config, builder):
         _say(f"no split {split!r} in {builder.info.full_name}: nothing to score on")
@@ -236,42 +261,6 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         print(metrics.table(figures))
         print(f"pictures: {picture}")
     return figures
-
-
-class Feed:
-    """Batches on the devices, fetched while the step before runs; how long steps waited for them; which steps were skipped."""
-
-    def __init__(self, batches: Iterator[pipeline.Batch], mesh: jax.sharding.Mesh) -> None:
-        self._batches, self._mesh = batches, mesh
-        self._unsettled: list[tuple[int, list[str], dict[str, jax.Array]]] = []
-        self.batch: dict[str, jax.Array] = {}
-        """On the devices, for the next step."""
-        self.waited_s = 0.0
-        """Time in which the devices had nothing to do, for the next batch was not there. At most: it counts a fetch as a whole
-        once the step that ran meanwhile has ended."""
-
-    def fetch(self) -> None:
-        """Takes the next batch."""
-        began = time.monotonic()
-        batch = next(self._batches)
-        self._tiles = [name.decode() for name in batch["tile_id"]]
-        self.batch = put(batch, self._mesh)
-        if not self._unsettled or self._unsettled[-1][-1]["loss"].is_ready():
-            self.waited_s += time.monotonic() - began
-
-    def follow(self, step: int, sums: dict[str, jax.Array]) -> None:
-        """Remembers a step that has been set off on the batch at hand."""
-        self._unsettled.append((step, self._tiles, sums))
-
-    def settle(self, *, all_steps: bool) -> Iterator[tuple[int, list[str], dict[str, float]]]:
-        """Waits for the steps before the last, or for all; gives those that were skipped, with their tiles and figures.
-
-        So the host is never more than one step ahead of the devices.
-        """
-        while len(self._unsettled) > (0 if all_steps else 1):
-            step, tiles, sums = self._unsettled.pop(0)
-            if int(sums["skipped_in_a_row"]):
-                yield step, tiles, {name: value.item() for name, value in jax.device_get(sums).items()}
 
 
 def _note_skipped(skipped: tuple[int, list[str], dict[str, Any]], journal: Journal, config: Config) -> None:

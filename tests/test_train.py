@@ -39,7 +39,7 @@ def test_workdir_holds_what_is_promised(unbroken):
     names = {path.name for path in unbroken.iterdir()}
     assert names == {
         "config.json", "statistics.json", "metrics.jsonl", "checkpoints", "tensorboard",
-        "evaluation_test.json", "examples_test.png",
+        "evaluation_test.json", "examples_test.png", "run.json", ".lock",
     }  # fmt: skip
     lines = journal(unbroken)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
@@ -47,6 +47,11 @@ def test_workdir_holds_what_is_promised(unbroken):
     assert {
         "step", "kind", "loss", "gradient_norm", "skipped", "learning_rate", "tiles_per_second", "data_wait_share", "memory_gb",
     } <= lines[0].keys()  # fmt: skip
+    (spent,) = [line for line in lines if line["kind"] == "time"]
+    parts = [spent[f"{what}_s"] for what in ("compile", "evaluate", "checkpoint", "data")]
+    assert min(parts) > 0 and sum(parts) < spent["total_s"]
+    run = json.loads((unbroken / "run.json").read_text())
+    assert run["versions"]["jax"] == jax.__version__ and run["step"] == 0 and run["earlier"] == []
     figures = json.loads((unbroken / "evaluation_test.json").read_text())
     assert {"dataset", "split", "step", "tiles", "labelled_pixels", "mean_iou", "overall_accuracy", "macro_f1", "kappa",
             "classes", "confusion_matrix", "per_class"} <= figures.keys()  # fmt: skip
