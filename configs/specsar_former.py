@@ -5,7 +5,11 @@
 
 The paper reports, on its 299 test patches: mIoU 59.58 %, overall accuracy 79.48 %, macro F1 71.68 %, after 200 epochs of
 16,893 tiles with AdamW, learning rate 5e-4, cosine schedule, batch 4, random flips and rotations, alpha-balanced focal
-loss (Yu et al., arXiv 2410.03962). Cost: 844,650 steps of four tiles of 510 x 510.
+loss (Yu et al., arXiv 2410.03962). What the paper leaves open (weight decay, warm-up, gamma, alpha) is our choice.
+
+Cost: 844,650 steps of four tiles of 510 x 510, or 520 PFLOP. A step takes 3.5 s a tile on two cores (BENCHMARKS.md), so the
+whole would take 137 days there; on an accelerator it has not been timed. `--config.model.compute_dtype=bfloat16` and
+`--config.model.rematerialise=true` make it cheaper and smaller there.
 """
 
 from specsar_jax.config import Config, Data, Loss, Optimizer, Train, model_preset
@@ -14,7 +18,7 @@ TILES, EPOCHS, BATCH = 16_893, 200, 4
 
 
 def get_config() -> Config:
-    """The published recipe; what the paper leaves open (weight decay, warm-up, gamma, alpha) is our choice."""
+    """The published recipe."""
     return Config(
         data=Data(name="full", crop_px=0),
         model=model_preset("specsar_former"),
