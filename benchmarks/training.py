@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from reading import SIZE_PX, machine, simulated, table, write_folder
 
 from specsar_jax import losses, pipeline
 from specsar_jax import train as command
-from specsar_jax.compilation import compile_ahead, keep_compiled_programs
+from specsar_jax.compilation import compile_ahead
 from specsar_jax.config import Config, Data, Mesh, Optimizer, Train, model_preset
 from specsar_jax.sharding import by_tile, make_mesh, of_state, put, replicated
 from specsar_jax.train_state import init_state, train_step
@@ -249,12 +250,12 @@ def measure(case: Case, folder: Path, steps: int, rounds: int, *, peers: bool) -
     """Figures of each form, a round at a time."""
     config = case.config(folder, steps)
     batches = batches_of(config, 4)
-    with tempfile.TemporaryDirectory(dir=folder) as cache:  # compiled once anew, then as a user's second start
-        jax.config.update("jax_compilation_cache_dir", cache)
-        first = run(
-            dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20)), Path(cache) / "run", None
-        )
-    keep_compiled_programs()
+    # Compiled once anew, then loaded, as by a user's second start.
+    jax.config.update(
+        "jax_compilation_cache_dir", str(folder / f"cache_{case.preset}_{case.crop_px}_{case.batch}_{case.dtype}")
+    )
+    first = run(config, folder / "first", None)
+    shutil.rmtree(folder / "first")
     bare = prepared_step(config, batches[0])
     forms: dict[str, Callable[[Path], dict[str, float]]] = {
         BARE: lambda _: {"tiles_per_second": bare()},

@@ -1,8 +1,9 @@
 """What a run leaves on disk, and trained networks back from it.
 
 A workdir holds `config.json`, `statistics.json`, `metrics.jsonl` and `checkpoints/` (Orbax: the two latest, and the best
-on the validation split). A bundle is one safetensors file with the weights, and config and statistics in its metadata. Either
-becomes a `Trained` network, which carries all that evaluation and prediction need.
+on the validation split), and `calibration.json`, the temperature of its probabilities. A bundle is one safetensors file with
+the weights, and config, statistics and temperature in its metadata. Either becomes a `Trained` network, which carries all that
+evaluation and prediction need.
 """
 
 import contextlib
@@ -48,6 +49,8 @@ class Trained:
     variables: model.Variables
     step: int
     """Steps of training behind the weights."""
+    temperature: float = 1.0
+    """Of the probabilities, fitted on the validation split; see `specsar_jax.calibration`."""
 
 
 @contextlib.contextmanager
@@ -240,11 +243,32 @@ def load_trained(path: Path, which: str = "best") -> Trained:
                 f"checkpoint {step} of {path}: tensor {name} should have shape {wanted.shape}, found {found}; "
                 "was it written by another version of specsar_jax?"
             )
-    return Trained(config, statistics, {"params": restored[weights], "batch_stats": restored["batch_stats"]}, step)
+    variables = {"params": restored[weights], "batch_stats": restored["batch_stats"]}
+    calibration = read_calibration(path, step)
+    return Trained(config, statistics, variables, step, 1.0 if calibration is None else calibration["temperature"])
+
+
+def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:
+    """What `evaluate.calibrate` found for the weights of a step; None if nobody has looked. Raises ValueError if the file is
+    not one of these.
+    """
+    path = workdir / "calibration.json"
+    if not path.is_file():
+        return None
+    try:
+        calibration = json.loads(path.read_text())
+        if not float(calibration["temperature"]) > 0.0:
+            raise ValueError("a temperature that is not positive")
+        return calibration if calibration["step"] == step else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds no temperature of probabilities ({type(error).__name__}: {error}); remove it, and "
+            "specsar_jax.train, started again, fits it again"
+        ) from None
 
 
 def write_bundle(trained: Trained, path: Path) -> None:
-    """Writes a network as one safetensors file: float32 weights; config, statistics and class names as metadata."""
+    """Writes a network as one safetensors file: float32 weights; config, statistics, temperature and class names as metadata."""
     tensors = {
         ".".join(key.key for key in place): np.asarray(leaf, np.float32)
         for place, leaf in jax.tree.leaves_with_path(trained.variables)
@@ -253,6 +277,7 @@ def write_bundle(trained: Trained, path: Path) -> None:
         "format": BUNDLE_FORMAT,
         "software": f"specsar_jax {specsar_jax.__version__}",
         "step": str(trained.step),
+        "temperature": repr(trained.temperature),
         "config": json.dumps(configs.to_dict(trained.config)),
         "statistics": json.dumps(trained.statistics.to_dict()),
         "classes": json.dumps(bands.CLASSES),
@@ -282,7 +307,8 @@ def read_bundle(path: Path) -> Trained:
             raise ValueError(f"{path}: tensor {name} should have shape {leaf.shape}, found {found}")
         leaves.append(jax.numpy.asarray(tensors[name]))
     statistics = Statistics.from_dict(json.loads(metadata["statistics"]))
-    return Trained(config, statistics, structure.unflatten(leaves), int(metadata["step"]))
+    temperature = float(metadata.get("temperature", 1.0))  # bundles of before there was one have none
+    return Trained(config, statistics, structure.unflatten(leaves), int(metadata["step"]), temperature)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

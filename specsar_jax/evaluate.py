@@ -1,53 +1,120 @@
-"""Command: scores a trained network on a split and writes `evaluation_<split>.json`.
+"""Command: scores a trained network on a split; writes `evaluation_<split>.json` and the sums of each tile, `tiles_<split>.npz`.
 
 python -m specsar_jax.evaluate --workdir runs/quickstart --split test
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxtyping import Array
 
-from specsar_jax import losses, metrics, pipeline
+from specsar_jax import accuracy, calibration, losses, metrics, pipeline
 from specsar_jax.checkpoints import Trained, load_trained, write_json
 from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
+from specsar_jax.inference import log_probabilities
+from specsar_jax.legends import LEGENDS
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
-from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import by_tile, is_first, make_mesh, put, replicated, shared_batch
+from specsar_jax.preprocess import Statistics, standardise
+from specsar_jax.sharding import by_tile, is_first, largest_of_all, make_mesh, put, replicated, shared_batch
+from specsar_jax.tally import Tally
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
 from tfds_dwplus.prepared import open_dataset, read_split
 
-Score = Callable[..., dict[str, Any]]
-"""(variables, batches, called after each batch) -> figures."""
+Look = Callable[[Batch, Array], None]
+"""What is done with the first batch and the log-probabilities of it, for the eye."""
+
+Score = Callable[[Variables, Iterator[Batch], Look], dict[str, Any]]
+"""(variables, batches, look) -> figures."""
+
+Sums = dict[str, np.ndarray]
+"""Arrays with a row a tile."""
+
+GROUPS = ("biome", "hemisphere", "annotator")
+"""Columns of the data set by whose values an evaluation tells accuracy."""
 
 
 def main(argv: list[str]) -> None:
-    """Parses the arguments, scores, prints a table and writes the JSON file."""
+    """Parses the arguments, scores, prints a table and writes the files."""
     parser = Parser(
-        "Scores a trained network.", "python -m specsar_jax.evaluate --workdir runs/quickstart --split test"
+        "Scores a trained network, or maps made elsewhere.",
+        "python -m specsar_jax.evaluate --workdir runs/quickstart --split test",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of specsar_jax.train, or an exported bundle")
+    parser.add_argument("--workdir", type=Path, help="of specsar_jax.train, or an exported bundle")
     parser.add_argument("--split", default="test", help="of the data set, in TFDS's notation")
     parser.add_argument("--data_dir", help="folder of prepared data sets; the run's own if not given")
     parser.add_argument("--dataset", help="NAME of dynamic_world_plus/NAME; the run's own if not given")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
-    parser.add_argument("--output", type=Path, help="JSON file; in the workdir, or beside the bundle, if not given")
+    parser.add_argument("--groups", nargs="*", default=GROUPS, help="columns of the data set to tell accuracy by")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="JSON file; in the workdir, or beside the bundle or the first --prediction, if not given. The sums of each tile go beside it",
+    )
+    parser.add_argument(
+        "--prediction",
+        type=Path,
+        action="append",
+        default=[],
+        help="score this map too: a raster that covers the tiles, or a folder of <tile_id>.tif; may be given again. A --workdir beside "
+        "it must have been scored on the split before",
+    )
+    parser.add_argument(
+        "--legend", action="append", default=[], help=f"what the map's numbers mean: {', '.join(LEGENDS)}"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="score the maps against published label tiles, by the votes of their experts: zips or folders of PANGAEA 933475 or "
+        "Zenodo 4766508",
+    )
     args = parser.parse_args(argv)
     keep_compiled_programs()
+    if args.prediction:
+        from specsar_jax import compare  # which takes its figures from here
+
+        return compare.command(
+            args.prediction,
+            args.legend,
+            split=args.split,
+            data_dir=args.data_dir,
+            dataset=args.dataset,
+            labels=args.labels,
+            workdir=args.workdir,
+            output=args.output,
+        )
+    if args.workdir is None or args.legend or args.labels:
+        parser.error("give --workdir, or --prediction with --legend")
     trained = load_trained(args.workdir, args.checkpoint)
     data_dir = args.data_dir if args.data_dir is not None else trained.config.data.data_dir
-    figures = evaluate(trained, data_dir, args.dataset or trained.config.data.name, args.split)
-    name = split_file("evaluation", args.split, "json")
-    beside = args.workdir / name if args.workdir.is_dir() else args.workdir.with_name(f"{args.workdir.stem}.{name}")
-    write_json(args.output or beside, figures)
+    dataset = args.dataset or trained.config.data.name
+    features = open_dataset(data_dir, dataset).info.features
+    held = [name for name in features if features[name].shape == () and name not in ("tile_id", "s1_dates")]
+    if unknown := [name for name in args.groups if name not in (*held, *GROUPS)]:
+        raise ValueError(f"no column {', '.join(unknown)} in {dataset} to group by; it has {', '.join(held)}")
+    tally, loss, named = score_tiles(trained, data_dir, dataset, args.split)
+    figures = named | {"loss": loss} | figures_of(tally, trained.temperature, args.groups)
+    names = (split_file("evaluation", args.split, "json"), split_file("tiles", args.split, "npz"))
+    if args.output is not None:
+        paths = (args.output, args.output.with_name(f"{args.output.stem}.{names[1]}"))
+    elif args.workdir.is_dir():
+        paths = tuple(args.workdir / name for name in names)
+    else:
+        paths = tuple(args.workdir.with_name(f"{args.workdir.stem}.{name}") for name in names)
+    tally.write(paths[1])
+    write_json(paths[0], figures)
     print(metrics.table(figures))
 
 
@@ -56,59 +123,188 @@ def split_file(what: str, split: str, ending: str) -> str:
     return f"{what}_{''.join(c if c.isalnum() else '_' for c in split)}.{ending}"
 
 
-def evaluate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[str, Any]:
+def evaluate(trained: Trained, data_dir: str, dataset: str, split: str, tiles: Path | None = None) -> dict[str, Any]:
     """Figures of a network on a split, with the keys that `evaluation_<split>.json` has.
+
+    Args:
+        trained: the network.
+        data_dir: folder of prepared data sets.
+        dataset: NAME of dynamic_world_plus/NAME.
+        split: in TFDS's notation.
+        tiles: where the first process writes the sums of each tile, if anywhere.
 
     Raises:
         ValueError: no such data set or split, or a sensor or bands that the network needs and the data set lacks.
     """
-    builder = open_dataset(data_dir, dataset)
-    pipeline.check_sensors(builder, trained.config.model.sensors)
-    source = read_split(builder, split)
-    mesh = make_mesh()
-    config = trained.config
-    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
-    batch_size, rows = shared_batch(config.train.eval_batch_size, mesh)
-    batches = pipeline.evaluation_batches(source, rasters, config, batch_size, rows)
-    total = -(-len(source) // batch_size)
-    variables = jax.device_put(jax.tree.map(np.asarray, trained.variables), replicated(mesh))
-    with progress(
-        total=total, desc=f"evaluating {split}", unit="batch", leave=False, disable=not is_first() or None
-    ) as bar:
-        figures = make_score(config, trained.statistics, mesh)(variables, batches, bar.update)
-    named = {"dataset": builder.info.full_name, "split": split, "step": trained.step, "tiles": len(source)}
-    return named | figures
+    tally, loss, named = score_tiles(trained, data_dir, dataset, split)
+    if tiles is not None and is_first():
+        tally.write(tiles)
+    return named | {"loss": loss} | figures_of(tally, trained.temperature)
+
+
+def score_tiles(
+    trained: Trained, data_dir: str, dataset: str, split: str
+) -> tuple[Tally, float | None, dict[str, Any]]:
+    """The sums of each tile of a split, the mean loss of a labelled pixel, and what was scored: `dataset`, `split`, `step`,
+    `tiles`. Tiles whose record cannot be read are left out where the config says so. Raises as `evaluate`.
+    """
+    alpha = losses.class_alpha(trained.statistics.label_pixels, trained.config.loss)
+    step = functools.partial(evaluation_step, config=trained.config, alpha=alpha, temperature=trained.temperature)
+    sums, about, full_name = _pass(trained, data_dir, dataset, split, step, f"evaluating {split}")
+    columns = {name: np.array([tile[name] for tile in about]) for name in about[0] if name not in ("index", "tile_id")}
+    tile_id = np.array([tile["tile_id"] for tile in about])
+    tally = Tally(tile_id=tile_id, columns=columns, **metrics.on_host(sums))
+    loss = metrics.plain(sums["loss"].astype(np.float64).sum() / max(int(tally.confusion.sum()), 1))
+    return tally, loss, {"dataset": full_name, "split": split, "step": trained.step, "tiles": len(tally)}
+
+
+def figures_of(tally: Tally, temperature: float = 1.0, groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+    """The figures of some tiles, with the keys that `evaluation_<split>.json` has.
+
+    Args:
+        tally: of the tiles.
+        temperature: that the probabilities were made with.
+        groups: columns of the tally; one that it lacks, or that has one value only, is left out.
+    """
+    confusion = tally.confusion.sum(axis=0)
+    figures = metrics.summarise(confusion)
+    of_class = metrics.boundary_iou(tally.boundary.sum(axis=0))
+    for name, value in zip(bands.CLASSES, of_class, strict=True):
+        figures["per_class"][name]["boundary_iou"] = metrics.plain(value)
+    by_column = {
+        name: metrics.grouped(tally.confusion, tally.columns[name])
+        for name in groups
+        if name in tally.columns and len(np.unique(tally.columns[name])) > 1
+    }
+    calibrated = calibration.summarise(tally, temperature)
+    return figures | {
+        "boundary_iou": metrics.plain(metrics.mean(of_class)),
+        **({"calibration": calibrated} if calibrated else {}),
+        "groups": by_column,
+        "area": accuracy.area_estimates(confusion, tally.mapped.sum(axis=0)),
+        "intervals": accuracy.intervals(tally),
+    }
+
+
+def calibrate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[str, Any]:
+    """The temperature of a network's probabilities, fitted on a split: what `WORKDIR/calibration.json` holds.
+
+    Returns:
+        the keys of `calibration.best_temperature`, with `dataset`, `split`, `step` of the weights and `labelled_pixels`.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+
+    def step(batch: dict[str, Array], log_p: Array) -> dict[str, Array]:
+        return calibration.temperature_sums(batch["label"], log_p)
+
+    sums, _, full_name = _pass(trained, data_dir, dataset, split, step, f"calibrating on {split}")
+    pixels = int(sums["pixels"].sum())
+    nll, slope = (sums[name].sum(axis=(0, 2), dtype=np.float64) for name in ("nll", "slope"))
+    named = {"dataset": full_name, "split": split, "step": trained.step, "labelled_pixels": pixels}
+    return named | calibration.best_temperature(pixels, nll, slope)
 
 
 def make_score(config: Config, statistics: Statistics, mesh: Mesh, shardings: Any = None) -> Score:
-    """A function from variables and batches to figures; compiled once, to be called at every evaluation.
+    """A function from variables and batches to the figures of one confusion matrix and the loss; compiled once, to be called
+    at every evaluation of a run.
 
     `shardings` says where the variables lie; on every device if not given.
     """
     alpha = losses.class_alpha(statistics.label_pixels, config.loss)
-    step = jax.jit(
-        functools.partial(evaluation_step, config=config, statistics=statistics, alpha=alpha),
-        in_shardings=(shardings or replicated(mesh), by_tile(mesh)),
-        out_shardings=replicated(mesh),
-    )
+    step = functools.partial(evaluation_step, config=config, alpha=alpha)
+    run_over = make_pass(config, statistics, mesh, step, shardings)
 
-    compiled = None
-
-    def score(
-        variables: Variables, batches: Iterator[Batch], advance: Callable[[], Any] = lambda: None
-    ) -> dict[str, Any]:
-        nonlocal compiled
+    def score(variables: Variables, batches: Iterator[Batch], look: Look = lambda *_: None) -> dict[str, Any]:
         confusion, loss = np.zeros((len(bands.CLASSES),) * 2, np.int64), 0.0
-        for batch in batches:
-            batch = put(batch, mesh)
-            compiled = compiled or compile_ahead(step, variables, batch)
-            sums = jax.device_get(compiled(variables, batch))
-            confusion += sums["confusion"]
-            loss += float(sums["loss"])
-            advance()
+        for sums in run_over(variables, batches, look):
+            confusion += sums["confusion"].sum(axis=0, dtype=np.int64)
+            loss += float(sums["loss"].sum(dtype=np.float64))
         return {"loss": loss / max(int(confusion.sum()), 1)} | metrics.summarise(confusion)
 
     return score
+
+
+def make_pass(
+    config: Config,
+    statistics: Statistics,
+    mesh: Mesh,
+    of: Callable[[dict[str, Array], Array], dict[str, Array]],
+    shardings: Any = None,
+) -> Callable[..., Iterator[Sums]]:
+    """A function from variables, batches and a `Look` to what `of` makes of each batch and its log-probabilities, on the host
+    of every process. The network is a program of its own, the same whatever becomes of its output: compiled, it is kept for all.
+    """
+    network = jax.jit(
+        lambda variables, s2, s1: log_probabilities(variables, *standardise(s2, s1, statistics), config=config),
+        in_shardings=(shardings or replicated(mesh), by_tile(mesh), by_tile(mesh)),
+        out_shardings=by_tile(mesh),
+    )
+    sums = jax.jit(of, in_shardings=(by_tile(mesh), by_tile(mesh)), out_shardings=replicated(mesh))
+    compiled: list[Any] = []
+
+    def run_over(variables: Variables, batches: Iterator[Batch], look: Look = lambda *_: None) -> Iterator[Sums]:
+        running = None
+        for batch in batches:  # read, and put on the devices, while they compute
+            on_device = put(batch, mesh)
+            if running is not None:
+                yield jax.device_get(running)
+            arguments = variables, on_device["s2"], on_device["s1"]
+            if not compiled:
+                compiled.append(compile_ahead(network, *arguments))
+            log_p = compiled[0](*arguments)
+            if len(compiled) < 2:
+                compiled.append(compile_ahead(sums, on_device, log_p))
+            if running is None:
+                look(batch, log_p)
+            running = compiled[1](on_device, log_p)
+        if running is not None:
+            yield jax.device_get(running)
+
+    return run_over
+
+
+def _pass(
+    trained: Trained, data_dir: str, dataset: str, split: str, of: Callable[..., dict[str, Array]], doing: str
+) -> tuple[Sums, list[dict[str, Any]], str]:
+    """What `of` makes of each tile of a split, what the data set says of each, and the data set's full name."""
+    builder = open_dataset(data_dir, dataset)
+    config = trained.config
+    pipeline.check_sensors(builder, config.model.sensors)
+    source = read_split(builder, split)
+    mesh = make_mesh()
+    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
+    batch_size, rows = shared_batch(config.train.eval_batch_size, mesh)
+    variables = jax.device_put(jax.tree.map(np.asarray, trained.variables), replicated(mesh))
+    run_over = make_pass(config, trained.statistics, mesh, of)
+    about: list[dict[str, Any]] = []
+
+    def batches() -> Iterator[Batch]:
+        for batch in pipeline.evaluation_batches(source, rasters, config, batch_size, rows):
+            about.extend(json.loads(text) for text in batch["about"] if text)
+            yield batch
+
+    parts = []
+    with progress(
+        total=-(-len(source) // batch_size), desc=doing, unit="batch", leave=False, disable=not is_first() or None
+    ) as bar:
+        for sums in run_over(variables, batches()):
+            parts.append(sums)
+            bar.update()
+    about = sorted(_of_all(about), key=lambda tile: tile["index"])
+    tiles = [tile["index"] for tile in about]
+    sums = {name: np.concatenate([part[name] for part in parts])[tiles] for name in parts[0]}
+    return sums, about, builder.info.full_name
+
+
+def _of_all(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lists of all processes, one after the other."""
+    if jax.process_count() == 1:
+        return about
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    padded = np.pad(text, (0, largest_of_all(len(text)) - len(text)), constant_values=ord(" "))
+    return [tile for part in multihost_utils.process_allgather(padded) for tile in json.loads(part.tobytes())]
 
 
 if __name__ == "__main__":

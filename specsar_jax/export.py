@@ -2,8 +2,8 @@
 
     python -m specsar_jax.export --workdir runs/quickstart --format safetensors --output specsar.safetensors
 
-The file holds the weights by name, float32, and as metadata the config, the statistics, and class names and colours, all
-JSON. `evaluate` and `predict` take it in place of a workdir.
+The file holds the weights by name, float32, and as metadata the config, the statistics, the temperature of the probabilities, and
+class names and colours, all JSON. `evaluate` and `predict` take it in place of a workdir.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ from specsar_jax.config import Config
 
 
 def log_probabilities(
-    variables: model.Variables, s2: Array, s1: Array, *, config: Config
+    variables: model.Variables, s2: Array, s1: Array, *, config: Config, temperature: float = 1.0
 ) -> Float[Array, "batch height width class"]:
     """Logarithms of the class probabilities, float32; with `predict.average_turns` of their mean over flips and turns.
 
@@ -18,7 +18,19 @@ def log_probabilities(
         s2: standardised, [batch, height, width, s2_band].
         s1: standardised, [batch, height, width, s1_band].
         config: of the run.
+        temperature: of `specsar_jax.calibration`, for probabilities that mean what they say.
     """
+    return tempered(_mean_over_turns(variables, s2, s1, config), temperature)
+
+
+def tempered(log_p: Float[Array, "*batch class"], temperature: float) -> Float[Array, "*batch class"]:
+    """Logarithms of the probabilities at a temperature: above 1 they are closer to each other, below 1 further apart."""
+    return log_p if temperature == 1.0 else jax.nn.log_softmax(log_p / temperature)
+
+
+def _mean_over_turns(
+    variables: model.Variables, s2: Array, s1: Array, config: Config
+) -> Float[Array, "batch height width class"]:
     if not config.predict.average_turns:
         return jax.nn.log_softmax(model.apply(variables, s2, s1, config=config.model))
     # A quarter turn of a rectangle would be a map of another shape.

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
 import specsar_jax
@@ -65,6 +67,11 @@ class Journal:
         """Puts facts at the end of the progress line, beside those shown before; an empty one goes."""
         self._shown = {name: value for name, value in (self._shown | facts).items() if value}
         self._bar.set_postfix_str(", ".join(f"{name} {value}".strip() for name, value in self._shown.items()))
+
+    def show_picture(self, step: int, name: str, picture: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Puts a picture onto TensorBoard."""
+        if not self._mute:
+            self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
 
     def say(self, text: str) -> None:
         """Prints a line above the progress line."""

@@ -1,83 +1,308 @@
-"""Accuracy from a confusion matrix. Matrices add over tiles, batches and hosts; figures are divided once, at the end."""
+"""Accuracy from sums that add over tiles, batches and hosts.
 
+Enters: labels and class probabilities of tiles, on the devices. Leaves: whole numbers a tile, and from any sum of them figures on
+the host, divided once, at the end, in float64.
+
+All sums are of integers: of what is not a count, such as a probability, the binary digits are summed. So no order of adding, no
+device and no split over processes changes a figure, and none loses precision.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer, Num, Shaped
 
 from tfds_dwplus import bands
 
+BINS = 15
+"""Bins of confidence. Source: Guo et al. 2017, section 5."""
 
-def confusion_matrix(
-    label: Integer[Array, "*batch"], prediction: Integer[Array, "*batch"]
-) -> Int[Array, "label prediction"]:
-    """Labelled pixels by class id of the label (rows) and of the prediction (columns). int32: one batch at a time."""
-    classes = len(bands.CLASSES)
+BOUNDARY_SHARE = 0.02
+"""Width of the boundary band over the diagonal of the tile. Source: Cheng et al. 2021, section 5.1."""
+
+LARGEST_NLL = 127.0
+"""Of a pixel, in nats: what float32 knows as a probability is above exp(-104)."""
+
+_DIGIT = 512
+_DIGITS = 4
+
+HEADLINE = ("mean_iou", "overall_accuracy", "macro_f1", "weighted_f1", "kappa")
+
+
+def tile_sums(
+    label: Integer[Array, "tile height width"],
+    log_p: Float[Array, "tile height width class"],
+    valid: Bool[Array, "tile height width"],
+) -> dict[str, Int[Array, "tile ..."]]:
+    """Sums of each tile, int32, to be turned by `on_host` into those of a `Tally`.
+
+    The prediction is the most probable class, and its probability is the confidence. Probabilities are float32; their bins,
+    [0, 1/15), [1/15, 2/15) ... [14/15, 1], and sums are of these very numbers. Tiles of up to 2000 x 2000 pixels.
+
+    Args:
+        label: class ids; 255 is left out.
+        log_p: logarithms of the class probabilities, float32.
+        valid: where the sensors have data.
+    """
     labelled = label != bands.IGNORE
-    pair = jnp.where(labelled, label.astype(jnp.int32) * classes + prediction.astype(jnp.int32), classes**2)
-    return jnp.bincount(pair.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes)
+    # A network that has diverged knows nothing; a figure must come of it all the same.
+    log_p = jnp.nan_to_num(log_p, nan=-LARGEST_NLL, neginf=-LARGEST_NLL)
+    prediction, confidence = jnp.argmax(log_p, axis=-1), jnp.exp(log_p.max(axis=-1))
+    # A class at a time: XLA's sums over a short last axis are slow on a CPU.
+    brier = sum(jnp.square(jnp.exp(log_p[..., i]) - (label == i)) for i in range(log_p.shape[-1]))
+    # Computed once, not again for each sum that they go into.
+    prediction, confidence, brier = jax.lax.optimization_barrier((prediction, confidence, brier))
+    edges = np.linspace(0.0, 1.0, BINS + 1)[1:-1].astype(np.float32)
+    place = sum((confidence >= edge).astype(jnp.int32) for edge in edges)
+    ids = jnp.where(labelled, label, 0).astype(jnp.int32)
+    nll = jnp.clip(-jnp.take_along_axis(log_p, ids[..., None], axis=-1)[..., 0], 0.0, LARGEST_NLL)
+    right = _counts(place, labelled & (prediction == label), BINS)
+    return map_sums(label, prediction, valid) | {
+        "reliability": jnp.stack([_counts(place, labelled, BINS), right], axis=-1),
+        "confidence": jnp.stack([_counts(place, labelled, BINS, digit) for digit in _digits(confidence)], axis=-1),
+        "brier": _digit_sums(brier, labelled),
+        "nll": _digit_sums(nll, labelled),
+    }
+
+
+def map_sums(
+    label: Integer[Array | np.ndarray, "tile height width"],
+    prediction: Integer[Array | np.ndarray, "tile height width"],
+    valid: Bool[Array | np.ndarray, "tile height width"],
+) -> dict[str, Int[Array, "tile ..."]]:
+    """The sums of a map without probabilities: 'confusion', 'mapped' and 'boundary' of a `Tally`, int32. Where a prediction is no
+    class it is taken as not labelled.
+    """
+    classes = len(bands.CLASSES)
+    label, prediction = jnp.asarray(label), jnp.asarray(prediction, jnp.int32)
+    pair = label.astype(jnp.int32) * classes + prediction
+    confusion = _counts(pair, (label != bands.IGNORE) & (prediction < classes), classes**2)
+    return {
+        "confusion": confusion.reshape(-1, classes, classes),
+        "mapped": _counts(prediction, valid, classes),
+        "boundary": boundary_sums(label, prediction),
+    }
+
+
+def boundary_sums(
+    label: Integer[Array | np.ndarray, "tile height width"],
+    prediction: Integer[Array | np.ndarray, "tile height width"],
+) -> Int[Array, "tile class 2"]:
+    """Pixels in the intersection and in the union of the boundary bands of label and prediction, by class, int32.
+
+    The boundary band of a class is its pixels that have a pixel of another class within d rows and d columns, d being two
+    hundredths of the tile's diagonal, rounded, and one at least: 14 pixels of 510 x 510. Intersection over union of the bands
+    is Boundary IoU (Cheng et al. 2021, equation 2; the square neighbourhood is that of the authors' program).
+
+    Where it differs: the paper scores objects of an image, one by one; here the counts of a class are summed over all tiles,
+    as those of IoU are. Its program takes what lies outside the image for background, so that an object has a boundary along the
+    border of the image; here beyond the border nothing is known. Pixels without a label, which the paper has not, are
+    treated like that too, in label and prediction alike: they belong to no band and make no boundary.
+
+    Args:
+        label: class ids; 255 is no label.
+        prediction: class ids; what is none counts as no label.
+    """
+    classes = len(bands.CLASSES)
+    label, prediction = jnp.asarray(label), jnp.asarray(prediction)
+    labelled = (label != bands.IGNORE) & (prediction < classes)
+    distance = max(1, round(BOUNDARY_SHARE * math.hypot(*label.shape[1:])))
+    maps = jnp.stack([label.astype(jnp.uint8), prediction.astype(jnp.uint8)])
+    # One filter for smallest and largest id: zero, in both, is the wildcard.
+    ids = jnp.stack([jnp.where(labelled, maps + 1, 0), jnp.where(labelled, classes - maps, 0)])
+    largest, smallest = _largest_around(ids, distance)
+    of_label, of_prediction = labelled & (largest + smallest != classes + 1)
+    shared = _counts(label, of_label & of_prediction & (label == prediction), classes)
+    either = _counts(label, of_label, classes) + _counts(prediction, of_prediction, classes) - shared
+    return jnp.stack([shared, either], axis=-1)
+
+
+def on_host(sums: dict[str, Shaped[np.ndarray, "tile ..."]]) -> dict[str, np.ndarray]:
+    """What `tile_sums` or `map_sums` gave, as a `Tally` has it: int64, and float64 where digits were summed."""
+    of = {name: sums[name].astype(np.int64) for name in ("confusion", "mapped", "boundary")}
+    if "reliability" not in sums:
+        return of
+    pixels, right = np.moveaxis(sums["reliability"].astype(np.float64), -1, 0)
+    reliability = np.stack([pixels, _from_digits(sums["confidence"]), right], axis=-1)
+    return of | {"reliability": reliability, "brier": _from_digits(sums["brier"]), "nll": _from_digits(sums["nll"])}
+
+
+def headline(confusion: Num[np.ndarray, "*n label prediction"]) -> dict[str, Float[np.ndarray, "*n"]]:
+    """The figures of `HEADLINE` of each of some confusion matrices, float64; NaN where one has no denominator.
+
+    IoU = TP / (TP + FP + FN); F1 = 2 TP / (2 TP + FP + FN). Means are over the classes that occur in the labels or in the
+    predictions; weighted F1 weighs by labelled pixels. Kappa after Cohen 1960.
+    """
+    matrix, of = np.asarray(confusion, np.float64), class_figures(confusion)
+    hits, labels, predictions = _margins(matrix)
+    total = labels.sum(axis=-1)
+    agreement = _ratio(hits.sum(axis=-1), total)
+    chance = _ratio((labels * predictions).sum(axis=-1), total**2)
+    return {
+        "mean_iou": mean(of["iou"]),
+        "overall_accuracy": agreement,
+        "macro_f1": mean(of["f1"]),
+        "weighted_f1": _ratio((np.nan_to_num(of["f1"]) * labels).sum(axis=-1), total),
+        "kappa": _ratio(agreement - chance, 1 - chance),
+    }
+
+
+def class_figures(confusion: Num[np.ndarray, "*n label prediction"]) -> dict[str, Float[np.ndarray, "*n class"]]:
+    """`iou`, `f1`, `precision` (user's accuracy) and `recall` (producer's accuracy) of each class; NaN without a denominator."""
+    hits, labels, predictions = _margins(np.asarray(confusion, np.float64))
+    return {
+        "iou": _ratio(hits, labels + predictions - hits),
+        "f1": _ratio(2 * hits, labels + predictions),
+        "precision": _ratio(hits, predictions),
+        "recall": _ratio(hits, labels),
+    }
+
+
+def boundary_iou(boundary: Num[np.ndarray, "*n class 2"]) -> Float[np.ndarray, "*n class"]:
+    """Boundary IoU of each class from sums of `boundary_sums`; NaN of a class without a boundary."""
+    return _ratio(boundary[..., 0], boundary[..., 1])
+
+
+def mean(of_class: Float[np.ndarray, "*n class"]) -> Float[np.ndarray, "*n"]:
+    """Over the classes that have the figure; NaN where none has."""
+    return _ratio(np.nansum(of_class, axis=-1), np.isfinite(of_class).sum(axis=-1))
 
 
 def summarise(confusion: Int[np.ndarray, "label prediction"]) -> dict[str, Any]:
-    """Figures of a confusion matrix, with the keys of `evaluation_<split>.json`.
-
-    IoU = TP / (TP + FP + FN); precision is user's accuracy, recall producer's accuracy; kappa after Cohen 1960. Means
-    are over the classes that occur in the labels or in the predictions. A figure without a denominator is None.
-
-    Args:
-        confusion: pixels, rows = label, columns = prediction.
-    """
-    matrix = np.asarray(confusion, np.float64)
-    hits, labels, predictions, total = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0), matrix.sum()
-    iou = _ratio(hits, labels + predictions - hits)
-    f1 = _ratio(2 * hits, labels + predictions)
-    agreement, chance = _ratio(hits.sum(), total), _ratio((labels * predictions).sum(), total**2)
+    """Figures of one confusion matrix, with the keys of `evaluation_<split>.json`. Without a denominator a figure is None."""
+    of_class = class_figures(confusion)
+    labels = np.asarray(confusion).sum(axis=1)
     return {
-        "labelled_pixels": int(total),
-        "mean_iou": _mean(iou),
-        "overall_accuracy": _plain(agreement),
-        "macro_f1": _mean(f1),
-        "kappa": _plain(_ratio(agreement - chance, 1 - chance)),
+        "labelled_pixels": int(labels.sum()),
+        **{name: plain(value) for name, value in headline(confusion).items()},
         "classes": list(bands.CLASSES),
         "confusion_matrix": np.asarray(confusion).astype(int).tolist(),
         "per_class": {
-            name: {
-                "iou": _plain(iou[i]),
-                "f1": _plain(f1[i]),
-                "precision": _plain(_ratio(hits[i], predictions[i])),
-                "recall": _plain(_ratio(hits[i], labels[i])),
-                "pixels": int(labels[i]),
-            }
+            name: {figure: plain(values[i]) for figure, values in of_class.items()} | {"pixels": int(labels[i])}
             for i, name in enumerate(bands.CLASSES)
         },
     }
 
 
+def grouped(
+    confusion: Int[np.ndarray, "tile label prediction"], values: Shaped[np.ndarray, " tile"]
+) -> dict[str, dict[str, Any]]:
+    """Headline figures of the tiles of each value of a column, by the value as text; '' and, of a biome, 0 are 'unknown'."""
+    groups = {}
+    for value in np.unique(values):
+        chosen = confusion[values == value].sum(axis=0)
+        figures = {name: plain(figure) for name, figure in headline(chosen).items()}
+        sizes = {"tiles": int((values == value).sum()), "labelled_pixels": int(chosen.sum())}
+        groups["unknown" if str(value) in ("", "0") else str(value)] = sizes | figures
+    return groups
+
+
 def table(figures: dict[str, Any]) -> str:
-    """The figures of `summarise` as text, a line a class, then the means."""
+    """The figures of an evaluation as text, in percent: a line a class, a line a figure with its interval where there is one, a
+    line a group.
+    """
 
     def percent(value: float | None) -> str:
         return "    -" if value is None else f"{100 * value:5.1f}"
 
-    lines = [f"{'class':20s}   IoU    F1  prec.  rec.      pixels"]
+    limits = figures.get("intervals", {})
+
+    def line(name: str, value: float | None, path: str) -> str:
+        interval = " to ".join(percent(limit).strip() for limit in limits.get(path, ()))
+        return f"{name:20s} {percent(value)}" + (f"  ({interval})" if interval else "")
+
+    columns = {"iou": "  IoU", "f1": "   F1", "precision": "prec.", "recall": " rec."}
+    if "boundary_iou" in figures:
+        columns["boundary_iou"] = "bound."
+    lines = [f"{'class':20s} {' '.join(f'{head:>5s}' for head in columns.values())}      pixels"]
     for name, row in figures["per_class"].items():
-        shares = " ".join(percent(row[key]) for key in ("iou", "f1", "precision", "recall"))
+        shares = " ".join(f"{percent(row[key]):>{len(head)}s}" for key, head in columns.items())
         lines.append(f"{name:20s} {shares} {row['pixels']:11,d}")
-    means = {"mIoU": "mean_iou", "overall accuracy": "overall_accuracy", "macro F1": "macro_f1", "kappa": "kappa"}
-    lines.append("  ".join(f"{name} {percent(figures[key]).strip()}" for name, key in means.items()))
+    names = {"mean_iou": "mIoU", "macro_f1": "macro F1", "weighted_f1": "weighted F1", "boundary_iou": "boundary IoU"}
+    lines += [""] + (["                         %  (95 % of draws of tiles)"] if limits else [])
+    lines += [
+        line(names.get(key, key.replace("_", " ")), figures[key], key)
+        for key in (*HEADLINE, "boundary_iou")
+        if key in figures
+    ]
+    if calibration := figures.get("calibration"):
+        lines.append(line("calibration error", calibration["ece"], "calibration.ece"))
+    for column, groups in figures.get("groups", {}).items():
+        lines += ["", f"{column:20s}  mIoU     OA    F1  tiles"]
+        for value, row in groups.items():
+            shares = f"{percent(row['mean_iou'])}  {percent(row['overall_accuracy'])} {percent(row['macro_f1'])}"
+            lines.append(f"{value:20s} {shares} {row['tiles']:6d}{_biome(column, value)}")
     return "\n".join(lines)
 
 
-def _ratio(above: Float[np.ndarray, "*n"] | float, below: Float[np.ndarray, "*n"] | float) -> Float[np.ndarray, "*n"]:
+def plain(value: Any) -> float | None:
+    """A number for JSON: None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _biome(column: str, value: str) -> str:
+    known = column == "biome" and value.isdigit() and 1 <= int(value) <= len(bands.BIOMES)
+    return f"  {bands.BIOMES[int(value) - 1]}" if known else ""
+
+
+def _counts(
+    ids: Integer[Array | np.ndarray, "tile height width"],
+    where: Bool[Array | np.ndarray, "tile height width"],
+    length: int,
+    weights: Int[Array, "tile height width"] | None = None,
+) -> Int[Array, "tile id"]:
+    """How many pixels of a tile have each id below `length`, or the sum of their weights."""
+    added = jnp.where(where, 1 if weights is None else weights, 0)
+    ids = jnp.where(where, ids, 0).astype(jnp.int32)
+    rows = [values.reshape(len(values), -1) for values in (ids, added)]
+    return jax.vmap(lambda ids, added: jnp.zeros(length, jnp.int32).at[ids].add(added))(*rows)
+
+
+def _largest_around(values: Shaped[Array, "*n height width"], distance: int) -> Shaped[Array, "*n height width"]:
+    """Largest value within `distance` rows and columns, 0 beyond the border."""
+    window = 2 * distance + 1
+    for axis in (-2, -1):
+        axis %= values.ndim
+        values = jnp.pad(values, [(distance, distance) if i == axis else (0, 0) for i in range(values.ndim)])
+        reach = 1
+        while reach < window:  # the largest of 1, 2, 4 ... values: five steps for 29
+            step, length = min(reach, window - reach), values.shape[axis]
+            here = jax.lax.slice_in_dim(values, 0, length - step, axis=axis)
+            values = jnp.maximum(here, jax.lax.slice_in_dim(values, step, length, axis=axis))
+            reach += step
+    return values
+
+
+def _digits(values: Float[Array, "*n"]) -> Sequence[Int[Array, "*n"]]:
+    """Whole parts and then three digits to the base of 512 of numbers from 0 to 127: to 2^-28."""
+    digits = []
+    for place in range(_DIGITS):
+        whole = jnp.floor(values) if place < _DIGITS - 1 else jnp.round(values)
+        digits.append(whole.astype(jnp.int32))
+        values = (values - whole) * _DIGIT
+    return digits
+
+
+def _digit_sums(
+    values: Float[Array, "tile height width"], where: Bool[Array, "tile height width"]
+) -> Int[Array, "tile digit"]:
+    return jnp.stack([jnp.sum(digit, axis=(1, 2), where=where) for digit in _digits(values)], axis=-1)
+
+
+def _from_digits(sums: Int[np.ndarray, "*n digit"]) -> Float[np.ndarray, "*n"]:
+    return sums.astype(np.float64) @ (float(_DIGIT) ** -np.arange(_DIGITS))
+
+
+def _margins(matrix: Float[np.ndarray, "*n label prediction"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Diagonal, sums of the rows, sums of the columns."""
+    return np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1), matrix.sum(axis=-2)
+
+
+def _ratio(above: Any, below: Any) -> Float[np.ndarray, "*n"]:
     """NaN where the denominator is 0."""
     above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
     return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
-
-
-def _mean(values: Float[np.ndarray, " class"]) -> float | None:
-    return None if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _plain(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -8,6 +8,7 @@ batches from a step on, with any number of readers, and processes share a batch 
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -68,6 +69,15 @@ def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
     if stored is None:
         raise ValueError(f"{builder.info.full_name} has no split 'train', so no statistics to train with")
     return Statistics.from_dict(stored)
+
+
+def columns(record: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and short texts of a record, by name."""
+    return {
+        name: value.decode() if isinstance(value, bytes) else np.asarray(value).item()
+        for name, value in record.items()
+        if np.ndim(value) == 0 and name != "s1_dates"  # those of a year of scenes
+    }
 
 
 def select(
@@ -150,16 +160,22 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Every tile once, in order, in batches of `size`; of each the `rows`, or all. The last batch is filled up with tiles
     without a label: none is dropped or counted twice.
+
+    They also hold `about`, JSON in bytes [batch]: `index`, the tile's place in the split, and the `columns` of its record. It is
+    empty in a row that is no tile: one that fills up, or whose record cannot be read.
     """
     rows = range(size) if rows is None else rows
     readable = Readable(source, config.data.corrupt_records)
     count = len(source)
 
     def tile(index: int) -> Batch:
-        record = rasters(readable[min(index, count - 1)])
+        record = readable[min(index, count - 1)]
+        about = {"index": index} | columns(record)
+        record = rasters(record)
         if index < count and not readable.was_corrupt(index):
-            return record
+            return record | {"about": np.bytes_(json.dumps(about).encode())}
         return record | {
+            "about": np.bytes_(b""),
             "s2": np.full_like(record["s2"], bands.S2_NODATA),
             "s1": np.full_like(record["s1"], np.nan),
             "label": np.full_like(record["label"], bands.IGNORE),

@@ -95,12 +95,12 @@ def predict(
 
 
 def make_probabilities(trained: Trained) -> Probabilities:
-    """The network as a compiled function from physical values to class probabilities, float32."""
+    """The network as a compiled function from physical values to calibrated class probabilities, float32."""
 
     @jax.jit
     def compiled(variables: model.Variables, s2: Array, s1: Array) -> Array:
         s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
-        return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config))
+        return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config, temperature=trained.temperature))
 
     variables = jax.device_put(trained.variables)
     return lambda s2, s1: compiled(variables, s2, s1)

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from specsar_jax import checkpoints, losses, metrics, model, pictures, pipeline
+from specsar_jax import checkpoints, losses, metrics, model, pictures, pipeline, preprocess
 from specsar_jax import config as configs
 from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
-from specsar_jax.evaluate import evaluate, make_score, split_file
+from specsar_jax.evaluate import calibrate, evaluate, make_score, split_file
 from specsar_jax.feed import Feed
 from specsar_jax.finetune import load_finetuned
 from specsar_jax.journal import Journal, Stopwatch, peak_memory_gb, write_start
@@ -45,10 +45,13 @@ from specsar_jax.sharding import (
     wait_for_all,
 )
 from specsar_jax.train_state import TrainState, init_state, train_step
-from tfds_dwplus import Builder
+from tfds_dwplus import Builder, bands
 from tfds_dwplus.command_line import Parser, run
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.prepared import open_dataset, read_split
+
+TILES_SHOWN = 3
+"""Of the validation split, on TensorBoard."""
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.py"
 
@@ -220,11 +223,14 @@ def _optimise(
                     validation_source, rasters, config, *shared_batch(config.train.eval_batch_size, mesh)
                 )
                 with spent("evaluate"):
-                    figures = score(state.variables(config), held_out)
+                    figures = score(state.variables(config), held_out, functools.partial(_show, step, config, journal))
                 named = {"dataset": builder.info.full_name, "split": config.data.validation_split}
                 journal.write(step, "eval", named | {"tiles": len(validation_source)} | figures)
                 with spent("checkpoint"):
                     checkpoints.save(manager, state, _score_of(figures, config))
+                journal.show_picture(
+                    step, "confusion", pictures.pixels(pictures.confusion(np.array(figures["confusion_matrix"])))
+                )
                 journal.say(f"step {step}: validation {_headline(figures)}")
                 journal.show(mIoU="-" if figures["mean_iou"] is None else f"{100 * figures['mean_iou']:.1f} %")
                 clock, logged, waited_s = time.monotonic(), step, feed.waited_s
@@ -244,13 +250,16 @@ def _optimise(
 
 
 def _score_test(config: Config, builder: tfds.core.DatasetBuilder, workdir: Path) -> dict[str, Any] | None:
-    """The end: figures and pictures of the best checkpoint, on tiles that had no say in anything; None if there are none."""
+    """The end: the best checkpoint, its probabilities calibrated on the validation split; its figures and pictures on tiles that
+    had no say in anything, None if there are none.
+    """
+    trained = _calibrated(config, workdir)
     split = config.data.test_split
     if not _has_test_split(config, builder):
         _say(f"no split {split!r} in {builder.info.full_name}: nothing to score on")
         return None
-    trained = checkpoints.load_trained(workdir)
-    figures = evaluate(trained, config.data.data_dir, config.data.name, split)
+    tiles = workdir / split_file("tiles", split, "npz")
+    figures = evaluate(trained, config.data.data_dir, config.data.name, split, tiles)
     if is_first():
         checkpoints.write_json(workdir / split_file("evaluation", split, "json"), figures)
         picture = workdir / split_file("examples", split, "png")
@@ -261,6 +270,35 @@ def _score_test(config: Config, builder: tfds.core.DatasetBuilder, workdir: Path
         print(metrics.table(figures))
         print(f"pictures: {picture}")
     return figures
+
+
+def _calibrated(config: Config, workdir: Path) -> checkpoints.Trained:
+    """The best checkpoint, with the temperature of its probabilities; fitted, if that has not been done yet."""
+    trained = checkpoints.load_trained(workdir)
+    if checkpoints.read_calibration(workdir, trained.step) is not None:
+        return trained
+    calibration = calibrate(trained, config.data.data_dir, config.data.name, config.data.validation_split)
+    if is_first():
+        checkpoints.write_json(workdir / "calibration.json", calibration)
+    return dataclasses.replace(trained, temperature=calibration["temperature"])
+
+
+def _show(step: int, config: Config, journal: Journal, batch: pipeline.Batch, log_p: jax.Array) -> None:
+    """Puts the first tiles of an evaluation onto TensorBoard, as far as this process holds them."""
+    if not is_first():
+        return
+    parts = {part.index[0].start or 0: part.data for part in log_p.addressable_shards}
+    predictions = np.concatenate([np.asarray(parts[start]) for start in sorted(parts)]).argmax(axis=-1).astype(np.uint8)
+    rows = []
+    for tile, prediction in enumerate(predictions[:TILES_SHOWN]):
+        if batch["about"][tile]:
+            s2, s1, label = (batch[name][tile] for name in pipeline.RASTERS)
+            valid = preprocess.valid_pixels(s2, s1, config.model.sensors)
+            prediction = np.where(valid, prediction, np.uint8(bands.IGNORE))
+            shown = pictures.panels(s2, s1, label, prediction, config.data.s2_bands)
+            rows.append((batch["tile_id"][tile].decode(), shown))
+    if rows:
+        journal.show_picture(step, "tiles", pictures.pixels(pictures.examples(rows, f"validation, step {step}")))
 
 
 def _note_skipped(skipped: tuple[int, list[str], dict[str, Any]], journal: Journal, config: Config) -> None:

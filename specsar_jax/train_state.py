@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from specsar_jax import losses, metrics, model
 from specsar_jax.config import Config
-from specsar_jax.inference import log_probabilities
+from specsar_jax.inference import tempered
 from specsar_jax.optimizer import make_optimizer
 from specsar_jax.preprocess import Statistics, standardise
 from tfds_dwplus import bands
@@ -139,16 +139,28 @@ def _loss_and_gradient(
 
 
 def evaluation_step(
-    variables: model.Variables,
     batch: dict[str, Array],
+    log_p: Float[Array, "batch height width class"],
     *,
     config: Config,
-    statistics: Statistics,
     alpha: tuple[float, ...],
+    temperature: float = 1.0,
 ) -> dict[str, Array]:
-    """Sums over a batch: `confusion` int32 [label, prediction], and `loss` times labelled pixels, float32."""
-    s2, s1 = standardise(batch["s2"], batch["s1"], statistics)
-    logits = log_probabilities(variables, s2, s1, config=config)
-    confusion = metrics.confusion_matrix(batch["label"], jnp.argmax(logits, axis=-1))
-    loss = losses.pixel_loss(logits, batch["label"], alpha, config=config.loss, expert=batch["expert"])
-    return {"confusion": confusion, "loss": loss * confusion.sum()}
+    """Sums of each tile of a batch: those of `metrics.tile_sums`, of the probabilities at a temperature, and `loss`, float32,
+    summed over labelled pixels, of the network as it was trained.
+
+    Args:
+        batch: `s2`, `s1`, `label`, `expert` as the pipeline gives them.
+        log_p: logarithms of the class probabilities.
+        config: of the run.
+        alpha: weight of each class.
+        temperature: of `specsar_jax.calibration`.
+    """
+
+    def loss(log_p: Array, label: Array, expert: Array) -> Array:
+        one = jnp.ones((), jnp.int32)
+        return losses.pixel_loss(log_p[None], label[None], alpha, config=config.loss, expert=expert[None], pixels=one)
+
+    valid = (batch["s2"] != bands.S2_NODATA).all(axis=-1) & jnp.isfinite(batch["s1"]).all(axis=-1)
+    sums = metrics.tile_sums(batch["label"], tempered(log_p, temperature), valid)
+    return sums | {"loss": jax.vmap(loss)(log_p, batch["label"], batch["expert"])}

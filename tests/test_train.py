@@ -39,7 +39,7 @@ def test_workdir_holds_what_is_promised(unbroken):
     names = {path.name for path in unbroken.iterdir()}
     assert names == {
         "config.json", "statistics.json", "metrics.jsonl", "checkpoints", "tensorboard",
-        "evaluation_test.json", "examples_test.png", "run.json", ".lock",
+        "evaluation_test.json", "examples_test.png", "tiles_test.npz", "calibration.json", "run.json", ".lock",
     }  # fmt: skip
     lines = journal(unbroken)
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
@@ -56,9 +56,14 @@ def test_workdir_holds_what_is_promised(unbroken):
     assert {"dataset", "split", "step", "tiles", "labelled_pixels", "mean_iou", "overall_accuracy", "macro_f1", "kappa",
             "classes", "confusion_matrix", "per_class"} <= figures.keys()  # fmt: skip
     assert figures["tiles"] == 2 and np.sum(figures["confusion_matrix"]) == figures["labelled_pixels"]
-    assert figures.keys() <= next(line for line in lines if line["kind"] == "eval").keys()
+    whole = {"boundary_iou", "calibration", "groups", "area", "intervals"}  # told once, at the end
+    assert figures.keys() - whole <= next(line for line in lines if line["kind"] == "eval").keys()
     best = max((line for line in lines if line["kind"] == "eval"), key=lambda line: line["mean_iou"])
     assert figures["step"] == best["step"]
+    (events,) = (unbroken / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert content.count(b"eval/tiles") == content.count(b"eval/confusion") == 3
+    assert content.count(b"\x89PNG") == 6
 
 
 def test_same_seed_same_curve_and_same_weights(unbroken, small_run, tmp_path):
