@@ -47,9 +47,9 @@ def test_a_corrupt_record_is_skipped_if_so_wished(corrupt, capfd):
 def test_a_second_run_on_a_workdir_at_work_is_refused(small_run, tmp_path):
     config = checkpoints.read_config(small_run / "run")
     statistics = checkpoints.load_trained(small_run / "run").statistics
-    with checkpoints.claimed(tmp_path, config, statistics):
-        with pytest.raises(ValueError, match="another run is at work"):
-            train.train(small_config(small_run), tmp_path)
+    at_work = pytest.raises(ValueError, match="another run is at work")
+    with checkpoints.claimed(tmp_path, config, statistics), at_work:
+        train.train(small_config(small_run), tmp_path)
     with checkpoints.claimed(tmp_path, config, statistics):
         pass  # let go of when the first one ended
 
