@@ -126,7 +126,7 @@ def write_start(workdir: Path, step: int) -> None:
     start = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
