@@ -3,19 +3,31 @@
     python -m tfds_dwplus.prepare --tiles ../shared/real/ben_mini --name ben_mini --data_dir data --tile_size_px 120
     python -m specsar_jax.train --config configs/ben_mini.py
 
-Hoped for on the 16 test chips: overall accuracy 0.62 and mIoU 0.23 (a plain prototype of this network); a random forest
-has 0.664 and 0.310. What was reached stands in the README, from `benchmarks/results.py`. The checkpoint is chosen on 16
-chips held out of the 80 of the train split; so was this recipe, never on the test chips.
+Eighty chips are learnt by heart in a few hundred steps. What helped, in four folds of the train chips, and never on the test
+chips: many small crops a step in place of few large ones, zoom, gain and speckle at random, dropout of values and of blocks, a
+moderate weight on rare classes, an early end, the mean over flips and turns. A tenth of the train chips is held out to choose
+the checkpoint and to fit the temperature. What was reached, beside a random forest, stands in the README, from
+`benchmarks/results.py`. `--config.train.finetune=RUN` starts from a network of the same four bands.
 """
 
-from specsar_jax.config import Config, Data, Loss, Train, model_preset
+from specsar_jax.config import Config, Data, Loss, Optimizer, Predict, Train, model_preset
 
 
 def get_config() -> Config:
-    """Plain cross-entropy, whole chips, averaged weights: what did best on the held-out chips."""
+    """The recipe with the best likelihood on held-out chips."""
     return Config(
-        data=Data(name="ben_mini", train_split="train[:-20%]", validation_split="train[-20%:]", crop_px=0),
-        model=model_preset("tiny"),
-        loss=Loss(name="cross_entropy", alpha_power=0.0),
-        train=Train(steps=800, batch_size=8, ema_decay=0.99),
+        data=Data(
+            name="ben_mini",
+            train_split="train[:-10%]",
+            validation_split="train[-10%:]",
+            crop_px=32,
+            zoom=1.5,
+            band_jitter=0.1,
+            speckle_looks=4.0,
+        ),
+        model=model_preset("tiny", dropout=0.3, drop_path=0.2),
+        loss=Loss(name="cross_entropy", alpha_power=0.5),
+        optimizer=Optimizer(weight_decay=0.1),
+        train=Train(steps=500, batch_size=32, eval_every=250, ema_decay=0.99, best_by="kappa"),
+        predict=Predict(average_turns=True),
     )
