@@ -16,8 +16,12 @@ from jaxtyping import Float, Shaped
 from scipy import stats
 
 from specsar_jax import metrics
+from specsar_jax.metrics import ratio
 from specsar_jax.tally import Tally
 from tfds_dwplus import bands
+
+PIXEL_AREA = "pixel_area_ha"
+"""Column of a tally: hectares of a pixel of the tile, NaN where they are not known."""
 
 Z_95 = 1.96
 """Standard errors to either side of an estimate. Source: Olofsson et al. 2014, section 5."""
@@ -28,8 +32,8 @@ EXACT_BELOW = 25
 
 def area_estimates(
     confusion: Shaped[np.ndarray, "label prediction"],
-    mapped_pixels: Shaped[np.ndarray, " prediction"],
-    pixel_area_ha: float = 0.01,
+    mapped: Shaped[np.ndarray, " prediction"],
+    pixel_area_ha: float | None = 0.01,
     classes: Sequence[str] = bands.CLASSES,
 ) -> dict[str, Any]:
     """Accuracy weighted by mapped area, and the area of each class corrected for the errors of the map.
@@ -45,28 +49,35 @@ def area_estimates(
 
     Args:
         confusion: labelled pixels.
-        mapped_pixels: pixels of the whole map by class, labelled or not.
-        pixel_area_ha: 0.01 is 10 m x 10 m.
+        mapped: pixels of the whole map by class, labelled or not; where pixels differ in size, their area in a unit of your own.
+        pixel_area_ha: of a pixel or of that unit; 0.01 is 10 m x 10 m. None if it is not known: there are shares then, no areas.
         classes: their names.
 
     Returns:
-        `overall_accuracy`; `per_class`, by name: `mapped_ha`, `area_ha`, `users_accuracy`, `producers_accuracy`;
-        `sampling_unit`, `unsampled_share`, `mapped_ha`. No area of a class in neither map nor labels, no user's accuracy
-        of one that the map has not or that no two labels sampled, no producer's of one that the labels have not.
+        `overall_accuracy`; `per_class`, by name: `mapped_ha` and `mapped_share` of the whole map, `area_ha` and `area_share` of
+        what is estimated, `users_accuracy`, `producers_accuracy`; `sampling_unit`, `unsampled_share`, `mapped_ha`, and
+        `shares_of`, what a share is one of. No area of a class in neither map nor labels, no user's accuracy of one that the map has
+        not or that no two labels sampled, no producer's of one that the labels have not.
     """
-    figures = _area_points(confusion, mapped_pixels)
-    errors = _area_standard_errors(confusion, mapped_pixels)
-    total_ha = float(figures["total"] * pixel_area_ha)
-    known = (np.asarray(mapped_pixels) > 0) | (np.asarray(confusion).sum(axis=1) > 0)
+    figures = _area_points(confusion, mapped)
+    errors = _area_standard_errors(confusion, mapped)
+    pixel_ha = np.nan if pixel_area_ha is None else pixel_area_ha
+    total_ha = float(figures["total"] * pixel_ha)
+    of_map = np.asarray(mapped, np.float64)
+    known = (of_map > 0) | (np.asarray(confusion).sum(axis=1) > 0)
+    mapped_share = ratio(of_map, of_map.sum())
     return {
         "sampling_unit": "labelled pixel, strata: classes of the map",
-        "mapped_ha": float(np.sum(mapped_pixels, dtype=np.float64) * pixel_area_ha),
+        "shares_of": "pixels, for their size is not known of every tile" if pixel_area_ha is None else "area",
+        "mapped_ha": metrics.plain(of_map.sum() * pixel_ha),
         "unsampled_share": metrics.plain(figures["unsampled_share"]),
         "overall_accuracy": _estimate(figures["overall_accuracy"], errors["overall_accuracy"]),
         "per_class": {
             name: {
-                "mapped_ha": float(mapped_pixels[i] * pixel_area_ha),
+                "mapped_ha": metrics.plain(of_map[i] * pixel_ha),
+                "mapped_share": metrics.plain(mapped_share[i]),
                 "area_ha": _estimate(figures["share"][i], errors["share"][i], total_ha) if known[i] else None,
+                "area_share": _estimate(figures["share"][i], errors["share"][i]) if known[i] else None,
                 "users_accuracy": _estimate(figures["users_accuracy"][i], errors["users_accuracy"][i]),
                 "producers_accuracy": _estimate(figures["producers_accuracy"][i], errors["producers_accuracy"][i]),
             }
@@ -75,13 +86,22 @@ def area_estimates(
     }
 
 
-def intervals(tally: Tally, rounds: int = 1000, seed: int = 0, pixel_area_ha: float = 0.01) -> dict[str, list[float]]:
+def mapped_by_tile(tally: Tally) -> tuple[Shaped[np.ndarray, "tile class"], float | None]:
+    """What the map gives each class, tile by tile, and the hectares of one of it, as `area_estimates` takes them: hectares where
+    the size of a pixel is known of every tile, else pixels.
+    """
+    size = np.asarray(tally.columns.get(PIXEL_AREA, np.full(len(tally), np.nan)), np.float64)
+    return (tally.mapped * size[:, None], 1.0) if np.isfinite(size).all() else (tally.mapped, None)
+
+
+def intervals(tally: Tally, rounds: int = 1000, seed: int = 0) -> dict[str, list[float]]:
     """Percentile bootstrap over tiles: [low, high] of a figure by its dotted path in `evaluation_<split>.json`.
 
     Each round draws as many tiles as there are, with replacement, adds up their sums and divides: 'mean_iou',
-    'per_class.water.iou', 'boundary_iou', 'calibration.ece', 'area.overall_accuracy', 'area.per_class.water.area_ha' and so
-    on. A round in which a figure has no denominator does not count for it. A figure that no round has is not there; of
-    fewer than two tiles none is.
+    'per_class.water.iou', 'boundary_iou', 'calibration.ece', 'area.overall_accuracy', 'area.per_class.water.area_share' and
+    so on. A round in which a figure has no denominator does not count for it. Of fewer than two labelled tiles there is no interval,
+    nor is there one of a class's figure that a single tile decides, such as the recall of a class labelled in one tile
+    alone: every draw would give the same, as if it were certain.
 
     Source: Efron and Tibshirani 1993, section 13.3; drawing clusters, Davison and Hinkley 1997, section 3.8.
 
@@ -89,12 +109,20 @@ def intervals(tally: Tally, rounds: int = 1000, seed: int = 0, pixel_area_ha: fl
         tally: of the tiles.
         rounds: draws.
         seed: of the draws; the same seed gives the same intervals.
-        pixel_area_ha: as of `area_estimates`.
     """
-    if len(tally) < 2:
+    if tally.confusion.any(axis=(1, 2)).sum() < 2:
         return {}
-    draws = _figures(_drawn(tally, _weights(len(tally), rounds, seed)), pixel_area_ha)
-    return {name: interval for name, values in draws.items() if (interval := _percentiles(values))}
+    names = ("confusion", "boundary", "reliability", "brier", "nll")
+    mapped, pixel_area_ha = mapped_by_tile(tally)
+    of_tiles = {"mapped": mapped} | {name: of for name in names if (of := getattr(tally, name)) is not None}
+    weights = _weights(len(tally), rounds, seed)
+    draws = _figures({name: _added(weights, of) for name, of in of_tiles.items()}, pixel_area_ha)
+    having = {name: np.isfinite(values).sum() for name, values in _figures(of_tiles, pixel_area_ha).items()}
+    return {
+        name: interval
+        for name, values in draws.items()
+        if (having[name] > 1 or "per_class" not in name) and (interval := _percentiles(values))
+    }
 
 
 def mcnemar(only_a_right: int, only_b_right: int) -> dict[str, Any]:
@@ -162,9 +190,9 @@ def paired_difference(tally_a: Tally, tally_b: Tally, rounds: int = 1000, seed: 
     return {"tiles": len(places_a), "labelled_pixels": dict(zip("ab", labelled, strict=True)), "figures": figures}
 
 
-def _figures(sums: dict[str, np.ndarray | None], pixel_area_ha: float) -> dict[str, Float[np.ndarray, " round"]]:
+def _figures(sums: dict[str, np.ndarray], pixel_area_ha: float | None) -> dict[str, Float[np.ndarray, " round"]]:
     """Figures by dotted path, of sums with a row a round."""
-    confusion, boundary, reliability = sums["confusion"], sums["boundary"], sums["reliability"]
+    confusion, boundary = sums["confusion"], sums["boundary"]
     figures, by_class = dict(metrics.headline(confusion)), dict(metrics.class_figures(confusion))
     if boundary.any():
         by_class["boundary_iou"] = metrics.boundary_iou(boundary)
@@ -172,17 +200,19 @@ def _figures(sums: dict[str, np.ndarray | None], pixel_area_ha: float) -> dict[s
     figures |= _named("per_class", by_class)
     labels = confusion.sum(axis=-1)
     labelled = labels.sum(axis=-1)
-    if reliability is not None:
-        apart = np.abs(reliability[..., 2] - reliability[..., 1])
-        figures["calibration.ece"] = _ratio(apart.sum(axis=-1), labelled)
+    if "reliability" in sums:
+        apart = np.abs(sums["reliability"][..., 2] - sums["reliability"][..., 1])
+        figures["calibration.ece"] = ratio(apart.sum(axis=-1), labelled)
     for name in ("brier", "nll"):
-        if sums[name] is not None:
-            figures[f"calibration.{name}"] = _ratio(sums[name], labelled)
+        if name in sums:
+            figures[f"calibration.{name}"] = ratio(sums[name], labelled)
     areas = _area_points(confusion, sums["mapped"])
     figures["area.overall_accuracy"] = areas["overall_accuracy"]
     known = (labels + sums["mapped"]).any(axis=0)
+    share = np.where(known, areas["share"], np.nan)
     by_class = {
-        "area_ha": np.where(known, areas["share"] * areas["total"][..., None] * pixel_area_ha, np.nan),
+        "area_ha": share * areas["total"][..., None] * (np.nan if pixel_area_ha is None else pixel_area_ha),
+        "area_share": share,
         "users_accuracy": areas["users_accuracy"],
         "producers_accuracy": areas["producers_accuracy"],
     }
@@ -205,20 +235,20 @@ def _area_points(
     sample, mapped = matrix.sum(axis=-1), np.asarray(mapped, np.float64)
     strata = np.where(sample >= 2, mapped, 0.0)
     total = strata.sum(axis=-1)
-    weight = _ratio(strata, total[..., None])
-    rows = np.nan_to_num(_ratio(matrix, sample[..., None]))
+    weight = ratio(strata, total[..., None])
+    rows = np.nan_to_num(ratio(matrix, sample[..., None]))
     shares = weight[..., None] * rows
     hits, share = np.diagonal(shares, axis1=-2, axis2=-1), shares.sum(axis=-2)
     users = np.where((strata > 0) & (sample >= 2), np.diagonal(rows, axis1=-2, axis2=-1), np.nan)
     return {
         "total": total,
-        "unsampled_share": _ratio(mapped.sum(axis=-1) - total, mapped.sum(axis=-1)),
+        "unsampled_share": ratio(mapped.sum(axis=-1) - total, mapped.sum(axis=-1)),
         "weight": weight,
         "rows": rows,
         "share": share,
         "overall_accuracy": hits.sum(axis=-1),
         "users_accuracy": users,
-        "producers_accuracy": _ratio(hits, share),
+        "producers_accuracy": ratio(hits, share),
     }
 
 
@@ -230,12 +260,12 @@ def _area_standard_errors(
     weight, rows, share = points["weight"], points["rows"], points["share"]
     sample = np.asarray(confusion, np.float64).sum(axis=0)
     users, producers = points["users_accuracy"], points["producers_accuracy"]
-    spread = _ratio(rows * (1 - rows), np.maximum(sample - 1, 0)[:, None])
+    spread = ratio(rows * (1 - rows), np.maximum(sample - 1, 0)[:, None])
     spread = np.where((sample >= 2)[:, None], spread, 0.0)
     own = np.diagonal(spread)
     from_strata = weight[:, None] ** 2 * spread
     others = from_strata.sum(axis=0) - np.diagonal(from_strata)
-    producers_variance = _ratio(weight**2 * (1 - producers) ** 2 * own + producers**2 * others, share**2)
+    producers_variance = ratio(weight**2 * (1 - producers) ** 2 * own + producers**2 * others, share**2)
     return {
         "overall_accuracy": np.sqrt((weight**2 * own).sum()),
         "users_accuracy": np.where(np.isfinite(users), np.sqrt(own), np.nan),
@@ -247,12 +277,6 @@ def _area_standard_errors(
 def _weights(tiles: int, rounds: int, seed: int) -> Float[np.ndarray, "round tile"]:
     """How often each tile is drawn in each round."""
     return np.random.default_rng(seed).multinomial(tiles, np.full(tiles, 1 / tiles), size=rounds).astype(np.float64)
-
-
-def _drawn(tally: Tally, weights: Float[np.ndarray, "round tile"]) -> dict[str, np.ndarray | None]:
-    """Sums of the tiles of each round, a row a round."""
-    names = ("confusion", "mapped", "boundary", "reliability", "brier", "nll")
-    return {name: None if (of := getattr(tally, name)) is None else _added(weights, of) for name in names}
 
 
 def _added(
@@ -269,17 +293,11 @@ def _percentiles(values: Float[np.ndarray, " round"]) -> list[float] | None:
 
 
 def _estimate(value: Any, standard_error: Any, scale: float = 1.0) -> dict[str, Any] | None:
+    value, error = float(value) * scale, float(standard_error) * scale
     if np.isnan(value):
         return None
-    value, error = float(value) * scale, float(standard_error) * scale
     return {"value": value, "standard_error": error, "interval": [value - Z_95 * error, value + Z_95 * error]}
 
 
 def _first(tally: Tally) -> str:
     return repr(str(tally.tile_id[0])) if len(tally) else "no tile"
-
-
-def _ratio(above: Any, below: Any) -> Float[np.ndarray, "*n"]:
-    """NaN where the denominator is 0."""
-    above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,8 +29,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from specsar_jax import accuracy, legends, metrics, pipeline
-from specsar_jax.checkpoints import read_config, write_json
-from specsar_jax.evaluate import figures_of, split_file
+from specsar_jax.checkpoints import read_bundle, read_config, write_json
+from specsar_jax.figures import GROUPS, check_groups, figures_of, pixel_area_ha, split_file
 from specsar_jax.legends import Legend
 from specsar_jax.tally import Tally
 from tfds_dwplus import bands
@@ -99,7 +100,7 @@ class Raw:
     without: list[str] = dataclasses.field(default_factory=list)
     """Tiles of which it has no pixel."""
     joint: Int[np.ndarray, "code label"] = dataclasses.field(default_factory=lambda: np.zeros((11, 9), np.int64))
-    """Labelled pixels by code, 0 to 10, and class of the label."""
+    """Labelled pixels by code, 0 to 10, and class of the label; of files that do not say what their codes are."""
 
 
 @dataclasses.dataclass
@@ -136,6 +137,7 @@ def command(
     labels: Sequence[Path] = (),
     workdir: Path | None = None,
     output: Path | None = None,
+    groups: Sequence[str] = GROUPS,
 ) -> None:
     """Scores rasters, prints what came out and writes it as JSON; `python -m specsar_jax.evaluate --prediction` calls it.
 
@@ -148,6 +150,7 @@ def command(
         labels: published label tiles, to be taken instead of a data set.
         workdir: of a network, whose `tiles_<split>.npz` joins the table.
         output: JSON file; `comparison_<split>.json` in the first prediction's folder if not given.
+        groups: columns of the labels to tell accuracy by.
 
     Raises:
         ValueError: as `score`; no such split, legend or data set; arguments that do not fit together.
@@ -155,8 +158,6 @@ def command(
     maps = _maps(predictions, legend_names)
     beside = predictions[0] if predictions[0].is_dir() else predictions[0].parent
     output = output or beside / split_file("comparison", split, "json")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"no folder {output.absolute().parent} for {output.name}; make it or give another --output")
     ours = None
     if labels:
         if dataset or data_dir or workdir:
@@ -170,30 +171,36 @@ def command(
             raise ValueError(f"no label tile of split {split!r} in {given}; expected 'train' or 'test'")
         named, targets, count = "published labels", label_targets(tiles), len(tiles)
     else:
-        if workdir is not None and workdir.is_dir() and not (data_dir and dataset):
-            config = read_config(workdir)
+        if workdir is not None and not workdir.exists():
+            raise ValueError(f"no workdir or bundle {workdir}")
+        if workdir is not None and not (data_dir and dataset):
+            config = read_config(workdir) if workdir.is_dir() else read_bundle(workdir).config
             data_dir, dataset = data_dir or config.data.data_dir, dataset or config.data.name
         if not data_dir or not dataset:
             raise ValueError("no labels: give --data_dir and --dataset of a prepared data set, or --labels")
         builder = open_dataset(data_dir, dataset)
+        check_groups(builder, groups)
         source = read_split(builder, split)
         named, targets, count = builder.info.full_name, dataset_targets(source, _vote(builder, source)), len(source)
         if workdir is not None:
             ours = read_workdir(workdir, split, named)
     with progress(iterable=targets, total=count, desc="scoring", unit="tile", leave=False, disable=None) as line:
         scored = score(maps, iter(line))
-    figures = {"dataset": named, "split": split} | summarise(maps, scored, ours)
+    figures = {"dataset": named, "split": split} | summarise(maps, scored, ours, groups)
     write_json(output, figures)
     print(text(figures))
 
 
-def summarise(maps: Sequence[Map], scored: Scored, ours: Network | None = None) -> dict[str, Any]:
+def summarise(
+    maps: Sequence[Map], scored: Scored, ours: Network | None = None, groups: Sequence[str] = GROUPS
+) -> dict[str, Any]:
     """What was counted as figures, plain numbers for JSON.
 
     Args:
         maps: the ones scored.
         scored: what `score` counted of them.
         ours: what a network left that was scored on the same split.
+        groups: columns of the tiles to tell accuracy by.
 
     Returns:
         `maps`, by name: `path`, `legend`, `codes` (what each stands for, and how often it occurs), `warped_tiles`,
@@ -216,7 +223,7 @@ def summarise(maps: Sequence[Map], scored: Scored, ours: Network | None = None) 
     for name, of in tallies.items():
         temperature = ours.temperature if ours is not None else 1.0  # maps have no probabilities
         rows[name]["labels"] = {
-            vote: {"tiles": len(tally)} | figures_of(tally, temperature) for vote, tally in of.items()
+            vote: {"tiles": len(tally)} | figures_of(tally, temperature, groups) for vote, tally in of.items()
         }
     figures = {
         "merged": [list(pair) for pair in merged],
@@ -321,7 +328,8 @@ def score(maps: Sequence[Map], targets: Iterable[Target]) -> Scored:
             for vote, label in target.labels.items()
         }
         for (name, of_map), (vote, label) in itertools.product(ids.items(), labels.items()):
-            rows[name, vote].append((target.tile_id, target.columns, _sums(label, of_map, everywhere)))
+            about = target.columns | {accuracy.PIXEL_AREA: pixel_area_ha(target.grid.crs, target.grid.transform)}
+            rows[name, vote].append((target.tile_id, about, _sums(label, of_map, everywhere)))
         for (a, b), pair in pairs.items():
             _add_pair(pair, ids[a], ids[b], everywhere, labels)
     for of in maps:
@@ -355,9 +363,14 @@ def read_workdir(workdir: Path, split: str, dataset: str) -> Network:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise ValueError(
-            f"no {missing[0]}; run python -m specsar_jax.evaluate --workdir {workdir} --split {split} before it is compared"
+            f"no {missing[0]}; run python -m specsar_jax.evaluate --workdir {shlex.quote(str(workdir))} --split {shlex.quote(split)} before "
+            "it is compared"
         )
     figures = json.loads(paths[0].read_text())
+    if figures.get("split") != split:  # 'test[-5:]' and 'test[:5%]' are one file name
+        raise ValueError(
+            f"{paths[0]} is of split {figures.get('split')!r}, not {split!r}; run specsar_jax.evaluate on that one"
+        )
     if figures.get("dataset") != dataset:
         raise ValueError(
             f"{workdir} was scored on {figures.get('dataset')}, the maps are to be scored on {dataset}; run specsar_jax.evaluate on that one too"
@@ -466,10 +479,17 @@ def _read_map(of: Map, files: dict[str, Path], target: Target, raw: Raw) -> UInt
     raw.warped += warped
     found, counts = np.unique(codes, return_counts=True)
     raw.codes.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-    label = target.labels.get("consensus", next(iter(target.labels.values())))
-    counted = (label != bands.IGNORE) & (codes <= 10)
-    raw.joint += np.bincount(codes[counted] * 9 + label[counted], minlength=99).reshape(11, 9)
+    if not (of.legend is legends.DYNAMIC_WORLD and _names_its_codes(path)):
+        label = target.labels.get("consensus", next(iter(target.labels.values())))
+        counted = (label != bands.IGNORE) & (codes <= 10)
+        raw.joint += np.bincount(codes[counted] * 9 + label[counted], minlength=99).reshape(11, 9)
     return ids
+
+
+def _names_its_codes(path: Path) -> bool:
+    """Whether the file says that 0 is water, as maps of ours do: from what number it counts need not be guessed then."""
+    with open_raster(path) as raster:
+        return raster.tags().get("class_0") == bands.CLASSES[0]
 
 
 def _check_size(path: Path, target: Target) -> None:
@@ -532,7 +552,8 @@ def _on_grid(
             add_alpha=True,  # else what lies beyond the raster reads as 0, which is water
             tolerance=0.01,  # pixels of the raster
         ) as warped:
-            values, valid = warped.read(indexes), warped.dataset_mask() > 0
+            # Not its dataset_mask: of other types than uint8 and uint16 GDAL takes no alpha, and all for valid.
+            values, valid = warped.read(indexes), warped.read(warped.count) > 0
         for index, of_band in zip(indexes, values, strict=True):
             if raster.nodatavals[index - 1] is not None:
                 valid &= of_band != raster.nodatavals[index - 1]
@@ -712,7 +733,8 @@ def _pair_text(pair: dict[str, Any]) -> str:
         counts = of["labelled_pixels"]
         if counts["a"] != counts["b"]:
             lines.append(
-                f"  {vote}: of a {counts['a']:,d} and of b {counts['b']:,d} labelled pixels of {of['tiles']} tiles were scored"
+                f"  {vote}: of a {counts['a']:,d} and of b {counts['b']:,d} labelled pixels of {of['tiles']} tiles were scored; "
+                "for the same of both, give the network's maps (specsar_jax.evaluate --workdir ... --maps DIR) as --prediction"
             )
     for vote, test in pair.get("mcnemar", {}).items():
         lines.append(

@@ -3,23 +3,31 @@
 python -m specsar_jax.evaluate --workdir runs/quickstart --split test
 """
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import rasterio
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, UInt8
+from rasterio.errors import NotGeoreferencedWarning
 
-from specsar_jax import accuracy, calibration, losses, metrics, pipeline
+from specsar_jax import calibration, compare, losses, metrics, pipeline
+from specsar_jax.accuracy import PIXEL_AREA
 from specsar_jax.checkpoints import Trained, load_trained, write_json
 from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
-from specsar_jax.inference import log_probabilities
+from specsar_jax.figures import GROUPS, check_groups, figures_of, pixel_area_ha, split_file
+from specsar_jax.inference import log_probabilities, tempered
 from specsar_jax.legends import LEGENDS
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
@@ -29,6 +37,7 @@ from specsar_jax.tally import Tally
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
+from tfds_dwplus.describe import check_output
 from tfds_dwplus.prepared import open_dataset, read_split
 
 Look = Callable[[Batch, Array], None]
@@ -39,9 +48,6 @@ Score = Callable[[Variables, Iterator[Batch], Look], dict[str, Any]]
 
 Sums = dict[str, np.ndarray]
 """Arrays with a row a tile."""
-
-GROUPS = ("biome", "hemisphere", "annotator")
-"""Columns of the data set by whose values an evaluation tells accuracy."""
 
 
 def main(argv: list[str]) -> None:
@@ -66,8 +72,13 @@ def main(argv: list[str]) -> None:
         type=Path,
         action="append",
         default=[],
-        help="score this map too: a raster that covers the tiles, or a folder of <tile_id>.tif; may be given again. A --workdir beside "
-        "it must have been scored on the split before",
+        help="score this map: a raster that covers the tiles, or a folder of <tile_id>.tif; may be given again. A --workdir beside "
+        "it must have been scored on the split before; to compare pixel by pixel, give the --maps that were written then",
+    )
+    parser.add_argument(
+        "--maps",
+        type=Path,
+        help="folder to write the class map of each tile to, <tile_id>.tif; made if it is not there",
     )
     parser.add_argument(
         "--legend", action="append", default=[], help=f"what the map's numbers mean: {', '.join(LEGENDS)}"
@@ -82,9 +93,11 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     keep_compiled_programs()
+    if args.output is not None:
+        check_output(args.output, "--output")
     if args.prediction:
-        from specsar_jax import compare  # which takes its figures from here
-
+        if args.maps:
+            parser.error("--maps are of a network: give --workdir alone")
         return compare.command(
             args.prediction,
             args.legend,
@@ -94,17 +107,21 @@ def main(argv: list[str]) -> None:
             labels=args.labels,
             workdir=args.workdir,
             output=args.output,
+            groups=args.groups,
         )
     if args.workdir is None or args.legend or args.labels:
         parser.error("give --workdir, or --prediction with --legend")
     trained = load_trained(args.workdir, args.checkpoint)
     data_dir = args.data_dir if args.data_dir is not None else trained.config.data.data_dir
     dataset = args.dataset or trained.config.data.name
-    features = open_dataset(data_dir, dataset).info.features
-    held = [name for name in features if features[name].shape == () and name not in ("tile_id", "s1_dates")]
-    if unknown := [name for name in args.groups if name not in (*held, *GROUPS)]:
-        raise ValueError(f"no column {', '.join(unknown)} in {dataset} to group by; it has {', '.join(held)}")
-    tally, loss, named = score_tiles(trained, data_dir, dataset, args.split)
+    check_groups(open_dataset(data_dir, dataset), args.groups)
+    with _appearing_at_the_end(args.maps) as maps:
+        tally, loss, named = score_tiles(trained, data_dir, dataset, args.split, maps)
+        if not tally.confusion.any():
+            raise ValueError(
+                f"no labelled pixel where the sensors have data in the {len(tally)} tiles of split {args.split!r} of {named['dataset']}, "
+                "so there is nothing to score; give another --split or --dataset"
+            )
     figures = named | {"loss": loss} | figures_of(tally, trained.temperature, args.groups)
     names = (split_file("evaluation", args.split, "json"), split_file("tiles", args.split, "npz"))
     if args.output is not None:
@@ -116,11 +133,6 @@ def main(argv: list[str]) -> None:
     tally.write(paths[1])
     write_json(paths[0], figures)
     print(metrics.table(figures))
-
-
-def split_file(what: str, split: str, ending: str) -> str:
-    """Name of a file about a split: 'evaluation_test.json'; what a file name does not bear becomes '_'."""
-    return f"{what}_{''.join(c if c.isalnum() else '_' for c in split)}.{ending}"
 
 
 def evaluate(trained: Trained, data_dir: str, dataset: str, split: str, tiles: Path | None = None) -> dict[str, Any]:
@@ -143,47 +155,33 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str, tiles: P
 
 
 def score_tiles(
-    trained: Trained, data_dir: str, dataset: str, split: str
+    trained: Trained, data_dir: str, dataset: str, split: str, maps: Path | None = None
 ) -> tuple[Tally, float | None, dict[str, Any]]:
     """The sums of each tile of a split, the mean loss of a labelled pixel, and what was scored: `dataset`, `split`, `step`,
     `tiles`. Tiles whose record cannot be read are left out where the config says so. Raises as `evaluate`.
+
+    `maps` is a folder for the class maps that are counted, `<tile_id>.tif`, on the grid of the tile's record.
     """
     alpha = losses.class_alpha(trained.statistics.label_pixels, trained.config.loss)
     step = functools.partial(evaluation_step, config=trained.config, alpha=alpha, temperature=trained.temperature)
-    sums, about, full_name = _pass(trained, data_dir, dataset, split, step, f"evaluating {split}")
-    columns = {name: np.array([tile[name] for tile in about]) for name in about[0] if name not in ("index", "tile_id")}
+
+    def step_and_map(batch: dict[str, Array], log_p: Array) -> dict[str, Array]:
+        valid = (batch["s2"] != bands.S2_NODATA).all(axis=-1) & jnp.isfinite(batch["s1"]).all(axis=-1)
+        prediction = jnp.argmax(tempered(log_p, trained.temperature), axis=-1)
+        return step(batch, log_p) | {"class_id": jnp.where(valid, prediction, bands.IGNORE).astype(jnp.uint8)}
+
+    of = step if maps is None else step_and_map
+    sums, about, full_name = _pass(trained, data_dir, dataset, split, of, f"evaluating {split}", maps)
+    columns = {
+        name: np.array([tile[name] for tile in about])
+        for name in about[0]
+        if name not in ("index", "tile_id", "transform")
+    }
+    columns[PIXEL_AREA] = np.array([pixel_area_ha(tile.get("crs", ""), tuple(tile["transform"])) for tile in about])
     tile_id = np.array([tile["tile_id"] for tile in about])
     tally = Tally(tile_id=tile_id, columns=columns, **metrics.on_host(sums))
     loss = metrics.plain(sums["loss"].astype(np.float64).sum() / max(int(tally.confusion.sum()), 1))
     return tally, loss, {"dataset": full_name, "split": split, "step": trained.step, "tiles": len(tally)}
-
-
-def figures_of(tally: Tally, temperature: float = 1.0, groups: Sequence[str] = GROUPS) -> dict[str, Any]:
-    """The figures of some tiles, with the keys that `evaluation_<split>.json` has.
-
-    Args:
-        tally: of the tiles.
-        temperature: that the probabilities were made with.
-        groups: columns of the tally; one that it lacks, or that has one value only, is left out.
-    """
-    confusion = tally.confusion.sum(axis=0)
-    figures = metrics.summarise(confusion)
-    of_class = metrics.boundary_iou(tally.boundary.sum(axis=0))
-    for name, value in zip(bands.CLASSES, of_class, strict=True):
-        figures["per_class"][name]["boundary_iou"] = metrics.plain(value)
-    by_column = {
-        name: metrics.grouped(tally.confusion, tally.columns[name])
-        for name in groups
-        if name in tally.columns and len(np.unique(tally.columns[name])) > 1
-    }
-    calibrated = calibration.summarise(tally, temperature)
-    return figures | {
-        "boundary_iou": metrics.plain(metrics.mean(of_class)),
-        **({"calibration": calibrated} if calibrated else {}),
-        "groups": by_column,
-        "area": accuracy.area_estimates(confusion, tally.mapped.sum(axis=0)),
-        "intervals": accuracy.intervals(tally),
-    }
 
 
 def calibrate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[str, Any]:
@@ -266,9 +264,17 @@ def make_pass(
 
 
 def _pass(
-    trained: Trained, data_dir: str, dataset: str, split: str, of: Callable[..., dict[str, Array]], doing: str
+    trained: Trained,
+    data_dir: str,
+    dataset: str,
+    split: str,
+    of: Callable[..., dict[str, Array]],
+    doing: str,
+    maps: Path | None = None,
 ) -> tuple[Sums, list[dict[str, Any]], str]:
-    """What `of` makes of each tile of a split, what the data set says of each, and the data set's full name."""
+    """What `of` makes of each tile of a split, what the data set says of each, and the data set's full name. Its `class_id` goes to
+    the folder `maps`, batch by batch.
+    """
     builder = open_dataset(data_dir, dataset)
     config = trained.config
     pipeline.check_sensors(builder, config.model.sensors)
@@ -280,22 +286,78 @@ def _pass(
     run_over = make_pass(config, trained.statistics, mesh, of)
     about: list[dict[str, Any]] = []
 
+    def with_transform(record: dict[str, Any]) -> Batch:
+        return rasters(record) | {"transform": np.bytes_(json.dumps(record["transform"].tolist()))}
+
     def batches() -> Iterator[Batch]:
-        for batch in pipeline.evaluation_batches(source, rasters, config, batch_size, rows):
-            about.extend(json.loads(text) for text in batch["about"] if text)
+        for batch in pipeline.evaluation_batches(source, with_transform, config, batch_size, rows):
+            for text, transform in zip(batch["about"], batch.pop("transform"), strict=True):
+                if text:
+                    about.append(json.loads(text) | {"transform": json.loads(transform)})
             yield batch
 
     parts = []
     with progress(
         total=-(-len(source) // batch_size), desc=doing, unit="batch", leave=False, disable=not is_first() or None
     ) as bar:
-        for sums in run_over(variables, batches()):
+        for number, sums in enumerate(run_over(variables, batches())):
+            if maps is not None:
+                class_id = sums.pop("class_id")
+                for tile in about[-2 * batch_size :]:  # of this batch, and of the one that was read meanwhile
+                    if tile["index"] // batch_size == number:
+                        _write_map(maps, tile, class_id[tile["index"] % batch_size])
             parts.append(sums)
             bar.update()
     about = sorted(_of_all(about), key=lambda tile: tile["index"])
     tiles = [tile["index"] for tile in about]
     sums = {name: np.concatenate([part[name] for part in parts])[tiles] for name in parts[0]}
     return sums, about, builder.info.full_name
+
+
+@contextlib.contextmanager
+def _appearing_at_the_end(folder: Path | None) -> Iterator[Path | None]:
+    """A folder to write to, whose files go to `folder` when all went well, and nowhere else; None of None.
+
+    Raises:
+        ValueError: `folder` is a file, or cannot be made.
+    """
+    if folder is None:
+        yield None
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--maps {folder} is a file, expected a folder to write <tile_id>.tif to")
+    if not folder.absolute().parent.is_dir():
+        raise ValueError(f"no folder {folder.absolute().parent} for --maps {folder.name}; make it first")
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as unfinished:
+        yield Path(unfinished)
+        folder.mkdir(exist_ok=True)
+        for path in Path(unfinished).iterdir():
+            path.replace(folder / path.name)
+
+
+def _write_map(folder: Path, tile: dict[str, Any], class_id: UInt8[np.ndarray, "height width"]) -> None:
+    """Writes `<tile_id>.tif`, in Dynamic World's colours, 255 nodata; without a place where the record has none."""
+    if "/" in tile["tile_id"]:
+        raise ValueError(
+            f"tile id {tile['tile_id']!r} is no name of a file, so its map cannot be written; leave out --maps"
+        )
+    height, width = class_id.shape
+    place = {"crs": tile["crs"], "transform": rasterio.Affine(*tile["transform"])} if tile.get("crs") else {}
+    profile = {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": 1,
+        "dtype": "uint8",
+        "nodata": bands.IGNORE,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(folder / f"{tile['tile_id']}.tif", "w", compress="deflate", **profile, **place) as raster:
+            raster.write(class_id, 1)
+            raster.write_colormap(1, {i: (*rgb, 255) for i, rgb in enumerate(bands.class_rgb())})
+            raster.set_band_description(1, "land cover")
+            raster.update_tags(**{f"class_{i}": name for i, name in enumerate(bands.CLASSES)})
 
 
 def _of_all(about: list[dict[str, Any]]) -> list[dict[str, Any]]:

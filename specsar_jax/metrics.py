@@ -95,7 +95,8 @@ def boundary_sums(
     """Pixels in the intersection and in the union of the boundary bands of label and prediction, by class, int32.
 
     The boundary band of a class is its pixels that have a pixel of another class within d rows and d columns, d being two
-    hundredths of the tile's diagonal, rounded, and one at least: 14 pixels of 510 x 510. Intersection over union of the bands
+    hundredths of the diagonal, rounded, and one at least: 14 pixels of 510 x 510. It is the diagonal of the tile as it is stored: the
+    padding of a smaller one counts, and makes the band wider. Intersection over union of the bands
     is Boundary IoU (Cheng et al. 2021, equation 2; the square neighbourhood is that of the authors' program).
 
     Where it differs: the paper scores objects of an image, one by one; here the counts of a class are summed over all tiles,
@@ -140,14 +141,14 @@ def headline(confusion: Num[np.ndarray, "*n label prediction"]) -> dict[str, Flo
     matrix, of = np.asarray(confusion, np.float64), class_figures(confusion)
     hits, labels, predictions = _margins(matrix)
     total = labels.sum(axis=-1)
-    agreement = _ratio(hits.sum(axis=-1), total)
-    chance = _ratio((labels * predictions).sum(axis=-1), total**2)
+    agreement = ratio(hits.sum(axis=-1), total)
+    chance = ratio((labels * predictions).sum(axis=-1), total**2)
     return {
         "mean_iou": mean(of["iou"]),
         "overall_accuracy": agreement,
         "macro_f1": mean(of["f1"]),
-        "weighted_f1": _ratio((np.nan_to_num(of["f1"]) * labels).sum(axis=-1), total),
-        "kappa": _ratio(agreement - chance, 1 - chance),
+        "weighted_f1": ratio((np.nan_to_num(of["f1"]) * labels).sum(axis=-1), total),
+        "kappa": ratio(agreement - chance, 1 - chance),
     }
 
 
@@ -155,21 +156,21 @@ def class_figures(confusion: Num[np.ndarray, "*n label prediction"]) -> dict[str
     """`iou`, `f1`, `precision` (user's accuracy) and `recall` (producer's accuracy) of each class; NaN without a denominator."""
     hits, labels, predictions = _margins(np.asarray(confusion, np.float64))
     return {
-        "iou": _ratio(hits, labels + predictions - hits),
-        "f1": _ratio(2 * hits, labels + predictions),
-        "precision": _ratio(hits, predictions),
-        "recall": _ratio(hits, labels),
+        "iou": ratio(hits, labels + predictions - hits),
+        "f1": ratio(2 * hits, labels + predictions),
+        "precision": ratio(hits, predictions),
+        "recall": ratio(hits, labels),
     }
 
 
 def boundary_iou(boundary: Num[np.ndarray, "*n class 2"]) -> Float[np.ndarray, "*n class"]:
     """Boundary IoU of each class from sums of `boundary_sums`; NaN of a class without a boundary."""
-    return _ratio(boundary[..., 0], boundary[..., 1])
+    return ratio(boundary[..., 0], boundary[..., 1])
 
 
 def mean(of_class: Float[np.ndarray, "*n class"]) -> Float[np.ndarray, "*n"]:
     """Over the classes that have the figure; NaN where none has."""
-    return _ratio(np.nansum(of_class, axis=-1), np.isfinite(of_class).sum(axis=-1))
+    return ratio(np.nansum(of_class, axis=-1), np.isfinite(of_class).sum(axis=-1))
 
 
 def summarise(confusion: Int[np.ndarray, "label prediction"]) -> dict[str, Any]:
@@ -189,15 +190,17 @@ def summarise(confusion: Int[np.ndarray, "label prediction"]) -> dict[str, Any]:
 
 
 def grouped(
-    confusion: Int[np.ndarray, "tile label prediction"], values: Shaped[np.ndarray, " tile"]
+    confusion: Int[np.ndarray, "tile label prediction"], values: Shaped[np.ndarray, " tile"], column: str = ""
 ) -> dict[str, dict[str, Any]]:
-    """Headline figures of the tiles of each value of a column, by the value as text; '' and, of a biome, 0 are 'unknown'."""
+    """Headline figures of the tiles of each value of a column, by the value as text; '', NaN and, of a biome, 0 are 'unknown'."""
+    nothing = ("", "nan", "0") if column == "biome" else ("", "nan")
+    texts = np.array(["unknown" if str(value) in nothing else str(value) for value in values.tolist()])
     groups = {}
-    for value in np.unique(values):
-        chosen = confusion[values == value].sum(axis=0)
+    for place in np.unique(values, return_index=True)[1]:  # in the order of the values, not of their texts
+        there = texts == texts[place]
+        chosen = confusion[there].sum(axis=0)
         figures = {name: plain(figure) for name, figure in headline(chosen).items()}
-        sizes = {"tiles": int((values == value).sum()), "labelled_pixels": int(chosen.sum())}
-        groups["unknown" if str(value) in ("", "0") else str(value)] = sizes | figures
+        groups[str(texts[place])] = {"tiles": int(there.sum()), "labelled_pixels": int(chosen.sum())} | figures
     return groups
 
 
@@ -237,6 +240,12 @@ def table(figures: dict[str, Any]) -> str:
             shares = f"{percent(row['mean_iou'])}  {percent(row['overall_accuracy'])} {percent(row['macro_f1'])}"
             lines.append(f"{value:20s} {shares} {row['tiles']:6d}{_biome(column, value)}")
     return "\n".join(lines)
+
+
+def ratio(above: Any, below: Any) -> Float[np.ndarray, "*n"]:
+    """The quotients, NaN where the denominator is 0."""
+    above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
+    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)
 
 
 def plain(value: Any) -> float | None:
@@ -300,9 +309,3 @@ def _from_digits(sums: Int[np.ndarray, "*n digit"]) -> Float[np.ndarray, "*n"]:
 def _margins(matrix: Float[np.ndarray, "*n label prediction"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Diagonal, sums of the rows, sums of the columns."""
     return np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-1), matrix.sum(axis=-2)
-
-
-def _ratio(above: Any, below: Any) -> Float[np.ndarray, "*n"]:
-    """NaN where the denominator is 0."""
-    above, below = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below != 0)

@@ -9,36 +9,31 @@ network is run for the tiles that are shown, and for nothing else.
 """
 
 import base64
-import dataclasses
 import hashlib
 import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jinja2
 import numpy as np
-import tensorflow_datasets as tfds
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 import specsar_jax
-from specsar_jax import accuracy, charts, checkpoints, evaluate, inference, metrics, model, pipeline, preprocess
+from specsar_jax import accuracy, charts, checkpoints, metrics, model
 from specsar_jax import config as configs
-from specsar_jax.checkpoints import Trained
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Config
-from specsar_jax.preprocess import Statistics
-from specsar_jax.tally import Tally
-from tfds_dwplus import bands, look
-from tfds_dwplus.command_line import Parser, progress, written_whole
+from specsar_jax.runs import Run, read_runs
+from specsar_jax.tile_cards import choose_tiles, tile_cards
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import Parser, written_whole
 from tfds_dwplus.command_line import run as run_command
 from tfds_dwplus.describe import check_output
-from tfds_dwplus.prepared import open_dataset, read_split
 
 HEADLINE = {
     "mean_iou": "Mean IoU",
@@ -50,73 +45,12 @@ HEADLINE = {
 }
 """Figures of the split, and what they are called."""
 
-MOST_PICTURE_PX = 384
-"""Side of a picture of a tile; larger tiles are made smaller."""
+FEW_TILES = 20
+"""A bootstrap of fewer gives intervals that are too short: of n draws the spread comes out smaller by the root of (n - 1) / n, and the
+normal quantile stands in for Student's. Of 20 both together take 9 %, of 5 a third."""
 
 MOST_PLACES = 2000
 """Tiles on the map, one by one; more are put together in cells."""
-
-LEAST_SHARE = 0.1
-"""Of the median of labelled pixels: a tile with fewer is neither best nor worst."""
-
-_MOST_RUNS = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What the files of a workdir say of a run and of its evaluation."""
-
-    name: str
-    workdir: Path
-    config: Config
-    statistics: Statistics
-    figures: dict[str, Any]
-    """Of `evaluation_<split>.json`."""
-    tally: Tally
-    journal: dict[str, list[dict[str, float]]]
-    """Events of `metrics.jsonl` by kind, numbers only."""
-    started: dict[str, Any]
-    """Of `run.json`: versions, devices, command; empty if there is none."""
-    dataset: tfds.core.DatasetBuilder | None
-    dataset_missing: str
-    """Why there is no data set to take pictures from."""
-
-    def interval(self, path: str) -> list[float] | None:
-        """The 95 % interval of a figure by its dotted path."""
-        return self.figures.get("intervals", {}).get(path)
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """What the data set says it was made from."""
-        return (self.dataset.info.metadata.get("origin") if self.dataset else None) or {}
-
-    @property
-    def simulated(self) -> bool:
-        """Whether no pixel of it was measured."""
-        return str(self.origin.get("source", "")).startswith("SIMULATED") or self.config.data.name == "simulated"
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture that the page holds."""
-
-    title: str
-    uri: str
-    alt: str
-    run: int | None = None
-    """Place of the run whose work it shows."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Card:
-    """A tile with its pictures."""
-
-    anchor: str
-    tile_id: str
-    facts: list[str]
-    scores: list[dict[str, Any]]
-    """Of each run that has the tile: `run`, `overall_accuracy`, `mean_iou`."""
-    pictures: list[Picture]
 
 
 def main(argv: list[str]) -> None:
@@ -149,91 +83,6 @@ def main(argv: list[str]) -> None:
     print(f"{path}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
 
 
-def read_runs(workdirs: Sequence[Path], split: str, data_dir: str | None = None) -> list[Run]:
-    """The runs of some workdirs.
-
-    Raises:
-        ValueError: not a workdir, no evaluation of the split, or runs of different classes; no data set in `data_dir`, where
-            that is given.
-    """
-    if len(set(workdirs)) < len(workdirs):
-        raise ValueError("a --workdir is given twice; give each run once")
-    if len(workdirs) > _MOST_RUNS:
-        raise ValueError(f"{len(workdirs)} workdirs are given, expected {_MOST_RUNS} at most")
-    names = _names(workdirs)
-    runs = [read_run(workdir, name, split, data_dir) for workdir, name in zip(workdirs, names, strict=True)]
-    first = runs[0]
-    for other in runs[1:]:
-        if other.figures["classes"] != first.figures["classes"]:
-            raise ValueError(
-                f"{first.workdir} and {other.workdir} have different classes ({', '.join(first.figures['classes'])}; "
-                f"{', '.join(other.figures['classes'])}) and cannot be compared; report on each by itself"
-            )
-    return runs
-
-
-def read_run(workdir: Path, name: str, split: str, data_dir: str | None = None) -> Run:
-    """The run of a workdir. Raises ValueError as `read_runs` does."""
-    config = checkpoints.read_config(workdir)
-    statistics = Statistics.read(workdir / "statistics.json")
-    path = workdir / evaluate.split_file("evaluation", split, "json")
-    if not path.is_file():
-        found = ", ".join(sorted(of.name for of in workdir.glob("evaluation_*.json"))) or "none"
-        raise ValueError(
-            f"{workdir} has no evaluation of split {split!r} (found: {found}); make it with python -m specsar_jax.evaluate "
-            f"--workdir {workdir} --split {split}"
-        )
-    figures = _read_figures(path)
-    folder = data_dir if data_dir is not None else config.data.data_dir
-    tiles = workdir / evaluate.split_file("tiles", split, "npz")
-    if not tiles.is_file():
-        print(f"{workdir} has no {tiles.name}: the network is run over {split} again", file=sys.stderr)
-        of = ("--split", split, "--data_dir", str(folder), "--dataset", _dataset_name(figures))
-        evaluate.main(["--workdir", str(workdir), *of])
-        figures = _read_figures(path)
-    try:
-        dataset, missing = open_dataset(folder, _dataset_name(figures)), ""
-    except ValueError as error:
-        if data_dir is not None:
-            raise
-        dataset, missing = None, str(error)
-    tally = Tally.read(tiles)
-    if int(tally.confusion.sum()) != figures["labelled_pixels"]:
-        raise ValueError(
-            f"{path} and {tiles.name} are not of one evaluation ({figures['labelled_pixels']} and {int(tally.confusion.sum())} "
-            "labelled pixels); write both again with python -m specsar_jax.evaluate"
-        )
-    return Run(
-        name,
-        workdir,
-        config,
-        statistics,
-        figures,
-        tally,
-        read_journal(workdir / "metrics.jsonl"),
-        _read_started(workdir / "run.json"),
-        dataset,
-        missing,
-    )
-
-
-def read_journal(path: Path) -> dict[str, list[dict[str, float]]]:
-    """The numbers of a `metrics.jsonl` by kind of event; a line cut short does not count, nor does a missing file."""
-    events: dict[str, list[dict[str, float]]] = {"train": [], "eval": [], "skipped": []}
-    if not path.is_file():
-        return events
-    with path.open() as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-                kind, step = event["kind"], float(event["step"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            plain = {key: float(of) for key, of in event.items() if isinstance(of, int | float) and math.isfinite(of)}
-            events.setdefault(kind, []).append(plain | {"step": step})
-    return events
-
-
 def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Sequence[str] = ()) -> str:
     """The page. Reads records and checkpoints, as far as there, of the tiles that it shows."""
     first = runs[0]
@@ -252,6 +101,7 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
         "points": points,
         "count": count,
         "area": area,
+        "in_unit": lambda value, unit: area(value) if unit == "ha" else percent(value),
         "plain": plain_name,
         "csp_hash": csp_hash,
         "shell": shlex.join,
@@ -290,6 +140,7 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
             settings=settings(runs),
             parameters={run.name: parameter_count(run.config) for run in runs},
             limits={run.name: limits(run) for run in runs},
+            used={run.name: used_in_training(run) for run in runs},
             config_json={run.name: json.dumps(configs.to_dict(run.config), indent=1) for run in runs},
             command=shlex.join(command),
             software=f"specsar_jax {specsar_jax.__version__}",
@@ -298,67 +149,6 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
         raise ValueError(
             f"an evaluation of split {split!r} lacks what the report tells ({error}); write it again with specsar_jax.evaluate"
         ) from None
-
-
-def choose_tiles(tally: Tally, scores: Float[np.ndarray, " tile"], most: int, seed: int) -> dict[str, list[int]]:
-    """Places in the tally of the `worst` and `best` tiles by overall accuracy, and of a `sample` drawn by lot from all.
-
-    A tile with few labelled pixels is neither best nor worst; none is both.
-    """
-    labelled = tally.confusion.sum(axis=(1, 2))
-    enough = (
-        np.isfinite(scores) & (labelled >= LEAST_SHARE * np.median(labelled[labelled > 0])) if labelled.any() else []
-    )
-    ranked = np.flatnonzero(enough)
-    ranked = ranked[np.argsort(scores[ranked], kind="stable")].tolist()
-    each = min(most, len(ranked) // 2)
-    best = ranked[len(ranked) - each :][::-1]
-    return {"worst": ranked[:each], "best": best, "sample": look.choose(len(tally), most, seed)}
-
-
-def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict[int, Card], list[str]]:
-    """Cards of the tiles at some places of the first run's tally, and why a run has no pictures, where it has none."""
-    first, notes = runs[0], []
-    pictures: dict[int, list[Picture]] = {place: [] for place in places}
-    scores: dict[int, list[dict[str, Any]]] = {place: [] for place in places}
-    facts: dict[int, list[str]] = {}
-    sizes: dict[int, tuple[int, int]] = {}
-    side = MOST_PICTURE_PX if len(runs) <= 2 else MOST_PICTURE_PX * 2 // 3
-    for index, of in enumerate(runs if places else ()):
-        rows = {str(name): row for row, name in enumerate(of.tally.tile_id)}
-        wanted = {place: rows.get(str(first.tally.tile_id[place])) for place in places}
-        wanted = {place: row for place, row in wanted.items() if row is not None}
-        for place, row in wanted.items():
-            figures = metrics.headline(of.tally.confusion[row])
-            scores[place].append({"run": index} | {name: float(value) for name, value in figures.items()})
-        predict = None
-        try:
-            predict = _predictor(of)
-        except ValueError as error:
-            notes.append(f"{of.name}: {error}")
-            if of.dataset is None:
-                continue
-        try:
-            source = pipeline.Readable(read_split(of.dataset, split), of.config.data.corrupt_records)
-            with progress(total=len(wanted), desc=f"pictures of {of.name}", unit="tile", leave=False) as bar:
-                for place, row in wanted.items():
-                    record = _record(source, row, str(of.tally.tile_id[row]))
-                    if index == 0:
-                        pictures[place], sizes[place] = _pictures_of_record(
-                            record, pipeline.dataset_bands(of.dataset), side
-                        )
-                        facts[place] = _facts(record)
-                    if predict and place in sizes:
-                        pictures[place] += _pictures_of_prediction(record, *predict(record), sizes[place], index, side)
-                    bar.update()
-        except ValueError as error:
-            notes.append(f"{of.name}: {error}")
-    cards = {
-        place: Card(f"tile-{place}", str(first.tally.tile_id[place]), facts[place], scores[place], pictures[place])
-        for place in places
-        if place in facts
-    }
-    return cards, notes
 
 
 def largest_mixups(run: Run, most: int = 3) -> list[dict[str, Any]]:
@@ -486,12 +276,25 @@ def parameter_count(config: Config) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.abstract_params(config.model)["params"]))
 
 
+def used_in_training(run: Run) -> bool:
+    """Whether a part of the split that was evaluated is one that the run learnt from, or that chose its checkpoint."""
+    data = run.config.data
+
+    def parts(split: str) -> set[str]:
+        return {part.partition("[")[0].strip() for part in split.split("+")} - {""}
+
+    seen, judged = parts(data.train_split) | parts(data.validation_split), parts(run.figures["split"])
+    return run.dataset_name == data.name and ("all" in seen | judged or bool(seen & judged))
+
+
 def limits(run: Run) -> list[str]:
     """What the figures say that the run must not be trusted with, in sentences."""
     figures, said = run.figures, []
     per_class, total = figures["per_class"], figures["labelled_pixels"]
     if run.simulated:
         said.append("The tiles are SIMULATED: no pixel was measured. No figure here says anything about real land.")
+    if used_in_training(run):
+        said.append("Tiles that the training used were judged: the figures are better than those of new tiles.")
     absent = [name for name in figures["classes"] if not per_class[name]["pixels"]]
     if absent:
         said.append(f"There is no labelled pixel of {_listed(absent)}: how well the map finds them is not known.")
@@ -505,6 +308,8 @@ def limits(run: Run) -> list[str]:
         f"The figures are of {figures['tiles']:,} tiles. The intervals say how much they would vary over other tiles drawn like "
         "these, not over places that these do not stand for."
     )
+    if figures["tiles"] < FEW_TILES:
+        said.append(f"Fewer than {FEW_TILES} tiles: intervals by drawing tiles are narrower than they should be.")
     tiles_of = [of["tiles"] for groups in figures.get("groups", {}).values() for of in groups.values()]
     if tiles_of and min(tiles_of) < 10:
         said.append("Some of the groups have fewer than ten tiles.")
@@ -551,174 +356,12 @@ def csp_hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds a {type(tree).__name__}, expected an object")
-    return tree
-
-
-def _read_figures(path: Path) -> dict[str, Any]:
-    figures = _read_json(path)
-    needed = (
-        *("dataset", "split", "step", "tiles", "labelled_pixels"),
-        *("classes", "confusion_matrix", "per_class", "mean_iou", "overall_accuracy"),
-    )
-    missing = [key for key in needed if key not in figures]
-    if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; write it again with python -m specsar_jax.evaluate")
-    classes, of_class = figures["classes"], {"iou", "f1", "precision", "recall", "pixels"}
-    whole = all(of_class <= set(figures["per_class"].get(name, ())) for name in classes)
-    if np.shape(figures["confusion_matrix"]) != (len(classes), len(classes)) or not whole:
-        raise ValueError(
-            f"{path} does not tell all of its {len(classes)} classes; write it again with specsar_jax.evaluate"
-        )
-    return figures
-
-
-def _read_started(path: Path) -> dict[str, Any]:
-    """What `run.json` says, as far as it is what training writes there."""
-    kinds = {"started": str, "step": int, "command": list, "python": str, "platform": str, "devices": str}
-    kinds |= {"processes": int, "versions": dict, "earlier": list}
-    tree = _read_json(path) if path.is_file() else {}
-    return {name: tree[name] for name, kind in kinds.items() if isinstance(tree.get(name), kind)}
-
-
-def _dataset_name(figures: dict[str, Any]) -> str:
-    """'dynamic_world_plus/mine/1.0.0' -> 'mine'."""
-    return str(figures["dataset"]).split("/")[1] if "/" in str(figures["dataset"]) else str(figures["dataset"])
-
-
-def _names(workdirs: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    parts = [workdir.resolve().parts for workdir in workdirs]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(of[-length:]) for of in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise ValueError("a --workdir is given twice; give each run once")
-
-
 def _difference(run: Run, first: Run) -> dict[str, Any]:
     """`accuracy.paired_difference` of a run and the first, or why there is none."""
     try:
         return {"run": run.name, "missing": ""} | accuracy.paired_difference(run.tally, first.tally)
     except ValueError as error:
         return {"run": run.name, "missing": str(error)}
-
-
-def _record(source: Any, place: int, tile_id: str) -> dict[str, Any]:
-    """The record of a tile, at `place` or, where corrupt ones before it were left out, behind it."""
-    for later in range(place, len(source)):
-        record = source[later]
-        if record["tile_id"].decode() == tile_id:
-            return record
-    raise ValueError(
-        f"tile {tile_id} is not where the evaluation found it; the data set was made again: evaluate again"
-    )
-
-
-def _predictor(run: Run) -> Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray]]:
-    """A function from a record to class ids, 255 without data, and their probability."""
-    if run.dataset is None:
-        raise ValueError(run.dataset_missing)
-    trained = _trained(run)
-    config = trained.config
-    temperature = (run.figures.get("calibration") or {}).get("temperature", 1.0)
-    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(run.dataset), config.model.sensors)
-
-    @jax.jit
-    def network(s2: jax.Array, s1: jax.Array) -> tuple[jax.Array, jax.Array]:
-        s2, s1 = preprocess.standardise(s2[None], s1[None], trained.statistics)
-        how = {"config": config, "temperature": temperature}
-        log_p = inference.log_probabilities(trained.variables, s2, s1, **how)[0]
-        return jnp.argmax(log_p, axis=-1).astype(jnp.uint8), jnp.exp(log_p.max(axis=-1))
-
-    def predict(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        tile = rasters(record)
-        valid = preprocess.valid_pixels(tile["s2"], tile["s1"], config.model.sensors)
-        class_id, confidence = jax.device_get(network(tile["s2"], tile["s1"]))
-        return np.where(valid, class_id, np.uint8(bands.IGNORE)), np.where(valid, confidence, 0.0).astype(np.float32)
-
-    return predict
-
-
-def _trained(run: Run) -> Trained:
-    """The network that was evaluated. Raises ValueError if its checkpoint is not there any more."""
-    found = []
-    for which in ("best", "latest"):
-        trained = checkpoints.load_trained(run.workdir, which)
-        if trained.step == run.figures["step"]:
-            return trained
-        found.append(f"step {trained.step} is the {which}")
-    raise ValueError(
-        f"the checkpoint of step {run.figures['step']}, which was evaluated, is gone ({', '.join(found)}): evaluate again"
-    )
-
-
-def _facts(record: dict[str, Any]) -> list[str]:
-    """Place, date and annotator of a tile, as far as known."""
-    lon, lat = float(record["lon"]), float(record["lat"])
-    facts = (
-        [f"{abs(lat):.3f}° {'N' if lat >= 0 else 'S'} {abs(lon):.3f}° {'E' if lon >= 0 else 'W'}"]
-        if math.isfinite(lon + lat)
-        else []
-    )
-    return facts + [text for text in (record[name].decode() for name in ("date", "annotator")) if text]
-
-
-def _pictures_of_record(
-    record: dict[str, Any], s2_bands: tuple[str, ...], side: int
-) -> tuple[list[Picture], tuple[int, int]]:
-    """The pictures of what the data set holds, without padding, and height and width of what is left."""
-    tile_id = record["tile_id"].decode()
-    panels = look.panels(record, s2_bands)
-    height, width = panels.pop("label").shape[:2]
-    shown = [Picture(title, charts.photograph(of, side), f"{title}, of tile {tile_id}") for title, of in panels.items()]
-    label = record["label"][:height, :width]
-    return [
-        *shown,
-        Picture("Label", charts.class_map(label, side), f"Label of tile {tile_id}: {charts.shares_in_words(label)}"),
-    ], (
-        height,
-        width,
-    )
-
-
-def _pictures_of_prediction(
-    record: dict[str, Any],
-    prediction: UInt8[np.ndarray, "height width"],
-    confidence: Float[np.ndarray, "height width"],
-    size: tuple[int, int],
-    run: int,
-    side: int,
-) -> list[Picture]:
-    tile_id = record["tile_id"].decode()
-    label, prediction, confidence = (of[: size[0], : size[1]] for of in (record["label"], prediction, confidence))
-    mapped = prediction != bands.IGNORE
-    judged = mapped & (label != bands.IGNORE)
-    wrong = judged & (label != prediction)
-    share = (
-        f"{100 * wrong.sum() / judged.sum():.1f} % of the labelled pixels wrong"
-        if judged.any()
-        else "no labelled pixel"
-    )
-    sure = f"mean {100 * confidence[mapped].mean():.0f} %" if mapped.any() else "no data"
-    return [
-        Picture(
-            "Prediction",
-            charts.class_map(prediction, side),
-            f"Prediction for tile {tile_id}: {charts.shares_in_words(prediction)}",
-            run,
-        ),
-        Picture(
-            "Confidence", charts.confidence_map(confidence, mapped, side), f"Confidence on tile {tile_id}: {sure}", run
-        ),
-        Picture("Errors", charts.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run),
-    ]
 
 
 def _group_name(column: str, value: str) -> str:

@@ -1,5 +1,7 @@
 """Area estimates against the published example, tests against scipy's distributions, intervals against draws one by one."""
 
+import dataclasses
+import math
 import time
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from scipy import stats
 
 from specsar_jax import accuracy, metrics
+from specsar_jax.figures import figures_of, pixel_area_ha
 from specsar_jax.tally import Tally
 from tfds_dwplus import bands
 
@@ -35,7 +38,7 @@ def tally_of(confusion: np.ndarray, **sums: np.ndarray) -> Tally:
 def random_tally(tiles: int, seed: int = 0) -> Tally:
     rng = np.random.default_rng(seed)
     confusion = rng.integers(0, 50, (tiles, 9, 9)) + 400 * np.eye(9, dtype=np.int64) * rng.integers(0, 2, (tiles, 9, 1))
-    return tally_of(
+    tally = tally_of(
         confusion,
         mapped=confusion.sum(axis=1) + rng.integers(0, 1000, (tiles, 9)),
         boundary=np.stack([rng.integers(0, 50, (tiles, 9)), rng.integers(50, 90, (tiles, 9))], axis=-1),
@@ -43,6 +46,7 @@ def random_tally(tiles: int, seed: int = 0) -> Tally:
         brier=rng.random(tiles) * 100,
         nll=rng.random(tiles) * 100,
     )
+    return dataclasses.replace(tally, columns={accuracy.PIXEL_AREA: rng.choice([0.01, 0.04], tiles)})
 
 
 def test_published_example():
@@ -99,12 +103,43 @@ def test_what_cannot_be_estimated_is_none():
     assert grass["users_accuracy"] is None and grass["producers_accuracy"]["value"] == 0  # a label, never mapped
     assert grass["area_ha"]["value"] == pytest.approx(3.0 * 4 / 6)
     assert flooded["users_accuracy"] is None and crops["users_accuracy"] is None  # one labelled pixel, and none
-    assert snow == {"mapped_ha": 0.0, "area_ha": None, "users_accuracy": None, "producers_accuracy": None}
+    nothing = {"area_ha": None, "area_share": None, "users_accuracy": None, "producers_accuracy": None}
+    assert snow == {"mapped_ha": 0.0, "mapped_share": 0.0} | nothing
+    assert water["mapped_share"] == 0.6 and water["area_share"]["value"] == pytest.approx((6 + 3 * 2 / 6) / 9)
     assert figures["unsampled_share"] == pytest.approx(0.1)
     assert sum(row["area_ha"]["value"] for row in (water, grass)) == pytest.approx(9.0)
     nothing = accuracy.area_estimates(np.zeros((9, 9), np.int64), np.zeros(9, np.int64))
     assert nothing["overall_accuracy"] is None and nothing["unsampled_share"] is None
     assert {value for row in nothing["per_class"].values() for value in row.values()} == {0.0, None}
+
+
+def test_a_pixel_is_as_large_as_its_crs_says():
+    ten_metres = (10.0, 0.0, 475000.0, 0.0, -10.0, 1036000.0)
+    assert pixel_area_ha("EPSG:32632", ten_metres) == 0.01
+    assert pixel_area_ha("EPSG:3035", (0.0, 100.0, 0.0, -100.0, 0.0, 0.0)) == 1.0  # turned by a quarter
+    assert pixel_area_ha("EPSG:2263", ten_metres) == pytest.approx(0.01 * 0.3048006096**2)  # New York, US feet
+    degrees = (9e-5, 0.0, 10.0, 0.0, -9e-5, 58.0)
+    for crs, transform in (("", ten_metres), ("EPSG:4326", degrees), ("EPSG:3857", ten_metres), ("?", ten_metres)):
+        assert math.isnan(pixel_area_ha(crs, transform)), crs
+
+
+def test_tiles_of_unknown_pixel_size_have_shares_and_no_hectares():
+    tally = random_tally(5)
+    known = figures_of(tally)["area"]
+    expected = (tally.mapped * tally.columns[accuracy.PIXEL_AREA][:, None]).sum(axis=0)
+    assert [row["mapped_ha"] for row in known["per_class"].values()] == pytest.approx(expected.tolist())
+    tally.columns[accuracy.PIXEL_AREA][2] = np.nan
+    figures = figures_of(tally)
+    area, pixels = figures["area"], tally.mapped.sum(axis=0)
+    assert area["mapped_ha"] is None and area["shares_of"].startswith("pixels") and known["shares_of"] == "area"
+    for name, row, share in zip(bands.CLASSES, area["per_class"].values(), pixels / pixels.sum(), strict=True):
+        assert (row["mapped_ha"], row["area_ha"]) == (None, None)
+        assert row["mapped_share"] == pytest.approx(share)
+        low, high = figures["intervals"][f"area.per_class.{name}.area_share"]
+        assert low <= row["area_share"]["value"] <= high
+        assert f"area.per_class.{name}.area_ha" not in figures["intervals"]
+    without = dataclasses.replace(tally, columns={})
+    assert figures_of(without)["area"] == area
 
 
 def test_intervals_equal_tiles_drawn_one_by_one():
@@ -115,7 +150,8 @@ def test_intervals_equal_tiles_drawn_one_by_one():
     for counts in weights:
         drawn = tally.choose(np.repeat(np.arange(7), counts))
         confusion = drawn.confusion.sum(axis=0)
-        figures, area = metrics.summarise(confusion), accuracy.area_estimates(confusion, drawn.mapped.sum(axis=0))
+        mapped_ha = (drawn.mapped * drawn.columns[accuracy.PIXEL_AREA][:, None]).sum(axis=0)
+        figures, area = metrics.summarise(confusion), accuracy.area_estimates(confusion, mapped_ha, 1.0)
         bins, boundary = drawn.reliability.sum(axis=0), drawn.boundary.sum(axis=0)
         for name, value in {
             "mean_iou": figures["mean_iou"],
@@ -139,13 +175,16 @@ def test_intervals_of_what_is_not_there():
     confusion = np.zeros((5, 9, 9), np.int64)
     confusion[:, 0, 0], confusion[:, 1, 0], confusion[0, 2, 2] = 10, range(5), 3  # grass in one tile of five
     found = accuracy.intervals(tally_of(confusion))
-    assert found["per_class.grass.iou"] == [1.0, 1.0]  # of the rounds that have it
+    assert "per_class.grass.iou" not in found  # every round that has it draws the same tile
+    assert found["per_class.trees.recall"] == [0.0, 0.0] and found["per_class.water.recall"] == [1.0, 1.0]
     assert not any("snow" in name or "calibration" in name or "boundary" in name for name in found)
     assert (
         found["overall_accuracy"][0]
         < confusion.trace(axis1=1, axis2=2).sum() / confusion.sum()
         < found["overall_accuracy"][1]
     )
+    alone = confusion * (np.arange(5) == 3)[:, None, None]
+    assert accuracy.intervals(tally_of(alone)) == {}  # five tiles, of which one is labelled
     assert accuracy.intervals(tally_of(confusion[:1])) == {}
     assert accuracy.intervals(tally_of(confusion[:0])) == {}
 

@@ -177,6 +177,22 @@ def test_another_crs(world, tmp_path):
     assert warped and (found == expected).mean() > 0.999
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("nodata", [None, 100])
+def test_beyond_a_raster_is_nodata_in_every_type(world, tmp_path, dtype, nodata):
+    tile = world.tiles[0]
+    left, top = tile.transform[2], tile.transform[5]
+    values = predicted(tile, 1)
+    values[:, 40:50] = 100 if nodata else 0
+    path = write(tmp_path / "x.tif", values.astype(dtype), tile.crs, (10, 0, left + 320, 0, -10, top), nodata=nodata)
+    codes, warped = compare.read_codes(path, legends.DYNAMIC_WORLD, Grid(tile.crs, tile.transform, 64, 64))
+    assert warped and (codes[:, :32] == 255).all()
+    np.testing.assert_array_equal(codes[:, 32:], np.where(values == 100, 255, values)[:, :32])
+    for crs, easting in ((tile.crs, left + 6400), ("EPSG:32601", left)):
+        elsewhere = Grid(crs, (10.0, 0.0, easting, 0.0, -10.0, top), 64, 64)
+        assert compare.read_codes(path, legends.DYNAMIC_WORLD, elsewhere)[0] is None
+
+
 def test_beyond_a_raster_is_nodata_and_not_water(world, tmp_path):
     tile = world.tiles[0]
     half = write(
@@ -267,7 +283,7 @@ def test_a_workdir_beside_a_raster(world, tmp_path):
         compare.dataset_targets(evaluate.read_split(evaluate.open_dataset(world.data, "mine"), "test")),
     )
     scored.tallies["network"]["label"].choose(np.array([2, 0, 1])).write(workdir / "tiles_test.npz")
-    scored_on = {"dataset": "dynamic_world_plus/mine/1.0.0", "calibration": {"temperature": 1.5}}
+    scored_on = {"dataset": "dynamic_world_plus/mine/1.0.0", "split": "test", "calibration": {"temperature": 1.5}}
     write_json(workdir / "evaluation_test.json", figures | scored_on)
     raster = folder_of(world, tmp_path / "raster", 6, 0.5, np.array([1, 2, 11, 4, 5, 11, 7, 8, 9], np.uint8))
     both = ("--prediction", raster, "--legend", "esri", "--workdir", workdir)
@@ -278,12 +294,71 @@ def test_a_workdir_beside_a_raster(world, tmp_path):
     (pair,) = found["pairs"]
     assert pair["difference"]["label"]["figures"]["overall_accuracy"]["difference"] > 0.2
     assert "mcnemar" not in pair and "agreement_matrix" not in pair
-    (workdir / "evaluation_test.json").write_text(json.dumps({"dataset": "dynamic_world_plus/other/1.0.0"}))
+    other = {"dataset": "dynamic_world_plus/other/1.0.0", "split": "test"}
+    (workdir / "evaluation_test.json").write_text(json.dumps(other))
     with pytest.raises(ValueError, match=r"was scored on dynamic_world_plus/other/1.0.0"):
         run(*both, *world.flags())
+    (workdir / "evaluation_test.json").write_text(json.dumps(scored_on | {"split": "test[:2]"}))
+    with pytest.raises(ValueError, match=r"is of split 'test\[:2\]', not 'test'"):
+        run(*both, *world.flags())
+    with pytest.raises(ValueError, match=r"no workdir or bundle .*nowhere"):
+        run("--prediction", raster, "--legend", "esri", "--workdir", tmp_path / "nowhere", *world.flags())
     (workdir / "tiles_test.npz").unlink()
     with pytest.raises(ValueError, match=r"no .*tiles_test.npz; run python -m specsar_jax.evaluate"):
         run(*both, *world.flags())
+
+
+@pytest.mark.parametrize("name", ["mine", "placeless"])
+def test_the_maps_of_a_network_score_as_the_network_does(world, small_run, tmp_path, name):
+    tile_ids = [tile.record.tile_id for tile in world.tiles]
+    of_network = ("--workdir", small_run / "run", *world.flags(name), "--output", tmp_path / "of_network.json")
+    evaluate.main([*map(str, of_network), "--maps", str(tmp_path / "ours")])
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == sorted(f"{of}.tif" for of in tile_ids)
+    expected = json.loads((tmp_path / "of_network.json").read_text())
+    with compare.open_raster(tmp_path / "ours" / f"{tile_ids[2]}.tif") as raster:
+        assert raster.profile["dtype"] == "uint8" and raster.nodata == 255
+        if name == "mine":
+            assert raster.crs == world.tiles[2].crs and tuple(raster.transform)[:6] == world.tiles[2].transform
+        else:
+            assert raster.crs is None and (raster.read(1)[48:] == 255).all() and (raster.read(1)[:48, :48] < 9).all()
+    theirs = folder_of(world, tmp_path / "theirs", 3)
+    if name == "placeless":
+        for path in theirs.iterdir():  # of tiles that nobody knows where they are
+            with rasterio.open(path) as raster:
+                values = raster.read(1)
+            write(path, values[:48, :48], None, (10, 0, 0, 0, -10, 0))
+    both = ("--prediction", tmp_path / "ours", "--prediction", theirs, "--legend", "dynamic_world")
+    found = run(*both, *world.flags(name))
+    figures = found["maps"]["ours"]["labels"]["label"]
+    for key in ("confusion_matrix", "labelled_pixels", "mean_iou", "boundary_iou"):
+        assert figures[key] == expected[key]
+    assert (figures["area"]["mapped_ha"] is None) == (name == "placeless")
+    assert found["pairs"][0]["mcnemar"]["label"]["p_value"] <= 1
+
+
+def test_no_labelled_pixel_is_nothing_to_score(world, small_run, tmp_path):
+    empty = dataclasses.replace(world.tiles[0], label=np.full_like(world.tiles[0].label, 255))
+    write_tile(tmp_path / "tiles", empty, bands.S2_BANDS)
+    write_tile(tmp_path / "tiles", train_tile := simulated_tile(7, "train", 0, 64), bands.S2_BANDS)
+    rows = [(train_tile.record.tile_id, "train"), (empty.record.tile_id, "test")]
+    with (tmp_path / "tiles/tiles.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("tile_id", "split"), *rows])
+    prepare(DynamicWorldPlusConfig(name="empty", tiles=tmp_path / "tiles", tile_size_px=64), tmp_path / "data")
+    arguments = ("--workdir", small_run / "run", "--data_dir", tmp_path / "data", "--dataset", "empty")
+    with pytest.raises(
+        ValueError, match="no labelled pixel where the sensors have data in the 1 tiles of split 'test'"
+    ):
+        evaluate.main([*map(str, arguments), "--output", str(tmp_path / "x.json"), "--maps", str(tmp_path / "maps")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiles"]
+
+
+def test_groups_of_maps(world, tmp_path):
+    path = folder_of(world, tmp_path / "map", 1)
+    prediction = ("--prediction", path, "--legend", "dynamic_world", *world.flags(), "--groups")
+    groups = run(*prediction, "lon")["maps"]["map"]["labels"]["label"]["groups"]
+    assert list(groups) == ["lon"] and [row["tiles"] for row in groups["lon"].values()] == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"no column label in .* to group by; it has"):
+        run(*prediction, "label")
 
 
 def test_tiles_without_a_place(world, tmp_path):
@@ -360,7 +435,7 @@ def test_no_labelled_pixel(world, tmp_path):
         run("--prediction", corner, "--legend", "dynamic_world", *world.flags())
 
 
-def test_arguments_that_do_not_fit(world, tmp_path, capsys):
+def test_arguments_that_do_not_fit(world, small_run, tmp_path, capsys):
     path = folder_of(world, tmp_path / "map", 1)
     for arguments, message in (
         (("--legend", "dynamic_world", "--split", "test"), "no labels: give --data_dir and --dataset"),
@@ -370,11 +445,17 @@ def test_arguments_that_do_not_fit(world, tmp_path, capsys):
         (("--labels", path, "--legend", "dynamic_world", *world.flags()), "--labels takes the place of"),
         (
             ("--legend", "dynamic_world", "--output", tmp_path / "no/x.json", *world.flags()),
-            "no folder .*no for x.json",
+            "no folder .*no for --output x.json",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             run("--prediction", path, *arguments)
+    for maps, message in ((path / "no" / "maps", "no folder"), (next(path.iterdir()), "is a file")):
+        with pytest.raises(ValueError, match=f"{message}.* --maps|--maps .* {message}"):
+            evaluate.main(["--workdir", str(small_run / "run"), "--maps", str(maps)])
+    with pytest.raises(SystemExit) as exit_:
+        run("--prediction", path, "--legend", "dynamic_world", *world.flags(), "--maps", tmp_path)
+    assert exit_.value.code == 2 and "error: --maps are of a network" in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit_:
         evaluate.main(["--legend", "esri"])
     assert exit_.value.code == 2 and "error: give --workdir, or --prediction" in capsys.readouterr().err

@@ -173,8 +173,12 @@ def test_table_has_a_line_a_figure_with_its_interval_and_a_line_a_group():
     confusion[:, 0, 0], confusion[:, 0, 1], confusion[:, 2, 2] = 6, 2, (4, 0, 0)
     figures = metrics.summarise(confusion.sum(axis=0))
     assert "mIoU                  58.3\n" in metrics.table(figures)
-    groups = {"biome": metrics.grouped(confusion, np.array([4, 4, 0]))}
+    groups = {"biome": metrics.grouped(confusion, np.array([4, 4, 0]), "biome")}
     assert list(groups["biome"]) == ["unknown", "4"] and groups["biome"]["4"]["tiles"] == 2
+    assert list(metrics.grouped(confusion, np.array([10, 9, 0]), "s1_scenes")) == ["0", "9", "10"]
+    merged = metrics.grouped(confusion, np.array(["", "unknown", "expert"]), "annotator")
+    assert {name: row["tiles"] for name, row in merged.items()} == {"unknown": 2, "expert": 1}
+    assert metrics.grouped(confusion, np.array([np.nan, 3.5, np.nan]), "lon")["unknown"]["tiles"] == 2
     text = metrics.table(figures | {"intervals": {"mean_iou": [0.5, 0.625]}, "groups": groups})
     assert "mIoU                  58.3  (50.0 to 62.5)\n" in text
     assert "temperate broadleaf and mixed forests" in text and "unknown" in text
@@ -198,7 +202,7 @@ def test_each_tile_of_a_split_is_there_once_with_what_is_known_of_it(small_run, 
     assert figures["groups"] == {}  # one date, one annotator
     assert figures["intervals"]["mean_iou"][0] <= figures["mean_iou"] <= figures["intervals"]["mean_iou"][1]
     assert "mIoU" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"no column s2 in mine to group by; it has .*lon"):
+    with pytest.raises(ValueError, match=r"no column s2 in .*/mine/.* to group by; it has .*lon"):
         evaluate.main([*arguments, "--groups", "s2"])
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -13,7 +14,8 @@ import pytest
 from conftest import command, refused, write_folder
 from PIL import Image
 
-from specsar_jax import charts, evaluate, metrics, report
+from specsar_jax import charts, evaluate, metrics, report, runs, tile_cards
+from specsar_jax.figures import split_file
 from specsar_jax.tally import Tally
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
@@ -178,9 +180,9 @@ def test_figures_are_those_of_the_files(page, workdir):
 
 
 def test_pictures_show_what_was_counted(folder, workdir):
-    [run] = report.read_runs([workdir], "test", str(folder / "data"))
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
     place = int(np.flatnonzero(run.tally.tile_id == HOSTILE)[0])
-    cards, notes = report.tile_cards([run], "test", [place])
+    cards, notes = tile_cards.tile_cards([run], "test", [place])
     assert notes == []
     pictures = {picture.title: decoded(picture.uri) for picture in cards[place].pictures}
     assert list(pictures) == [
@@ -257,6 +259,12 @@ def test_refused(folder, workdir, tmp_path):
     shutil.copytree(workdir, broken)
     edit(broken / "evaluation_test.json", labelled_pixels=1)
     assert "are not of one evaluation" in error("--workdir", broken)
+    edit(broken / "evaluation_test.json", labelled_pixels=0)
+    assert "has no labelled pixel" in error("--workdir", broken)
+    edit(broken / "evaluation_test.json", split="test[-5:]")
+    (broken / "evaluation_test.json").rename(broken / split_file("evaluation", "test[:5%]", "json"))
+    assert "is of split 'test[-5:]', not 'test[:5%]'" in error("--workdir", broken, "--split", "test[:5%]")
+    shutil.copy(workdir / "evaluation_test.json", broken)
     for text, expected in (("{", "is not JSON"), ("[]", "holds a list"), ("{}", "has no dataset")):
         (broken / "evaluation_test.json").write_text(text)
         assert expected in error("--workdir", broken)
@@ -292,12 +300,29 @@ def test_sums_that_are_missing_are_made_again(folder, workdir, tmp_path, capsys)
     assert "There is no journal" in text
 
 
+@pytest.mark.parametrize(
+    ("split", "used"),
+    [("test", False), ("test[:3]", False), ("train[-20%:]", True), ("test[5%:]+validation", True), ("all", True)],
+)
+def test_a_split_that_the_training_used(folder, workdir, split, used):
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    assert not report.used_in_training(run)
+    figures = run.figures | {"split": split}
+    assert not report.used_in_training(dataclasses.replace(run, figures=figures))  # of another data set
+    of_own = dataclasses.replace(run, figures=figures | {"dataset": "dynamic_world_plus/mine/1.0.0"})
+    assert report.used_in_training(of_own) == used
+    assert any("that the training used were judged" in said for said in report.limits(of_own)) == used
+
+
 def test_a_split_that_the_training_used_is_told(folder, workdir, page, tmp_path):
     assert "the split test had no part in it" in read_text(page)
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
+    config = json.loads((copy / "config.json").read_text())
+    edit(copy / "config.json", data=config["data"] | {"name": "places"})
     for what, ending in (("evaluation", "json"), ("tiles", "npz")):
-        (copy / f"{what}_test.{ending}").rename(copy / evaluate.split_file(what, "train[:50%]", ending))
+        (copy / f"{what}_test.{ending}").rename(copy / split_file(what, "train[:50%]", ending))
+    edit(copy / split_file("evaluation", "train[:50%]", "json"), split="train[:50%]")
     text = read_text(write(folder, "train.html", "--workdir", copy, "--split", "train[:50%]", "--tiles", 0))
     assert "is of a part of the data set that the training used" in text
 
@@ -310,23 +335,23 @@ def test_tiles_are_chosen_by_accuracy_and_by_lot():
     scores = metrics.headline(confusion)["overall_accuracy"]
     none = np.zeros((20, 9), np.int64)
     tally = Tally(np.arange(20).astype(str), {}, confusion, none, np.stack([none, none], axis=-1))
-    chosen = report.choose_tiles(tally, scores, 3, seed=0)
+    chosen = tile_cards.choose_tiles(tally, scores, 3, seed=0)
     assert (chosen["worst"], chosen["best"]) == ([0, 1, 2], [17, 16, 15])
     assert len(set(chosen["sample"])) == 3
-    assert chosen["sample"] == report.choose_tiles(tally, scores, 3, seed=0)["sample"]
+    assert chosen["sample"] == tile_cards.choose_tiles(tally, scores, 3, seed=0)["sample"]
     few = tally.choose(np.arange(3))
-    assert report.choose_tiles(few, scores[:3], 6, seed=0) == {"worst": [0], "best": [2], "sample": [0, 1, 2]}
+    assert tile_cards.choose_tiles(few, scores[:3], 6, seed=0) == {"worst": [0], "best": [2], "sample": [0, 1, 2]}
     nothing = tally.choose(np.array([19]))
-    assert report.choose_tiles(nothing, scores[19:], 6, seed=0) == {"worst": [], "best": [], "sample": [0]}
+    assert tile_cards.choose_tiles(nothing, scores[19:], 6, seed=0) == {"worst": [], "best": [], "sample": [0]}
 
 
 def test_many_places_are_put_together(folder, workdir):
-    [run] = report.read_runs([workdir], "test", str(folder / "data"))
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
     tally = run.tally.choose(np.arange(5000) % 8)
     rng = np.random.default_rng(0)
     tally.columns["lon"], tally.columns["lat"] = rng.uniform(-170, 170, 5000), rng.uniform(-60, 60, 5000)
     scores = metrics.headline(tally.confusion)["overall_accuracy"]
-    many = report.dataclasses.replace(run, tally=tally)
+    many = dataclasses.replace(run, tally=tally)
     drawn = report.map_of_places(many, scores, {})
     assert 500 < drawn.count("<circle") <= report.MOST_PLACES
     tally.columns["lon"][:] = np.nan
@@ -338,8 +363,8 @@ def test_a_journal_cut_short(tmp_path):
     path.write_text(
         '{"step": 1, "kind": "train", "loss": null, "x": "y"}\n[1]\n{"step": 2, "kind": "train", "loss": 0.5}\n{"st'
     )
-    assert report.read_journal(path)["train"] == [{"step": 1.0}, {"step": 2.0, "loss": 0.5}]
-    assert report.read_journal(tmp_path / "none")["eval"] == []
+    assert runs.read_journal(path)["train"] == [{"step": 1.0}, {"step": 2.0, "loss": 0.5}]
+    assert runs.read_journal(tmp_path / "none")["eval"] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,226 @@
+"""Tiles for the eye: which ones a report shows, and their pictures, numbers and facts.
+
+Enters: runs and their data set. Leaves: cards, whose pictures are data URIs. The network is run for these tiles, one by one, and
+for nothing else.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from specsar_jax import charts, checkpoints, inference, metrics, pipeline, preprocess
+from specsar_jax.checkpoints import Trained
+from specsar_jax.runs import Run
+from specsar_jax.tally import Tally
+from tfds_dwplus import bands, look
+from tfds_dwplus.command_line import progress
+from tfds_dwplus.prepared import read_split
+
+MOST_PICTURE_PX = 384
+"""Side of a picture of a tile; larger tiles are made smaller."""
+
+LEAST_SHARE = 0.1
+"""Of the median of labelled pixels: a tile with fewer is neither best nor worst."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture that the page holds."""
+
+    title: str
+    uri: str
+    alt: str
+    run: int | None = None
+    """Place of the run whose work it shows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A tile with its pictures."""
+
+    anchor: str
+    tile_id: str
+    facts: list[str]
+    scores: list[dict[str, Any]]
+    """Of each run that has the tile: `run`, `overall_accuracy`, `mean_iou`."""
+    pictures: list[Picture]
+
+
+def choose_tiles(tally: Tally, scores: Float[np.ndarray, " tile"], most: int, seed: int) -> dict[str, list[int]]:
+    """Places in the tally of the `worst` and `best` tiles by overall accuracy, and of a `sample` drawn by lot from all.
+
+    A tile with few labelled pixels is neither best nor worst; none is both.
+    """
+    labelled = tally.confusion.sum(axis=(1, 2))
+    enough = (
+        np.isfinite(scores) & (labelled >= LEAST_SHARE * np.median(labelled[labelled > 0])) if labelled.any() else []
+    )
+    ranked = np.flatnonzero(enough)
+    ranked = ranked[np.argsort(scores[ranked], kind="stable")].tolist()
+    each = min(most, len(ranked) // 2)
+    best = ranked[len(ranked) - each :][::-1]
+    return {"worst": ranked[:each], "best": best, "sample": look.choose(len(tally), most, seed)}
+
+
+def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict[int, Card], list[str]]:
+    """Cards of the tiles at some places of the first run's tally, and why a run has no pictures, where it has none."""
+    first, notes = runs[0], []
+    pictures: dict[int, list[Picture]] = {place: [] for place in places}
+    scores: dict[int, list[dict[str, Any]]] = {place: [] for place in places}
+    facts: dict[int, list[str]] = {}
+    sizes: dict[int, tuple[int, int]] = {}
+    side = MOST_PICTURE_PX if len(runs) <= 2 else MOST_PICTURE_PX * 2 // 3
+    for index, of in enumerate(runs if places else ()):
+        rows = {str(name): row for row, name in enumerate(of.tally.tile_id)}
+        wanted = {place: rows.get(str(first.tally.tile_id[place])) for place in places}
+        wanted = {place: row for place, row in wanted.items() if row is not None}
+        for place, row in wanted.items():
+            figures = metrics.headline(of.tally.confusion[row])
+            scores[place].append({"run": index} | {name: float(value) for name, value in figures.items()})
+        predict = None
+        try:
+            predict = _predictor(of)
+        except ValueError as error:
+            notes.append(f"{of.name}: {error}")
+            if of.dataset is None:
+                continue
+        try:
+            source = pipeline.Readable(read_split(of.dataset, split), of.config.data.corrupt_records)
+            with progress(
+                total=len(wanted), desc=f"pictures of {of.name}", unit="tile", leave=False, disable=None
+            ) as bar:
+                for place, row in wanted.items():
+                    record = _record(source, row, str(of.tally.tile_id[row]))
+                    if index == 0:
+                        pictures[place], sizes[place] = _pictures_of_record(
+                            record, pipeline.dataset_bands(of.dataset), side
+                        )
+                        facts[place] = _facts(record)
+                    if predict and place in sizes:
+                        pictures[place] += _pictures_of_prediction(record, *predict(record), sizes[place], index, side)
+                    bar.update()
+        except ValueError as error:
+            notes.append(f"{of.name}: {error}")
+    cards = {
+        place: Card(f"tile-{place}", str(first.tally.tile_id[place]), facts[place], scores[place], pictures[place])
+        for place in places
+        if place in facts
+    }
+    return cards, notes
+
+
+def _record(source: Any, place: int, tile_id: str) -> dict[str, Any]:
+    """The record of a tile, at `place` or, where corrupt ones before it were left out, behind it."""
+    for later in range(place, len(source)):
+        record = source[later]
+        if record["tile_id"].decode() == tile_id:
+            return record
+    raise ValueError(
+        f"tile {tile_id} is not where the evaluation found it; the data set was made again: evaluate again"
+    )
+
+
+def _predictor(run: Run) -> Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray]]:
+    """A function from a record to class ids, 255 without data, and their probability."""
+    if run.dataset is None:
+        raise ValueError(run.dataset_missing)
+    trained = _trained(run)
+    config = trained.config
+    temperature = (run.figures.get("calibration") or {}).get("temperature", 1.0)
+    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(run.dataset), config.model.sensors)
+
+    @jax.jit
+    def network(s2: jax.Array, s1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        s2, s1 = preprocess.standardise(s2[None], s1[None], trained.statistics)
+        how = {"config": config, "temperature": temperature}
+        log_p = inference.log_probabilities(trained.variables, s2, s1, **how)[0]
+        return jnp.argmax(log_p, axis=-1).astype(jnp.uint8), jnp.exp(log_p.max(axis=-1))
+
+    def predict(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        tile = rasters(record)
+        valid = preprocess.valid_pixels(tile["s2"], tile["s1"], config.model.sensors)
+        class_id, confidence = jax.device_get(network(tile["s2"], tile["s1"]))
+        return np.where(valid, class_id, np.uint8(bands.IGNORE)), np.where(valid, confidence, 0.0).astype(np.float32)
+
+    return predict
+
+
+def _trained(run: Run) -> Trained:
+    """The network that was evaluated. Raises ValueError if its checkpoint is not there any more."""
+    found = []
+    for which in ("best", "latest"):
+        trained = checkpoints.load_trained(run.workdir, which)
+        if trained.step == run.figures["step"]:
+            return trained
+        found.append(f"step {trained.step} is the {which}")
+    raise ValueError(
+        f"the checkpoint of step {run.figures['step']}, which was evaluated, is gone ({', '.join(found)}): evaluate again"
+    )
+
+
+def _facts(record: dict[str, Any]) -> list[str]:
+    """Place, date and annotator of a tile, as far as known."""
+    lon, lat = float(record["lon"]), float(record["lat"])
+    facts = (
+        [f"{abs(lat):.3f}° {'N' if lat >= 0 else 'S'} {abs(lon):.3f}° {'E' if lon >= 0 else 'W'}"]
+        if math.isfinite(lon + lat)
+        else []
+    )
+    return facts + [text for text in (record[name].decode() for name in ("date", "annotator")) if text]
+
+
+def _pictures_of_record(
+    record: dict[str, Any], s2_bands: tuple[str, ...], side: int
+) -> tuple[list[Picture], tuple[int, int]]:
+    """The pictures of what the data set holds, without padding, and height and width of what is left."""
+    tile_id = record["tile_id"].decode()
+    panels = look.panels(record, s2_bands)
+    height, width = panels.pop("label").shape[:2]
+    shown = [Picture(title, charts.photograph(of, side), f"{title}, of tile {tile_id}") for title, of in panels.items()]
+    label = record["label"][:height, :width]
+    return [
+        *shown,
+        Picture("Label", charts.class_map(label, side), f"Label of tile {tile_id}: {charts.shares_in_words(label)}"),
+    ], (
+        height,
+        width,
+    )
+
+
+def _pictures_of_prediction(
+    record: dict[str, Any],
+    prediction: UInt8[np.ndarray, "height width"],
+    confidence: Float[np.ndarray, "height width"],
+    size: tuple[int, int],
+    run: int,
+    side: int,
+) -> list[Picture]:
+    tile_id = record["tile_id"].decode()
+    label, prediction, confidence = (of[: size[0], : size[1]] for of in (record["label"], prediction, confidence))
+    mapped = prediction != bands.IGNORE
+    judged = mapped & (label != bands.IGNORE)
+    wrong = judged & (label != prediction)
+    share = (
+        f"{100 * wrong.sum() / judged.sum():.1f} % of the labelled pixels wrong"
+        if judged.any()
+        else "no labelled pixel"
+    )
+    sure = f"mean {100 * confidence[mapped].mean():.0f} %" if mapped.any() else "no data"
+    return [
+        Picture(
+            "Prediction",
+            charts.class_map(prediction, side),
+            f"Prediction for tile {tile_id}: {charts.shares_in_words(prediction)}",
+            run,
+        ),
+        Picture(
+            "Confidence", charts.confidence_map(confidence, mapped, side), f"Confidence on tile {tile_id}: {sure}", run
+        ),
+        Picture("Errors", charts.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run),
+    ]
