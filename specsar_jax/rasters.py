@@ -1,125 +1,339 @@
-"""Scenes in and maps out: GeoTIFFs with bands found by name, class maps with colours, names and nodata.
+"""Scenes in and maps out: bands of any grid read on one, class maps with colours, names and nodata.
 
-Enters: the files of one scene. Leaves: pixels of a window as digital numbers and dB; a class map and, on request, class
-probabilities, written beside and renamed when whole.
+Enters: opened bands of one scene, whatever their grid, unit and nodata. Leaves: pixels of a window on the map's grid as digital
+numbers and dB; a class map and, on request, class probabilities, written beside and renamed when whole.
+
+A band on another grid is read a window at a time, turned into a quantity that may be interpolated (reflectance; linear power,
+never dB) with its invalid pixels left out, and warped.
 """
 
-import contextlib
-import re
+import dataclasses
+import functools
+import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Num, Shaped, UInt8, UInt16
+from rasterio.crs import CRS
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
+from specsar_jax.preprocess import valid_pixels
 from tfds_dwplus import bands
-from tfds_dwplus.tile_files import (
-    check_backscatter,
-    check_has_data,
-    check_same_grid,
-    named_bands,
-    open_raster,
-    read_bands,
-)
 
 PROBABILITY_SCALE = 0.004
 """Probability of 1 in the files: 250 and 0.004, so that 255 is free for nodata."""
 
+S1_UNITS = ("db", "power", "amplitude", "scaled")
+"""dB; linear power; its root; integers with dB = 20 log10(DN) - 83 (WorldCereal, JAXA's PALSAR convention)."""
 
-class Sensor:
-    """The bands of one sensor over a scene, from one multi-band file or one file a band, all on one grid."""
+FILL = -9999
+"""What archives store where there is nothing, besides 0, NaN, 65535 and the nodata value of the file."""
 
-    def __init__(self, paths: list[Path], wanted: tuple[str, ...], dtype: str) -> None:
-        """Opens the files.
 
-        Args:
-            paths: files; bands are known by their description or, in a file of one band, by the file's name.
-            wanted: band names, in the order in which `read` gives them.
-            dtype: type that the pixels must have.
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Where pixels lie."""
+
+    crs: CRS | None
+    transform: rasterio.Affine
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, raster: rasterio.DatasetReader) -> "Grid":
+        """The grid of an opened raster."""
+        return cls(raster.crs, raster.transform, raster.height, raster.width)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.height, self.width
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where on earth it lies."""
+        return bool(self.crs) and not self.transform.is_identity
+
+    @property
+    def corners(self) -> list[tuple[float, float]]:
+        """Upper left, upper right, lower right, lower left, in the CRS."""
+        return [self.transform @ at for at in ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))]
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top, in the CRS."""
+        x, y = zip(*self.corners, strict=True)
+        return min(x), min(y), max(x), max(y)
+
+    def window(self, rows: slice, columns: slice) -> "Grid":
+        """The grid of a part."""
+        moved = self.transform @ rasterio.Affine.translation(columns.start, rows.start)
+        return Grid(self.crs, moved, rows.stop - rows.start, columns.stop - columns.start)
+
+    def same(self, other: "Grid") -> bool:
+        """Whether pixels lie on pixels, to a hundredth of one."""
+        if self.shape != other.shape or self.crs != other.crs:
+            return False
+        back = ~self.transform
+        pairs = zip(
+            (back @ corner for corner in other.corners), (back @ corner for corner in self.corners), strict=True
+        )
+        return all(math.dist(one, two) < 0.01 for one, two in pairs)
+
+    def bounds_in(self, crs: CRS | None) -> tuple[float, float, float, float] | None:
+        """Left, bottom, right, top in another CRS; left > right across the antimeridian. None where it cannot be seen there."""
+        if self.crs == crs:
+            return self.bounds
+        try:
+            bounds = transform_bounds(self.crs, crs, *self.bounds, densify_pts=21)
+        except (CRSError, RasterioError):
+            return None
+        return bounds if all(map(math.isfinite, bounds)) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """What the numbers of a sensor are."""
+
+    values: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """From stored numbers, and where they are not the file's nodata, to values with the nodata of `bands`."""
+    to_linear: Callable[[np.ndarray], Float32[np.ndarray, "rows columns"]]
+    """To what may be interpolated, NaN where there is nothing."""
+    from_linear: Callable[[Float32[np.ndarray, "rows columns"]], np.ndarray]
+    resampling: Resampling = Resampling.bilinear
+
+
+def digital_numbers(
+    stored: Num[np.ndarray, "*shape"], valid: Bool[np.ndarray, "*shape"], offset: int
+) -> UInt16[np.ndarray, "*shape"]:
+    """Reflectance x 10000 of Sentinel-2 without its offset; 0 where there is none (0, 65535, negative, NaN)."""
+    with np.errstate(invalid="ignore"):
+        valid = valid & (stored > bands.S2_NODATA) & (stored < 65535)
+        if not offset and stored.dtype == np.uint16:
+            return np.where(valid, stored, np.uint16(bands.S2_NODATA))
+        # What is darker than the offset is dark, not missing.
+        number = np.clip(np.rint(np.where(valid, stored, 0).astype(np.float32) - offset), 1, 65534)
+    return np.where(valid, number, bands.S2_NODATA).astype(np.uint16)
+
+
+def decibels(
+    stored: Num[np.ndarray, "*shape"], valid: Bool[np.ndarray, "*shape"], unit: str
+) -> Float32[np.ndarray, "*shape"]:
+    """Backscatter in dB; NaN where there is none (0, NaN, -9999, -inf; of power below -60 dB, which is below any noise)."""
+    valid = valid & np.isfinite(stored) & (stored != FILL) & (stored != 0)
+    stored = np.where(valid, stored, np.nan).astype(np.float32)
+    if unit == "db":
+        return stored
+    with np.errstate(invalid="ignore"):
+        decibel = (10 if unit == "power" else 20) * np.log10(stored) - (83 if unit == "scaled" else 0)
+        return np.where(decibel < bands.S1_DB_RANGE[0], np.nan, decibel).astype(np.float32)
+
+
+def sentinel2(offset: int) -> Quantity:
+    """Digital numbers, with an offset to subtract."""
+    nodata = bands.S2_NODATA
+    return Quantity(
+        lambda stored, valid: digital_numbers(stored, valid, offset),
+        lambda number: np.where(number == nodata, np.nan, number).astype(np.float32),
+        lambda number: np.where(np.isnan(number), nodata, np.clip(np.rint(number), 1, 65534)).astype(np.uint16),
+    )
+
+
+def sentinel1(unit: str) -> Quantity:
+    """Backscatter stored in one of `S1_UNITS`."""
+    return Quantity(
+        lambda stored, valid: decibels(stored, valid, unit),
+        lambda decibel: (10 ** (decibel / 10)).astype(np.float32),
+        lambda power: (10 * np.log10(power)).astype(np.float32),
+    )
+
+
+CLASSES_OF_A_MASK = Quantity(
+    lambda stored, valid: np.where(valid, stored, np.nan).astype(np.float32),
+    lambda value: value,
+    lambda value: value,
+    Resampling.nearest,
+)
+"""Numbers that mean kinds, such as those of a scene classification; NaN where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A band of an opened file."""
+
+    address: str
+    """As it was given, for messages."""
+    raster: rasterio.DatasetReader
+    index: int
+    quantity: Quantity
+
+    @property
+    def grid(self) -> Grid:
+        """That of the file."""
+        return Grid.of(self.raster)
+
+    def read(self, grid: Grid, rows: slice, columns: slice) -> np.ndarray:
+        """A window of `grid`: as stored where the file is on that grid, else warped."""
+        if self.grid.same(grid):
+            return self.values(Window.from_slices(rows, columns))
+        part = grid.window(rows, columns)
+        window = _reach(self.grid, part)
+        if window is None:
+            return self.quantity.from_linear(np.full(part.shape, np.nan, np.float32))
+        here = self.grid.window(*window.toslices())
+        linear = self.quantity.to_linear(self.values(window))
+        return self.quantity.from_linear(warp(linear, here, part, self.quantity.resampling))
+
+    def values(self, window: Window | None = None, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """Values on the file's own grid; with `shape`, some of them, for a look.
 
         Raises:
-            ValueError: a file cannot be read, is of another type or grid, or a band is missing or there twice.
+            ValueError: the file is cut short.
         """
-        self._files = contextlib.ExitStack()
-        self.paths = paths
-        rasters = [self._files.enter_context(open_raster(path)) for path in paths]
-        self.first, self.wanted = rasters[0], wanted
-        places: dict[str, tuple[Path, rasterio.DatasetReader, int]] = {}
-        for path, raster in zip(paths, rasters, strict=True):
-            check_same_grid(path, raster, paths[0], self.first)
-            if set(raster.dtypes) != {dtype}:
-                raise ValueError(f"{path} is {raster.dtypes[0]}, expected {dtype}")
-            for index, name in enumerate(_names(path, raster), start=1):
-                if name in places:
-                    raise ValueError(f"band {name} is in {places[name][0]} and again in {path}")
-                places[name] = (path, raster, index)
-        missing = [name for name in wanted if name not in places]
-        if missing:
-            raise ValueError(
-                f"no band {', '.join(missing)} in {', '.join(map(str, paths))}; found {', '.join(places)}, "
-                f"the network was trained on {', '.join(wanted)}"
-            )
-        self._places = [places[name] for name in wanted]
+        try:
+            stored = self.raster.read(self.index, window=window, out_shape=shape)
+            flags = set(self.raster.mask_flag_enums[self.index - 1])
+            if flags & {MaskFlags.per_dataset, MaskFlags.alpha}:
+                valid = self.raster.read_masks(self.index, window=window, out_shape=shape) > 0
+            elif self.raster.nodata is not None:
+                valid = stored != self.raster.nodata
+            else:
+                valid = np.ones(stored.shape, bool)
+        except RasterioError as error:
+            reason = error.__cause__ or error
+            raise ValueError(f"cannot read the pixels of {self.address}; is the file cut short? ({reason})") from None
+        return self.quantity.values(stored, valid)
 
-    def read(self, rows: slice, columns: slice) -> Shaped[np.ndarray, "rows columns band"]:
-        """Pixels of a window, cut at the edge of the scene."""
-        window = Window.from_slices(rows, columns, height=self.first.height, width=self.first.width, boundless=False)
-        layers = [read_bands(path, raster, (index,), window) for path, raster, index in self._places]
-        return np.concatenate(layers, axis=-1)
+    @functools.cached_property
+    def look(self) -> np.ndarray:
+        """Some values from all over the file, without reading most of it."""
+        height, width = self.raster.shape
+        if height * width <= 1024**2 or self.raster.overviews(self.index):
+            return self.values(shape=(min(height, 256), min(width, 256)))
+        sides = [np.linspace(0, max(size - 64, 0), 4).astype(int) for size in (height, width)]
+        return np.stack([self.values(Window(left, top, 64, 64)) for top in sides[0] for left in sides[1]])
 
-    def check_has_data(self, nodata: float) -> None:
-        """Raises a ValueError if a band is all nodata (0 or NaN). Reads until it has seen a valid pixel of each."""
-        seen = np.zeros(len(self.wanted), bool)
-        for top in range(0, self.first.height, 512):
-            pixels = self.read(slice(top, min(top + 512, self.first.height)), slice(0, self.first.width))
-            seen |= ((pixels != nodata) & np.isfinite(pixels)).any(axis=(0, 1))
-            if seen.all():
-                return
-        check_has_data(self.paths[0], seen[None, None], self.wanted)
+    def has_data(self) -> bool:
+        """Whether any pixel is valid. Reads until it has seen one."""
+        if has_values(self.look):
+            return True
+        height, width = self.raster.shape
+        tops = range(0, height, 512)
+        return any(has_values(self.values(Window(0, top, width, min(512, height - top)))) for top in tops)
 
-    def __enter__(self) -> "Sensor":
-        return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._files.close()
+def has_values(values: Shaped[np.ndarray, "*shape"]) -> bool:
+    """Whether any pixel is neither the nodata of Sentinel-2 nor that of Sentinel-1."""
+    return bool((values != bands.S2_NODATA).any() if values.dtype == np.uint16 else np.isfinite(values).any())
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensor:
+    """The bands of one sensor over a scene, in the order in which `read` gives them."""
+
+    layers: list[Layer]
+
+    def read(self, grid: Grid, rows: slice, columns: slice) -> Shaped[np.ndarray, "rows columns band"]:
+        """Pixels of a window of `grid`."""
+        return np.stack([layer.read(grid, rows, columns) for layer in self.layers], axis=-1)
 
 
 class Scene:
-    """Co-registered Sentinel-2 and Sentinel-1 over one place; either may be None where the network does not read it."""
+    """Sentinel-2 and Sentinel-1 over one place, on one grid; either may be None where the network does not read it."""
 
-    def __init__(self, s2: Sensor | None, s1: Sensor | None) -> None:
-        """Raises ValueError if the two are not on one grid, or if a band has no data at all."""
-        if s2 and s1:
-            check_same_grid(s1.paths[0], s1.first, s2.paths[0], s2.first)
-        for sensor, nodata in ((s2, float(bands.S2_NODATA)), (s1, np.nan)):
-            if sensor:
-                sensor.check_has_data(nodata)
-        self.s2, self.s1 = s2, s1
-        self.grid = (s2 or s1).first
+    def __init__(
+        self, grid: Grid, s2: Sensor | None, s1: Sensor | None, cloud: Layer | None = None, cloud_values: tuple = ()
+    ) -> None:
+        """Pixels whose value in `cloud` is one of `cloud_values`, or with none given is not 0, are not mapped.
 
-    def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Digital numbers and dB of a window. A sensor that is not there has no channels."""
+        Raises:
+            ValueError: a band is nowhere on the grid, or its own place is not known.
+        """
+        self.grid, self.s2, self.s1, self.cloud, self.cloud_values = grid, s2, s1, cloud, cloud_values
+        for layer in [*(s2.layers if s2 else ()), *(s1.layers if s1 else ()), *([cloud] if cloud else ())]:
+            check_can_be_warped(layer.address, layer.grid, grid)
+
+    def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]:
+        """Digital numbers and dB of a window, and which pixels are to be mapped. A sensor that is not there has no channels."""
         nothing = (rows.stop - rows.start, columns.stop - columns.start, 0)
-        s2 = self.s2.read(rows, columns) if self.s2 else np.empty(nothing, np.uint16)
-        s1 = self.s1.read(rows, columns) if self.s1 else np.empty(nothing, np.float32)
+        s2 = self.s2.read(self.grid, rows, columns) if self.s2 else np.empty(nothing, np.uint16)
+        s1 = self.s1.read(self.grid, rows, columns) if self.s1 else np.empty(nothing, np.float32)
         if self.s1:
-            check_backscatter(self.s1.paths[0], s1)
-        return s2, s1
+            check_backscatter(self.s1.layers[0].address, s1)
+        valid = valid_pixels(s2, s1, ("s2", "s1"))
+        if self.cloud:
+            mask = self.cloud.read(self.grid, rows, columns)
+            valid &= ~(np.isin(mask, self.cloud_values) if self.cloud_values else np.nan_to_num(mask) != 0)
+        return s2, s1, valid
+
+
+def check_can_be_warped(name: str, grid: Grid, onto: Grid) -> None:
+    """Raises a ValueError if pixels of `grid` cannot be brought onto `onto`."""
+    if grid.same(onto):
+        return
+    if not (grid.placed and onto.placed):
+        size, wanted = (f"{g.height} x {g.width} pixels" for g in (grid, onto))
+        which = "it" if not grid.placed else "the scene"
+        raise ValueError(
+            f"{name} has size {size}, the scene {wanted}, and {which} has no CRS and transform to place it by; "
+            "give georeferenced files, or files of one grid"
+        )
+    bounds, wanted = grid.bounds_in(onto.crs), onto.bounds
+    if bounds is None or not _meet(bounds, wanted):
+        where, there = (", ".join(f"{v:.7g}" for v in b) if b else "nowhere" for b in (bounds, wanted))
+        raise ValueError(
+            f"{name} does not overlap the scene: it covers {where}, the scene {there} (left, bottom, right, top in "
+            f"{onto.crs.to_string()[:60]}); give files of one place"
+        )
+
+
+def check_backscatter(name: str, s1: Float32[np.ndarray, "*shape"]) -> None:
+    """Raises a ValueError if a valid value cannot be backscatter."""
+    low, high = bands.S1_DB_RANGE
+    finite = s1[np.isfinite(s1)]
+    if finite.size and (finite.min() < low or finite.max() > high):
+        raise ValueError(
+            f"{name} holds {finite.min():g} to {finite.max():g} dB, expected backscatter in dB ({low:g} to {high:g}); "
+            f"is its unit another one? Say --s1_unit {', '.join(S1_UNITS[1:])}; set nodata to NaN"
+        )
+
+
+def warp(
+    values: Float32[np.ndarray, "h w"], grid: Grid, onto: Grid, resampling: Resampling = Resampling.bilinear
+) -> Float32[np.ndarray, "height width"]:
+    """Values on another grid; NaN is no value, before and after."""
+    profile = {"height": grid.height, "width": grid.width, "count": 1, "dtype": "float32", "nodata": np.nan}
+    target = {"crs": onto.crs, "transform": onto.transform, "height": onto.height, "width": onto.width}
+    # GDAL widens its kernel as soon as source pixels are a little smaller than the target's, which blurs what is at 10 m on
+    # both sides; where they are much smaller it should. Its own tolerance is an eighth of a pixel.
+    scales = {"XSCALE": 1, "YSCALE": 1} if _pixel_share(grid, onto) > 0.75 else {}
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", crs=grid.crs, transform=grid.transform, **profile) as raster:
+            raster.write(values, 1)
+        with (
+            memory.open() as raster,
+            WarpedVRT(raster, **target, nodata=np.nan, resampling=resampling, tolerance=1e-4, **scales) as vrt,
+        ):
+            return vrt.read(1)
 
 
 class MapWriter:
     """Class map, and probabilities if a path is given, row by row; the files appear when `finish` was called."""
 
-    def __init__(
-        self, grid: rasterio.DatasetReader, output: Path, probabilities: Path | None, tags: dict[str, str]
-    ) -> None:
+    def __init__(self, grid: Grid, output: Path, probabilities: Path | None, tags: dict[str, str]) -> None:
         """Opens the unfinished files in a folder beside the output. Raises OSError if that cannot be written."""
         for path in (output, probabilities or output):
             if not path.parent.is_dir():
@@ -140,13 +354,13 @@ class MapWriter:
             "compress": "deflate",
             "bigtiff": "if_safer",
         }
-        self._map = rasterio.open(self._folder / "map.tif", "w", count=1, **profile)
+        self._map = _create(self._folder / "map.tif", count=1, **profile)
         self._map.write_colormap(1, {place: (*rgb, 255) for place, rgb in enumerate(bands.class_rgb())})
         self._map.set_band_description(1, "land cover")
         self._map.update_tags(**tags, **{f"class_{place}": name for place, name in enumerate(bands.CLASSES)})
         self._shares = None
         if probabilities:
-            self._shares = rasterio.open(self._folder / "probabilities.tif", "w", count=len(bands.CLASSES), **profile)
+            self._shares = _create(self._folder / "probabilities.tif", count=len(bands.CLASSES), **profile)
             self._shares.descriptions = bands.CLASSES
             self._shares.scales = (PROBABILITY_SCALE,) * len(bands.CLASSES)
             self._shares.update_tags(**tags)
@@ -200,6 +414,12 @@ class MapWriter:
             shutil.rmtree(self._folder)
 
 
+def _create(path: Path, **profile: Any) -> rasterio.io.DatasetWriter:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a map of a scene without a place, which was said
+        return rasterio.open(path, "w", **profile)
+
+
 def _move(source: Path, final: Path) -> None:
     """A rename that also crosses file systems, and never shows half a file under the final name."""
     part = final.with_name(f".{final.name}.part")
@@ -207,17 +427,32 @@ def _move(source: Path, final: Path) -> None:
     part.replace(final)
 
 
-def _names(path: Path, raster: rasterio.DatasetReader) -> tuple[str, ...]:
-    """Band names from the descriptions; of a file of one band, else from the file's name ('..._B02_10m.tif', 'VH.tif')."""
-    if raster.count > 1 or raster.descriptions[0]:
-        described = named_bands(path, raster.descriptions)
-        if raster.count > 1 or described[0] in (*bands.S2_ALL_BANDS, *bands.S1_BANDS):
-            return described
-    return (next(_bands_in_name(path), path.stem),)
+def _meet(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
+    across = one[0] > one[2]  # the antimeridian
+    beside = (one[0] < two[2] or two[0] < one[2]) if across else (one[0] < two[2] and two[0] < one[2])
+    return beside and one[1] < two[3] and two[1] < one[3]
 
 
-def _bands_in_name(path: Path) -> Iterator[str]:
-    for word in reversed(re.split(r"[^A-Za-z0-9]+", path.stem)):
-        name = bands.canonical_band(word)
-        if name in (*bands.S2_ALL_BANDS, *bands.S1_BANDS):
-            yield name
+def _reach(source: Grid, target: Grid) -> Window | None:
+    """The part of the source that a target grid reaches, with room for the kernel; None if there is none."""
+    bounds = target.bounds_in(source.crs)
+    if bounds is None:
+        return None
+    left, bottom, right, top = bounds
+    places = [~source.transform @ (x, y) for x in (left, right) for y in (bottom, top)]
+    (first, last), (upper, lower) = ((min(axis), max(axis)) for axis in zip(*places, strict=True))
+    if left > right:  # over the antimeridian: both ends of the source
+        first, last = 0, source.width
+    columns = (max(math.floor(first) - 3, 0), min(math.ceil(last) + 3, source.width))
+    rows = (max(math.floor(upper) - 3, 0), min(math.ceil(lower) + 3, source.height))
+    if rows[0] >= rows[1] or columns[0] >= columns[1]:
+        return None
+    return Window.from_slices(rows, columns)
+
+
+def _pixel_share(source: Grid, target: Grid) -> float:
+    """Side of a pixel of the source, in pixels of the target, roughly."""
+    left, bottom, right, top = target.bounds_in(source.crs) or source.bounds
+    return math.sqrt(
+        abs(source.transform.determinant) / max((right - left) * (top - bottom), 1e-30) * target.height * target.width
+    )

@@ -1,6 +1,7 @@
 """What bad input gets: exit code 2, one line that says what to do, and nothing half-written."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,10 @@ def edit(path: Path, values=None, **profile) -> None:
     values = pixels if values is None else values(pixels)
     old.update(profile, height=values.shape[1], width=values.shape[2], count=values.shape[0])
     old.setdefault("dtype", values.dtype)
-    with rasterio.open(path, "w", **old | {"dtype": profile.get("dtype", values.dtype)}) as raster:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        raster = rasterio.open(path, "w", **old | {"dtype": profile.get("dtype", values.dtype)})
+    with raster:
         raster.write(values.astype(profile.get("dtype", values.dtype)))
         raster.descriptions = names[: values.shape[0]]
 
@@ -189,12 +193,39 @@ def test_broken_bundle_is_refused(error_of, small_run, tmp_path):
     assert "not a whole safetensors file" in error_of(evaluate, "--workdir", part)
 
 
+def shifted(path: Path, east: float) -> rasterio.Affine:
+    with rasterio.open(path) as raster:
+        return rasterio.Affine.translation(east, 0) @ raster.transform
+
+
+def left_half_only(values):
+    """Data on the left only, which a shift to the west takes out of the scene."""
+    return np.where(np.arange(values.shape[2]) < 30, values, np.float32(np.nan))
+
+
+def in_radar_geometry(path: Path) -> None:
+    edit(path, crs=None, transform=None)
+    corners = [
+        rasterio.control.GroundControlPoint(row, column, 1 + column, 2 - row) for row in (0, 9) for column in (0, 9)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        raster = rasterio.open(path, "r+")
+    with raster:
+        raster.gcps = corners, rasterio.CRS.from_epsg(4326)
+
+
 SCENE_FAULTS = {
     "missing file": (lambda f: first(f, "s2").unlink(), "no such file"),
     "missing band": (lambda f: edit(first(f, "s2"), lambda p: p[:4]), "no band B6, B7, B8, B11, B12"),
     "no names": (lambda f: rename_bands(first(f, "s2"), ("",) * 9), "without a name"),
-    "other size": (lambda f: edit(first(f, "s1"), lambda p: p[:, :50]), "has size"),
-    "other CRS": (lambda f: edit(first(f, "s1"), crs="EPSG:4326"), "has CRS"),
+    "no place": (lambda f: edit(first(f, "s1"), lambda p: p[:, :50], crs=None, transform=None), "has size 50 x 64"),
+    "other place": (lambda f: edit(first(f, "s1"), transform=rasterio.Affine(10, 0, 5e6, 0, -10, 5)), "does not overlap"),
+    "other CRS": (lambda f: edit(first(f, "s1"), crs="EPSG:4326"), "does not overlap"),
+    "beside": (lambda f: edit(first(f, "s1"), transform=shifted(first(f, "s2"), 640)), "does not overlap"),
+    "together nowhere": (lambda f: edit(first(f, "s1"), left_half_only, transform=shifted(first(f, "s2"), -320)), "no pixel to map"),
+    "power as dB": (lambda f: edit(first(f, "s1"), lambda p: 10 ** (p / 10)), "--s1_unit power"),
+    "radar geometry": (lambda f: in_radar_geometry(first(f, "s1")), "radar geometry"),
     "wrong dtype": (lambda f: edit(first(f, "s2"), dtype="float64"), "is float64, expected uint16"),
     "NaN-only band": (lambda f: edit(first(f, "s1"), lambda p: p * np.array([np.nan, 1], p.dtype)[:, None, None]), "all nodata in band VV"),
     "no power": (lambda f: edit(first(f, "s1"), lambda p: p - np.array([np.inf, 0], p.dtype)[:, None, None]), "all nodata in band VV"),

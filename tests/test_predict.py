@@ -9,10 +9,12 @@ import rasterio
 from conftest import write_folder
 
 from specsar_jax import config as configs
-from specsar_jax import evaluate, export, model, predict, preprocess
+from specsar_jax import evaluate, export, model, predict, preprocess, windows
 from specsar_jax.checkpoints import Trained, load_trained
 from specsar_jax.config import Predict
+from specsar_jax.scenes import open_scene
 from tfds_dwplus import DynamicWorldPlusConfig, bands
+from tfds_dwplus.command_line import progress
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import Tile, write_tile
@@ -132,18 +134,14 @@ def test_blending_leaves_no_seam(tmp_path):
     tile = simulated_tile(1, "scene", 0, size)
     write_tile(tmp_path, tile, bands.S2_BANDS)
     s2, s1 = files_of(tmp_path)
-    from specsar_jax import windows
-    from specsar_jax.rasters import Scene, Sensor
-    from tfds_dwplus.command_line import progress
 
     def network(s2, s1):
         share = np.array([next(calls) % 2 for _ in s2], np.float32)[:, None, None, None]
         return np.broadcast_to(np.concatenate([share, 1 - share] + [0 * share] * 7, axis=-1), (*s2.shape[:3], 9))
 
     axis = windows.plan(size, 96, 0.65)
-    with Sensor(s2, bands.S2_BANDS, "uint16") as one, Sensor(s1, bands.S1_BANDS, "float32") as two:
-        scene = Scene(one, two)
-        strips = list(predict.probability_strips(scene, network, axis, axis, 1, ("s2", "s1"), progress(disable=True)))
+    with open_scene(s2, s1, bands.S2_BANDS, bands.S1_BANDS) as scene:
+        strips = list(predict.probability_strips(scene.read, network, axis, axis, 1, progress(disable=True)))
     whole = np.concatenate([strip for _, strip, _ in strips])
     assert [row for row, _, _ in strips] == list(axis.starts)
     assert whole.shape == (size, size, 9)
