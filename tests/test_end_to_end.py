@@ -112,8 +112,8 @@ def chips(real, tmp_path_factory):
 @pytest.mark.slow
 def test_real_chips_reach_their_accuracy(chips):
     figures = figures_of(chips / "runs" / "ben_mini")
-    # Runs before and after key and value became one had 0.647 and 0.614, 0.274 and 0.231; the largest class everywhere has 0.434.
-    assert figures["overall_accuracy"] >= 0.58 and figures["mean_iou"] >= 0.20
+    # Three seeds had 0.601 to 0.615, and 0.246 to 0.260; the largest class everywhere has 0.434.
+    assert figures["overall_accuracy"] >= 0.58 and figures["mean_iou"] >= 0.22
 
 
 @pytest.mark.slow
