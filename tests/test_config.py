@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib
-import re
 import json
+import re
 from pathlib import Path
 
 import jax
