@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs a command on the process's arguments and exits as the commands promise."""
     signal.signal(signal.SIGTERM, _terminate)
+    threading.excepthook = _note_of_thread
     # TFDS prints whole configs as warnings, Orbax every step of a save.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -75,6 +77,14 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def _terminate(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
+
+
+def _note_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A line for a thread that could not write, such as TensorBoard's on a full disk; the main thread goes on."""
+    if isinstance(failed.exc_value, OSError):
+        print(f"note: a file could not be written ({failed.exc_value})", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
 
 
 def _fail(message: str) -> NoReturn:
