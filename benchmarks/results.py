@@ -70,13 +70,22 @@ def row(name: str, of: str, runs: list[dict[str, Any]]) -> str:
     return f"| {name} | {of} | " + " | ".join(cells) + " |"
 
 
+def spread(of: str, run: dict[str, Any]) -> str:
+    """The bootstrap intervals of a run, in percent."""
+    low_high = {
+        key: [f"{100 * limit:.0f}" for limit in run["intervals"][key]] for key in ("overall_accuracy", "mean_iou")
+    }
+    told = (f"{' to '.join(limits)} ({key})" for key, limits in low_high.items())
+    return f"{of}: in 95 % of draws of its {run['tiles']} test tiles with replacement {', '.join(told)}."
+
+
 def main() -> None:
     """Trains, scores, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=REPOSITORY.parent / "shared" / "real")
     args = parser.parse_args()
     keep_compiled_programs()
-    rows = []
+    rows, notes = [], []
     for name, what in (("quickstart", "both sensors"), ("quickstart_s2", "Sentinel-2 alone")):
         rows.append(row(f"simulated (`configs/{name}.py`)", what, [trained(name, name)]))
     if args.real.is_dir():
@@ -88,6 +97,7 @@ def main() -> None:
         chips = "BigEarthNet chips (`configs/ben_mini.py`)"
         runs = [trained("ben_mini", f"ben_mini_{seed}", f"train.seed={seed}") for seed in SEEDS]
         rows.append(row(chips, "both sensors, from scratch", runs))
+        notes.append(spread(f"Chips, from scratch, seed {SEEDS[0]}", runs[0]))
         trained("quickstart", "simulated_4_bands", "data.s2_bands=B2,B3,B4,B8")
         runs = [
             trained(
@@ -108,6 +118,7 @@ def main() -> None:
     print(", ".join(f"{name} {version(name)}" for name in names) + "\n")
     print("| test split | input and model | mIoU | overall accuracy | macro F1 | kappa |\n|---|---|---|---|---|---|")
     print("\n".join(rows))
+    print("\n" + "\n".join(notes))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
     python -m tfds_dwplus.prepare --tiles ../shared/real/ben_mini --name ben_mini --data_dir data --tile_size_px 120
     python -m specsar_jax.train --config configs/ben_mini.py
 
-Eighty chips are learnt by heart in a few hundred steps. What helped, in four folds of the train chips, and never on the test
+Eighty chips are learnt by heart in a few hundred steps. What did best, in four folds of the train chips, and never on the test
 chips: many small crops a step in place of few large ones, zoom, gain and speckle at random, dropout of values and of blocks, a
-moderate weight on rare classes, an early end, the mean over flips and turns. The checkpoint is that of the last step: eight
-chips, the tenth of the train chips that is held out to fit the temperature, are too few to choose one by. What was reached, beside a random forest, stands in the README, from
-`benchmarks/results.py`. `--config.train.finetune=RUN` starts from a network of the same four bands.
+moderate weight on rare classes, an early end, the mean over flips and turns. These were changed together and seen on single
+seeds, so what each of them does is not known. The checkpoint is that of the last step: eight chips, the tenth of the train
+chips that is held out to fit the temperature, are too few to choose one by. What was reached, beside a random forest, stands
+in the README, from `benchmarks/results.py`. `--config.train.finetune=RUN` starts from a network of the same four bands.
 """
 
 from specsar_jax.config import Config, Data, Loss, Optimizer, Predict, Train, model_preset

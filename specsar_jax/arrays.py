@@ -22,8 +22,7 @@ from jaxtyping import Bool, Float32, Shaped
 
 from specsar_jax import windows
 from specsar_jax.checkpoints import Trained, load_trained
-from specsar_jax.predict import Probabilities, make_probabilities, probability_strips
-from specsar_jax.preprocess import valid_pixels
+from specsar_jax.mapping import Probabilities, make_probabilities, map_pixels
 from specsar_jax.rasters import (
     S1_UNITS,
     Grid,
@@ -36,7 +35,6 @@ from specsar_jax.rasters import (
 )
 from specsar_jax.scenes import band_name, check_unit
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,15 +145,7 @@ def _probabilities(
             check_unit(f"s1 {name}", sentinel1("db").values(band, _is_valid(band, s1_fill)), s1_unit)
         decibel = np.moveaxis(sentinel1(s1_unit).values(s1, _is_valid(s1, s1_fill)), 0, -1)
         check_backscatter("s1", decibel)
-    valid = valid_pixels(dn, decibel, network.trained.config.model.sensors)
-    at_once = max(network.trained.config.predict.window_px // columns.window, 1)
-
-    def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return dn[rows, columns], decibel[rows, columns], valid[rows, columns]
-
-    strips = probability_strips(read, network.compiled, rows, columns, at_once, progress(disable=True))
-    whole = np.concatenate([strip for _, strip, _ in strips])
-    whole[~valid] = np.nan
+    whole = map_pixels(network.compiled, dn, decibel, rows, columns, network.trained.config)
     return np.moveaxis(whole[inner_rows, inner_columns], -1, 0)
 
 
@@ -193,7 +183,7 @@ def _lazily(
 def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, int]:
     """The windows of an axis that have pixels from `start` to `stop`, as an axis of their own, and where that begins.
 
-    Of windows [0, 512)  [384, 896)  [512, 1024), pixels 600 to 700 lie in the last two: an axis from 384 with starts 0, 128.
+    Of windows [0, 512)  [288, 800)  [608, 1120), pixels 700 to 810 lie in the last two: an axis from 288 with starts 0, 320.
     """
     starts = [at for at in axis.starts if at < stop and at + axis.window > start]
     end = min(starts[-1] + axis.window, axis.size)

@@ -1,9 +1,8 @@
 """What a run leaves on disk, and trained networks back from it.
 
 A workdir holds `config.json`, `statistics.json`, `metrics.jsonl` and `checkpoints/` (Orbax: the two latest, and the best
-on the validation split), and `calibration.json`, the temperature of its probabilities. A bundle is one safetensors file with
-the weights, and config, statistics and temperature in its metadata. Either becomes a `Trained` network, which carries all that
-evaluation and prediction need.
+on the validation split), and `calibration.json`, the temperature of its probabilities. From it, or from an exported bundle, comes a
+`Trained` network, which carries all that evaluation and prediction need.
 """
 
 import contextlib
@@ -16,19 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-import safetensors
-import safetensors.numpy
 
-import specsar_jax
 from specsar_jax import config as configs
-from specsar_jax import model
+from specsar_jax import hub, model
+from specsar_jax.bundle import Trained, read_bundle
 from specsar_jax.config import Config
 from specsar_jax.preprocess import Statistics
 from specsar_jax.sharding import is_first, wait_for_all
 from specsar_jax.train_state import TrainState, chosen_weights
-from tfds_dwplus import bands
 from tfds_dwplus.command_line import written_whole
 
 NOT_EVALUATED = -1e9
@@ -36,21 +31,6 @@ NOT_EVALUATED = -1e9
 
 MAY_CHANGE = ("data.read_threads", "mesh.data", "train.profile_steps")
 """Settings that a run may go on with another value of: they do not touch the result."""
-
-BUNDLE_FORMAT = "specsar_jax bundle 1"
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A network with what its input must look like."""
-
-    config: Config
-    statistics: Statistics
-    variables: model.Variables
-    step: int
-    """Steps of training behind the weights."""
-    temperature: float = 1.0
-    """Of the probabilities, fitted on the validation split; see `specsar_jax.calibration`."""
 
 
 @contextlib.contextmanager
@@ -206,16 +186,14 @@ def load_trained(path: Path, which: str = "best") -> Trained:
     """A trained network from a workdir or from an exported bundle.
 
     Args:
-        path: folder of a run, or safetensors file.
+        path: folder of a run; exported file, folder with one, or its address on a hub, 'hub:owner/name'.
         which: 'best' on the validation split, or 'latest'; of a workdir only.
 
     Raises:
-        ValueError: neither of the two, no checkpoint yet, or a bundle cut short or of something else.
+        ValueError: none of these, no checkpoint yet, or a bundle cut short, altered or of something else.
     """
-    if path.is_file():
-        return read_bundle(path)
-    if not path.is_dir():
-        raise ValueError(f"no workdir or bundle {path}")
+    if (bundle := find_bundle(path)) is not None:
+        return read_bundle(bundle)
     config = read_config(path)
     statistics = Statistics.read(path / "statistics.json")
     with open_checkpoints(path, clean_up=False) as manager:
@@ -248,6 +226,24 @@ def load_trained(path: Path, which: str = "best") -> Trained:
     return Trained(config, statistics, variables, step, 1.0 if calibration is None else calibration["temperature"])
 
 
+def find_bundle(path: Path) -> Path | None:
+    """The bundle that `path` is, holds, or, as an address on a hub, names; None of a workdir. Raises ValueError if it is nothing."""
+    if hub.is_address(path):
+        return hub.pull(path)
+    if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f"no workdir or bundle {path}")
+        return path
+    inside = path / hub.BUNDLE_NAME
+    return inside if inside.is_file() else None
+
+
+def config_of(path: Path) -> Config:
+    """The config of a workdir or bundle. Raises ValueError if it is neither."""
+    bundle = find_bundle(path)
+    return read_config(path) if bundle is None else read_bundle(bundle).config
+
+
 def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:
     """What `evaluate.calibrate` found for the weights of a step; None if nobody has looked. Raises ValueError if the file is
     not one of these.
@@ -265,50 +261,6 @@ def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:
             f"{path} holds no temperature of probabilities ({type(error).__name__}: {error}); remove it, and "
             "specsar_jax.train, started again, fits it again"
         ) from None
-
-
-def write_bundle(trained: Trained, path: Path) -> None:
-    """Writes a network as one safetensors file: float32 weights; config, statistics, temperature and class names as metadata."""
-    tensors = {
-        ".".join(key.key for key in place): np.asarray(leaf, np.float32)
-        for place, leaf in jax.tree.leaves_with_path(trained.variables)
-    }
-    metadata = {
-        "format": BUNDLE_FORMAT,
-        "software": f"specsar_jax {specsar_jax.__version__}",
-        "step": str(trained.step),
-        "temperature": repr(trained.temperature),
-        "config": json.dumps(configs.to_dict(trained.config)),
-        "statistics": json.dumps(trained.statistics.to_dict()),
-        "classes": json.dumps(bands.CLASSES),
-        "class_colours": json.dumps(bands.CLASS_COLOURS),
-    }
-    with written_whole(path) as part:
-        part.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
-
-
-def read_bundle(path: Path) -> Trained:
-    """The inverse of `write_bundle`. Raises ValueError if the file is cut short or does not fit its own config."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
-    if metadata.get("format") != BUNDLE_FORMAT:
-        raise ValueError(f"{path} is not a bundle of specsar_jax.export: its format is {metadata.get('format')!r}")
-    config = configs.from_dict(json.loads(metadata["config"]))
-    places, structure = jax.tree.flatten_with_path(model.abstract_params(config.model))
-    leaves = []
-    for place, leaf in places:
-        name = ".".join(key.key for key in place)
-        if name not in tensors or tensors[name].shape != leaf.shape:
-            found = tensors[name].shape if name in tensors else "nothing"
-            raise ValueError(f"{path}: tensor {name} should have shape {leaf.shape}, found {found}")
-        leaves.append(jax.numpy.asarray(tensors[name]))
-    statistics = Statistics.from_dict(json.loads(metadata["statistics"]))
-    temperature = float(metadata.get("temperature", 1.0))  # bundles of before there was one have none
-    return Trained(config, statistics, structure.unflatten(leaves), int(metadata["step"]), temperature)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Compiling: kept on disk, so that a command waits for it once, and ahead of the first call."""
+"""Compiling: kept on disk, so that a command waits for it once, and ahead of the first call; and the objects it leaves."""
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,16 @@ def compile_ahead(program: Any, *arguments: Any) -> Any:
             gc.enable()
     wait_for_all("compiled")  # before the first of them starts to communicate
     return compiled
+
+
+@contextlib.contextmanager
+def collector_spared() -> Iterator[None]:
+    """Takes the objects that there are out of the sight of Python's collector, until the end: those of a traced gradient are so
+    many that each of its full rounds would stop a run's steps for a third of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

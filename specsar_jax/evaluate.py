@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rasterio
 from jax.experimental import multihost_utils
@@ -21,13 +20,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 from rasterio.errors import NotGeoreferencedWarning
 
-from specsar_jax import calibration, compare, losses, metrics, pipeline
+from specsar_jax import calibration, compare, hub, losses, metrics, pipeline
 from specsar_jax.accuracy import PIXEL_AREA
 from specsar_jax.checkpoints import Trained, load_trained, write_json
 from specsar_jax.compilation import compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.figures import GROUPS, check_groups, figures_of, pixel_area_ha, split_file
-from specsar_jax.inference import log_probabilities, tempered
+from specsar_jax.inference import log_probabilities
 from specsar_jax.legends import LEGENDS
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
@@ -111,6 +110,8 @@ def main(argv: list[str]) -> None:
         )
     if args.workdir is None or args.legend or args.labels:
         parser.error("give --workdir, or --prediction with --legend")
+    if args.output is None and hub.is_address(args.workdir):
+        parser.error("nothing can be written beside a network on a hub: give --output")
     trained = load_trained(args.workdir, args.checkpoint)
     data_dir = args.data_dir if args.data_dir is not None else trained.config.data.data_dir
     dataset = args.dataset or trained.config.data.name
@@ -163,15 +164,9 @@ def score_tiles(
     `maps` is a folder for the class maps that are counted, `<tile_id>.tif`, on the grid of the tile's record.
     """
     alpha = losses.class_alpha(trained.statistics.label_pixels, trained.config.loss)
-    step = functools.partial(evaluation_step, config=trained.config, alpha=alpha, temperature=trained.temperature)
-
-    def step_and_map(batch: dict[str, Array], log_p: Array) -> dict[str, Array]:
-        valid = (batch["s2"] != bands.S2_NODATA).all(axis=-1) & jnp.isfinite(batch["s1"]).all(axis=-1)
-        prediction = jnp.argmax(tempered(log_p, trained.temperature), axis=-1)
-        return step(batch, log_p) | {"class_id": jnp.where(valid, prediction, bands.IGNORE).astype(jnp.uint8)}
-
-    of = step if maps is None else step_and_map
-    sums, about, full_name = _pass(trained, data_dir, dataset, split, of, f"evaluating {split}", maps)
+    how = {"config": trained.config, "alpha": alpha, "temperature": trained.temperature, "maps": maps is not None}
+    step = functools.partial(evaluation_step, **how)
+    sums, about, full_name = _pass(trained, data_dir, dataset, split, step, f"evaluating {split}", maps)
     columns = {
         name: np.array([tile[name] for tile in about])
         for name in about[0]
@@ -286,14 +281,9 @@ def _pass(
     run_over = make_pass(config, trained.statistics, mesh, of)
     about: list[dict[str, Any]] = []
 
-    def with_transform(record: dict[str, Any]) -> Batch:
-        return rasters(record) | {"transform": np.bytes_(json.dumps(record["transform"].tolist()))}
-
     def batches() -> Iterator[Batch]:
-        for batch in pipeline.evaluation_batches(source, with_transform, config, batch_size, rows):
-            for text, transform in zip(batch["about"], batch.pop("transform"), strict=True):
-                if text:
-                    about.append(json.loads(text) | {"transform": json.loads(transform)})
+        for batch in pipeline.evaluation_batches(source, rasters, config, batch_size, rows):
+            about.extend(json.loads(text) for text in batch["about"] if text)
             yield batch
 
     parts = []

@@ -8,6 +8,7 @@ accelerators are XLA's own and not measured yet.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,14 +165,20 @@ def matmul_float32(one: Array, two: Array) -> Array:
     return jnp.matmul(one, two, preferred_element_type=jnp.promote_types(one.dtype, jnp.float32))
 
 
-def _bilinear(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where `wanted` half-pixel centres lie among `size`: the neighbour below, the one above, and the latter's share."""
-    centre = ((np.arange(wanted) + 0.5) * size / wanted - 0.5).clip(0, size - 1)
-    low = np.floor(centre).astype(np.int32)
-    return low, np.minimum(low + 1, size - 1), (centre - low).astype(np.float32)
+def _bilinear(size: Any, wanted: Any) -> tuple[Any, Any, Any]:
+    """Where `wanted` half-pixel centres lie among `size`: the neighbour below, the one above, and the latter's share.
+
+    In whole numbers up to the last division, so that it is exact too where sizes are symbols, in an exported program.
+    """
+    xp = np if isinstance(size, int) and isinstance(wanted, int) else jnp
+    # Twice `wanted` times the centre, (i + 0.5) * size / wanted - 0.5, kept within the line.
+    centre = ((2 * xp.arange(wanted) + 1) * size - wanted).clip(0, 2 * wanted * (size - 1))
+    low = (centre // (2 * wanted)).astype(np.int32)
+    share = (centre - 2 * wanted * low).astype(np.float32) / xp.asarray(2 * wanted).astype(np.float32)
+    return low, xp.minimum(low + 1, size - 1), share
 
 
-def resize_bilinear(x: Float[Array, "batch _ _ channel"], size: tuple[int, int]) -> Float[Array, "batch _ _ channel"]:
+def resize_bilinear(x: Float[Array, "batch _ _ channel"], size: tuple[Any, Any]) -> Float[Array, "batch _ _ channel"]:
     """Bilinear resize, half-pixel centres, no antialias."""
     if x.shape[1:3] == tuple(size):
         return x
@@ -179,7 +186,7 @@ def resize_bilinear(x: Float[Array, "batch _ _ channel"], size: tuple[int, int])
 
 
 def sum_resized(
-    maps: tuple[Float[Array, "batch _rows _columns channel"], ...], size: tuple[int, int]
+    maps: tuple[Float[Array, "batch _rows _columns channel"], ...], size: tuple[Any, Any]
 ) -> Float[Array, "batch height width channel"]:
     """The sum of `maps`, each resized to `size`: bilinear, half-pixel centres, no antialias.
 
@@ -198,13 +205,12 @@ def sum_resized(
     return jnp.matmul(rows, stacked).reshape(batch, height, width, channels)
 
 
-def _bilinear_matrix(size: int, wanted: int) -> np.ndarray:
+def _bilinear_matrix(size: Any, wanted: Any) -> Any:
     """The float32 matrix [wanted, size] that resizes a line of `size` pixels."""
-    low, high, share = _bilinear(size, wanted)
-    matrix = np.zeros((wanted, size), np.float32)
-    matrix[np.arange(wanted), low] = 1 - share
-    matrix[np.arange(wanted), high] += share
-    return matrix
+    low, high, share = (x[:, None] for x in _bilinear(size, wanted))
+    xp = np if isinstance(size, int) and isinstance(wanted, int) else jnp
+    places = xp.arange(size)
+    return ((places == low) * (1 - share) + (places == high) * share).astype(np.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

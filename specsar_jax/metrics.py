@@ -49,8 +49,7 @@ def tile_sums(
         valid: where the sensors have data.
     """
     labelled = label != bands.IGNORE
-    # A network that has diverged knows nothing; a figure must come of it all the same.
-    log_p = jnp.nan_to_num(log_p, nan=-LARGEST_NLL, neginf=-LARGEST_NLL)
+    log_p = finite(log_p)
     prediction, confidence = jnp.argmax(log_p, axis=-1), jnp.exp(log_p.max(axis=-1))
     # A class at a time: XLA's sums over a short last axis are slow on a CPU.
     brier = sum(jnp.square(jnp.exp(log_p[..., i]) - (label == i)) for i in range(log_p.shape[-1]))
@@ -67,6 +66,13 @@ def tile_sums(
         "brier": _digit_sums(brier, labelled),
         "nll": _digit_sums(nll, labelled),
     }
+
+
+def finite(log_p: Float[Array, "*n class"]) -> Float[Array, "*n class"]:
+    """Logarithms of probabilities, `-LARGEST_NLL` where there are none: a network that has diverged knows nothing, and a figure and
+    a map must come of it all the same.
+    """
+    return jnp.nan_to_num(log_p, nan=-LARGEST_NLL, neginf=-LARGEST_NLL)
 
 
 def map_sums(

@@ -130,14 +130,14 @@ def apply_train(
     return layers.resize_bilinear(logits, size), updates["batch_stats"]
 
 
-def _checked_size(s2: Array | None, s1: Array | None, config: Model) -> tuple[int, int]:
+def _checked_size(s2: Array | None, s1: Array | None, config: Model) -> tuple[Any, Any]:
     """Height and width of the sensors in use; a ValueError if they do not fit."""
     s2_shape, s1_shape = (None if x is None else tuple(x.shape) for x in (s2, s1))
     check_inputs(s2_shape, s1_shape, config)
     return (s2_shape if "s2" in config.sensors else s1_shape)[1:3]
 
 
-def check_inputs(s2_shape: tuple[int, ...] | None, s1_shape: tuple[int, ...] | None, config: Model) -> None:
+def check_inputs(s2_shape: tuple[Any, ...] | None, s1_shape: tuple[Any, ...] | None, config: Model) -> None:
     """Raises a ValueError unless the shapes of the sensors that the network reads fit each other and `config`."""
     given = {"s2": (s2_shape, config.s2_channels), "s1": (s1_shape, config.s1_channels)}
     shapes = {}
@@ -148,7 +148,7 @@ def check_inputs(s2_shape: tuple[int, ...] | None, s1_shape: tuple[int, ...] | N
         )
         if shape is None or len(shape) != 4 or shape[-1] != channels:
             raise ValueError(f"{sensor} has shape {shape}, {expected}")
-        if min(shape[1:3]) < SMALLEST_SIZE_PX:
+        if any(side < SMALLEST_SIZE_PX for side in shape[1:3]):  # not their minimum: in an export sides are symbols
             raise ValueError(f"{sensor} has shape {shape}, {expected}; pad it")
         shapes[sensor] = shape[:3]
     if len(set(shapes.values())) > 1:

@@ -2,11 +2,10 @@
 confusion matrix.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
@@ -14,65 +13,58 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from specsar_jax import model, pipeline, preprocess
+from specsar_jax import pipeline, preprocess
 from specsar_jax.checkpoints import Trained
-from tfds_dwplus import bands
+from specsar_jax.mapping import make_probabilities
+from tfds_dwplus import bands, look
 from tfds_dwplus.command_line import written_whole
-from tfds_dwplus.look import class_colour, sar_colour, true_colour
 from tfds_dwplus.prepared import read_split
 
 Panels = dict[str, np.ndarray]
 """Pictures of a tile by their titles."""
 
 
+def make_classifier(
+    trained: Trained, builder: tfds.core.DatasetBuilder
+) -> Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray]]:
+    """A function from a record to class ids, uint8 [height, width], 255 where a sensor that the network reads has no data, and
+    their calibrated probability, float32, 0 there.
+
+    Raises:
+        ValueError: the data set lacks a band that the network reads.
+    """
+    data, sensors = trained.config.data, trained.config.model.sensors
+    rasters = pipeline.select(data.s2_bands, pipeline.dataset_bands(builder), sensors)
+    network = make_probabilities(trained)
+
+    def classify(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        tile = rasters(record)
+        valid = preprocess.valid_pixels(tile["s2"], tile["s1"], sensors)
+        (probability,) = np.asarray(network(tile["s2"][None], tile["s1"][None]))
+        class_id = np.where(valid, probability.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
+        return class_id, np.where(valid, probability.max(axis=-1), np.float32(0.0))
+
+    return classify
+
+
 def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: str, path: Path, most: int = 6) -> None:
     """Writes a PNG of the first tiles of a split, a row a tile: S2 true colour, S1, label, prediction. Draws each sensor that
     the data set has, whether the network reads it or not.
     """
-    config = trained.config
-    source = pipeline.Readable(read_split(builder, split), config.data.corrupt_records)
-    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
-
-    @jax.jit
-    def predict(s2: jax.Array, s1: jax.Array) -> jax.Array:
-        s2, s1 = preprocess.standardise(s2[None], s1[None], trained.statistics)
-        return jnp.argmax(model.apply(trained.variables, s2, s1, config=config.model), axis=-1)[0].astype(jnp.uint8)
-
-    rows = []
-    for place in range(min(most, len(source))):
-        record = source[place]
-        tile = rasters(record)
-        valid = preprocess.valid_pixels(tile["s2"], tile["s1"], config.model.sensors)
-        prediction = np.where(valid, np.asarray(predict(tile["s2"], tile["s1"])), np.uint8(bands.IGNORE))
-        shown = panels(record["s2"], record["s1"], tile["label"], prediction, pipeline.dataset_bands(builder))
-        rows.append((record["tile_id"].decode(), shown))
+    source = pipeline.Readable(read_split(builder, split), trained.config.data.corrupt_records)
+    classify, s2_bands = make_classifier(trained, builder), pipeline.dataset_bands(builder)
+    records = [source[place] for place in range(min(most, len(source)))]
+    rows = [(record["tile_id"].decode(), panels(record, s2_bands, classify(record)[0])) for record in records]
     figure = examples(rows, f"{builder.info.full_name}, {split}")
     with written_whole(path) as part:
         figure.savefig(part, dpi=110, format="png")
 
 
-def panels(
-    s2: np.ndarray,
-    s1: np.ndarray,
-    label: UInt8[np.ndarray, "height width"],
-    prediction: UInt8[np.ndarray, "height width"],
-    s2_bands: tuple[str, ...],
-) -> Panels:
-    """Pictures of a tile; of a sensor without channels none.
-
-    Args:
-        s2: uint16 [height, width, band], digital numbers.
-        s1: float32 [height, width, 2], VV and VH in dB.
-        label: class ids.
-        prediction: class ids.
-        s2_bands: names of the bands of `s2`.
-    """
-    shown = {}
-    if s2.size:
-        shown["Sentinel-2, true colour"] = true_colour(s2, s2_bands)
-    if s1.size:
-        shown["Sentinel-1, VV VH VV"] = sar_colour(s1)
-    return shown | {"label": class_colour(label), "prediction": class_colour(prediction)}
+def panels(record: dict[str, Any], s2_bands: tuple[str, ...], prediction: UInt8[np.ndarray, "height width"]) -> Panels:
+    """The pictures of a record as `look.panels` has them, and one of the prediction."""
+    shown = look.panels(record, s2_bands)
+    height, width = shown["label"].shape[:2]
+    return shown | {"prediction": look.class_colour(prediction[:height, :width])}
 
 
 def examples(rows: list[tuple[str, Panels]], title: str) -> Figure:

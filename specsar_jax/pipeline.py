@@ -161,8 +161,8 @@ def evaluation_batches(
     """Every tile once, in order, in batches of `size`; of each the `rows`, or all. The last batch is filled up with tiles
     without a label: none is dropped or counted twice.
 
-    They also hold `about`, JSON in bytes [batch]: `index`, the tile's place in the split, and the `columns` of its record. It is
-    empty in a row that is no tile: one that fills up, or whose record cannot be read.
+    They also hold `about`, JSON in bytes [batch]: `index`, the tile's place in the split, its `transform`, and the `columns` of its
+    record. It is empty in a row that is no tile: one that fills up, or whose record cannot be read.
     """
     rows = range(size) if rows is None else rows
     readable = Readable(source, config.data.corrupt_records)
@@ -170,7 +170,7 @@ def evaluation_batches(
 
     def tile(index: int) -> Batch:
         record = readable[min(index, count - 1)]
-        about = {"index": index} | columns(record)
+        about = {"index": index, "transform": record["transform"].tolist()} | columns(record)
         record = rasters(record)
         if index < count and not readable.was_corrupt(index):
             return record | {"about": np.bytes_(json.dumps(about).encode())}

@@ -3,42 +3,50 @@
     python -m specsar_jax.predict --workdir runs/quickstart --s2 s2.tif --s1 s1.tif --output map.tif
 
 Enters: Sentinel-2 and Sentinel-1 in whatever files and on whatever grids (`specsar_jax.scenes`). Leaves: a GeoTIFF on the grid
-of the finest Sentinel-2 band. The scene is read, mapped and written a row of squares at a time, each of the size that the
-network was trained on; overlapping squares are blended before the class is chosen.
+of the finest Sentinel-2 band. The scene goes through the network in squares of the size that it was trained on; overlapping
+squares are blended before the class is chosen. Finished rows of squares are kept beside the map, so that a command that was
+stopped goes on when it is given again.
 """
 
 import argparse
 import dataclasses
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
-from tqdm import tqdm
+import rasterio
 
 import specsar_jax
-from specsar_jax import model, preprocess, windows
+from specsar_jax import windows
 from specsar_jax.checkpoints import Trained, load_trained
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Predict
-from specsar_jax.inference import log_probabilities
-from specsar_jax.rasters import S1_UNITS, MapWriter
-from specsar_jax.scenes import AS_FILES_SAY, Reading, check_not_overwritten, open_scene
+from specsar_jax.map_files import Outputs, UnfinishedMap, classified
+from specsar_jax.mapping import (
+    Block,
+    Probabilities,
+    count_windows,
+    make_probabilities,
+    probability_blocks,
+    windows_at_once,
+)
+from specsar_jax.rasters import S1_UNITS, Scene
+from specsar_jax.scenes import AS_FILES_SAY, Reading, check_not_overwritten, identity, open_scene, taken
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
 
-Probabilities = Callable[[np.ndarray, np.ndarray], Float[Array, "batch height width class"]]
-Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]]
-"""Digital numbers, dB, and which pixels are to be mapped, of some rows and columns of a scene."""
+SMALLEST_CACHE = 128 * 2**20
+"""Bytes of decoded blocks that GDAL keeps: its own default is a twentieth of the memory, which a large scene fills."""
 
 
 def main(argv: list[str]) -> None:
     """Parses the arguments and writes the map."""
     parser = Parser(
-        "Maps a scene.",
+        "Maps a scene. Stopped and given again, it goes on.",
         "python -m specsar_jax.predict --workdir runs/quickstart --s2 s2.tif --s1 s1.tif --output map.tif",
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of specsar_jax.train, or an exported bundle")
@@ -50,6 +58,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="class map to write")
     parser.add_argument("--probabilities", type=Path, help="class probabilities to write")
+    parser.add_argument("--confidence", type=Path, help="probability of the map's class to write")
     parser.add_argument(
         "--s2_offset",
         type=int,
@@ -66,6 +75,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--cloud_values", type=_numbers, default=(), help="of it; not given: 3,8,9,10 of an SCL, else all but 0"
     )
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="do part I of N; all parts write one map"
+    )
     parser.add_argument("--window_px", type=int, help="how much of a row to map at once; the map does not depend on it")
     parser.add_argument("--overlap", type=float, help="of neighbouring squares, 0 to 0.75; the run's if not given")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
@@ -75,20 +87,35 @@ def main(argv: list[str]) -> None:
     given = {"window_px": args.window_px, "overlap": args.overlap}
     cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
     reading = Reading(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)})
-    predict(trained, args.s2, args.s1, args.output, args.probabilities, cutting, reading)
-    print(f"wrote {args.output}" + (f" and {args.probabilities}" if args.probabilities else ""))
+    outputs = Outputs(args.output, args.probabilities, args.confidence)
+    if predict(trained, args.s2, args.s1, outputs, cutting, reading, args.shard):
+        print(f"wrote {', '.join(map(str, outputs.paths.values()))}")
+    else:
+        print(f"did part {args.shard[0]} of {args.shard[1]}; the map is written when the other parts are done")
 
 
 def predict(
     trained: Trained,
     s2: Sequence[str | Path],
     s1: Sequence[str | Path],
-    output: Path,
-    probabilities: Path | None,
+    outputs: Outputs,
     cutting: Predict,
     reading: Reading = AS_FILES_SAY,
-) -> None:
-    """Maps a scene of any size to `output` and, if given, `probabilities`.
+    shard: tuple[int, int] = (1, 1),
+) -> bool:
+    """Maps a scene of any size, or goes on with a map that was begun.
+
+    Args:
+        trained: the network.
+        s2: files, folders, products, addresses; none where the network does not read them.
+        s1: the same of Sentinel-1.
+        outputs: the files to write.
+        cutting: of the scene into squares.
+        reading: what the files do not say.
+        shard: which part of how many to do, from 1.
+
+    Returns:
+        whether the map is finished: not, while other parts of it are missing.
 
     Raises:
         ValueError: files, bands, types, units or places are not as the network needs them; nothing is written then.
@@ -101,82 +128,95 @@ def predict(
             raise ValueError(f"the network reads {' and '.join(sensors)}, but no --{sensor} is given")
         if sensor not in sensors and paths:
             print(f"note: the network does not read {sensor}; --{sensor} is not used", file=sys.stderr)
-    check_not_overwritten(
-        [path for path in (output, probabilities) if path], [*s2, *s1, *filter(None, [reading.cloud_mask])]
-    )
+    inputs = [*(s2 if "s2" in sensors else ()), *(s1 if "s1" in sensors else ()), *filter(None, [reading.cloud_mask])]
+    check_not_overwritten(list(outputs.paths.values()), [*s2, *s1, *inputs])
+    outputs.check()
+    s2_bands, s1_bands = (getattr(trained.statistics, name).bands if name in sensors else () for name in ("s2", "s1"))
+    with open_scene(s2, s1, s2_bands, s1_bands, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
+        rows, columns = (windows.plan(size, trained.config.data.crop_px, cutting.overlap) for size in scene.grid.shape)
+        devices = jax.local_devices()[: len(columns.starts)]
+        config = dataclasses.replace(trained.config, predict=cutting)
+        at_once = windows_at_once(columns, config, len(devices))
+        settings = {
+            "inputs": [identity(path) for path in inputs],
+            "reading": dataclasses.asdict(reading),
+            "windows": [at_once, columns.window, columns.starts],
+        }
+        tags = provenance(trained, {"s2": s2, "s1": s1}) | {"overlap": str(cutting.overlap)}
+        unfinished = UnfinishedMap(scene.grid, outputs, tags, rows.starts, settings)
+        with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
+            try:
+                network = make_probabilities(dataclasses.replace(trained, config=config), devices)
+                _do_strips(scene, network, rows, columns, at_once, unfinished, shard)
+                if not unfinished.missing and unfinished.empty:
+                    raise ValueError(
+                        f"no pixel to map: in none of {scene.grid.height} x {scene.grid.width} have all bands data"
+                        + (" and no cloud; look at --cloud_mask" if reading.cloud_mask else "")
+                    )
+            except ValueError:
+                unfinished.remove()  # with other files it would be another map
+                raise
+    return unfinished.finish()
+
+
+def cache_bytes(scene: Scene) -> int:
+    """How much GDAL is to keep so that blocks are decoded once or twice, with a little to spare, and no more."""
+    return max(SMALLEST_CACHE, scene.row_of_blocks * 5 // 4)
+
+
+def provenance(trained: Trained, inputs: dict[str, Sequence[str | Path]]) -> dict[str, str]:
+    """What made a map, as tags of its files: software, weights, and the names and dates of what was read, by sensor."""
     tags = {
         "software": f"specsar_jax {specsar_jax.__version__}",
+        "weights_sha256": trained.sha256,
         "trained_on": trained.config.data.name,
         "trained_steps": str(trained.step),
     }
-    s2_bands, s1_bands = (getattr(trained.statistics, name).bands if name in sensors else () for name in ("s2", "s1"))
-    with open_scene(s2, s1, s2_bands, s1_bands, reading) as scene:
-        square_px = trained.config.data.crop_px
-        rows, columns = (windows.plan(size, square_px, cutting.overlap) for size in scene.grid.shape)
-        at_once = max(cutting.window_px // columns.window, 1)
-        network = make_probabilities(trained)
-        any_valid = False
-        with MapWriter(scene.grid, output, probabilities, tags) as writer:
-            bar = progress(total=len(rows.starts) * len(columns.starts), desc="mapping", unit="window", leave=False)
-            for row, strip, valid in probability_strips(scene.read, network, rows, columns, at_once, bar):
-                class_id = np.where(valid, strip.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
-                writer.write(row, class_id, strip)
-                any_valid |= bool(valid.any())
-            bar.close()
-            if not any_valid:
-                raise ValueError(
-                    f"no pixel to map: in none of {scene.grid.height} x {scene.grid.width} have all bands data"
-                    + (" and no cloud; look at --cloud_mask" if reading.cloud_mask else "")
-                )
-            writer.finish()
+    for sensor in trained.config.model.sensors:
+        names = [str(path).partition("?")[0] for path in inputs[sensor]]
+        tags[f"{sensor}_files"] = " ".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names)
+        if dates := taken(names):
+            tags[f"{sensor}_dates"] = " ".join(dates)
+    return tags
 
 
-def make_probabilities(trained: Trained) -> Probabilities:
-    """The network as a compiled function from physical values to calibrated class probabilities, float32."""
-
-    @jax.jit
-    def compiled(variables: model.Variables, s2: Array, s1: Array) -> Array:
-        s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
-        return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config, temperature=trained.temperature))
-
-    variables = jax.device_put(trained.variables)
-    return lambda s2, s1: compiled(variables, s2, s1)
-
-
-def probability_strips(
-    read: Read,
+def _do_strips(
+    scene: Scene,
     network: Probabilities,
     rows: windows.Axis,
     columns: windows.Axis,
-    batch_size: int,
-    bar: tqdm,
-) -> Iterator[tuple[int, Float[np.ndarray, "rows columns class"], np.ndarray]]:
-    """Blended class probabilities of the scene, from top to bottom, as strips of whole rows.
+    at_once: int,
+    unfinished: UnfinishedMap,
+    shard: tuple[int, int],
+) -> None:
+    """Maps those strips of a part that are missing; a strip is written while the next one is mapped."""
+    mine, missing = windows.share_of(len(rows.starts), *shard), unfinished.missing
+    if len(missing) < len(rows.starts):
+        done = len(rows.starts) - len(missing)
+        print(f"note: going on; {done} of {len(rows.starts)} strips of the map are there", file=sys.stderr)
+    todo = list(windows.runs(strip for strip in mine if strip in missing))
+    bar = progress(
+        total=sum(count_windows(rows, columns, run) for run in todo), desc="mapping", unit="window", leave=False
+    )
+    written: Future | None = None
+    with bar, ThreadPoolExecutor(1) as thread:
+        for strips in todo:
+            for block in probability_blocks(scene.read, network, rows, columns, at_once, strips, bar):
+                if block.columns.start == 0:
+                    strip = _new_strip(block, columns.size)
+                for whole, part in zip(strip, classified(block.probability, block.valid), strict=True):
+                    whole[:, block.columns] = part
+                if block.columns.stop == columns.size:
+                    if written:
+                        written.result()
+                    written = thread.submit(unfinished.write, block.strip, *strip)
+        if written:
+            written.result()
 
-    Yields:
-        the strip's first row, its probabilities, and which of its pixels are to be mapped.
-    """
-    blend = np.outer(windows.blend_weights(rows), windows.blend_weights(columns))[..., None]
-    total = np.zeros((rows.window, columns.starts[-1] + columns.window, len(bands.CLASSES)), np.float32)
-    share = np.zeros((*total.shape[:2], 1), np.float32)
-    for start, count in windows.strips(rows):
-        stop = min(start + rows.window, rows.size)
-        s2, s1, valid = read(slice(start, stop), slice(0, columns.size))
-        mirrored = [windows.read_mirrored(pixels, rows.window, total.shape[1]) for pixels in (s2, s1)]
-        # Where nothing is to be mapped, no pixel asks what these windows say.
-        needed = columns.starts if valid.any() else ()
-        for first in range(0, len(needed), batch_size):
-            lefts = needed[first : first + batch_size]
-            batch = [np.stack([pixels[:, left : left + columns.window] for left in lefts]) for pixels in mirrored]
-            for left, probability in zip(lefts, np.asarray(network(*batch)), strict=True):
-                total[:, left : left + columns.window] += probability * blend
-                share[:, left : left + columns.window] += blend
-            bar.update(len(lefts))
-        bar.update(len(columns.starts) - len(needed))
-        yield start, (total[:count] / np.maximum(share[:count], 1e-30))[:, : columns.size], valid[:count]
-        # Rows that the next windows reach move to the top of the buffer.
-        total = np.concatenate([total[count:], np.zeros_like(total[:count])])
-        share = np.concatenate([share[count:], np.zeros_like(share[:count])])
+
+def _new_strip(block: Block, width: int) -> tuple[np.ndarray, np.ndarray]:
+    height = block.rows.stop - block.rows.start
+    return np.empty((height, width), np.uint8), np.empty((height, width, len(bands.CLASSES)), np.uint8)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -188,6 +228,13 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 3,8,9,10") from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/4, 2/4, 3/4 or 4/4")
+    return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":

@@ -10,98 +10,25 @@ never dB) with its invalid pixels left out, and warped.
 import dataclasses
 import functools
 import math
-import shutil
-import tempfile
-import warnings
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
-from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-from jaxtyping import Bool, Float, Float32, Num, Shaped, UInt8, UInt16
-from rasterio.crs import CRS
+from jaxtyping import Bool, Float32, Num, Shaped, UInt16
 from rasterio.enums import MaskFlags, Resampling
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from specsar_jax.preprocess import valid_pixels
 from tfds_dwplus import bands
-
-PROBABILITY_SCALE = 0.004
-"""Probability of 1 in the files: 250 and 0.004, so that 255 is free for nodata."""
+from tfds_dwplus.grids import Grid, warp
 
 S1_UNITS = ("db", "power", "amplitude", "scaled")
 """dB; linear power; its root; integers with dB = 20 log10(DN) - 83 (WorldCereal, JAXA's PALSAR convention)."""
 
 FILL = -9999
 """What archives store where there is nothing, besides 0, NaN, 65535 and the nodata value of the file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """Where pixels lie."""
-
-    crs: CRS | None
-    transform: rasterio.Affine
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, raster: rasterio.DatasetReader) -> "Grid":
-        """The grid of an opened raster."""
-        return cls(raster.crs, raster.transform, raster.height, raster.width)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return self.height, self.width
-
-    @property
-    def placed(self) -> bool:
-        """Whether it is known where on earth it lies."""
-        return bool(self.crs) and not self.transform.is_identity
-
-    @property
-    def corners(self) -> list[tuple[float, float]]:
-        """Upper left, upper right, lower right, lower left, in the CRS."""
-        return [self.transform @ at for at in ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))]
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Left, bottom, right, top, in the CRS."""
-        x, y = zip(*self.corners, strict=True)
-        return min(x), min(y), max(x), max(y)
-
-    def window(self, rows: slice, columns: slice) -> "Grid":
-        """The grid of a part."""
-        moved = self.transform @ rasterio.Affine.translation(columns.start, rows.start)
-        return Grid(self.crs, moved, rows.stop - rows.start, columns.stop - columns.start)
-
-    def same(self, other: "Grid") -> bool:
-        """Whether pixels lie on pixels, to a hundredth of one."""
-        if self.shape != other.shape or self.crs != other.crs:
-            return False
-        back = ~self.transform
-        pairs = zip(
-            (back @ corner for corner in other.corners), (back @ corner for corner in self.corners), strict=True
-        )
-        return all(math.dist(one, two) < 0.01 for one, two in pairs)
-
-    def bounds_in(self, crs: CRS | None) -> tuple[float, float, float, float] | None:
-        """Left, bottom, right, top in another CRS; left > right across the antimeridian. None where it cannot be seen there."""
-        if self.crs == crs:
-            return self.bounds
-        try:
-            bounds = transform_bounds(self.crs, crs, *self.bounds, densify_pts=21)
-        except (CRSError, RasterioError):
-            return None
-        return bounds if all(map(math.isfinite, bounds)) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +193,14 @@ class Scene:
         for layer in [*(s2.layers if s2 else ()), *(s1.layers if s1 else ()), *([cloud] if cloud else ())]:
             check_can_be_warped(layer.address, layer.grid, grid)
 
+    @property
+    def row_of_blocks(self) -> int:
+        """Bytes of the decoded blocks of all files beside each other: what is decoded once if so much is kept."""
+        layers = [*(self.s2.layers if self.s2 else ()), *(self.s1.layers if self.s1 else ())]
+        heights = [layer.raster.block_shapes[layer.index - 1][0] for layer in layers]
+        sizes = [np.dtype(layer.raster.dtypes[layer.index - 1]).itemsize for layer in layers]
+        return sum(h * layer.raster.width * size for h, layer, size in zip(heights, layers, sizes, strict=True))
+
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]:
         """Digital numbers and dB of a window, and which pixels are to be mapped. A sensor that is not there has no channels."""
         nothing = (rows.stop - rows.start, columns.stop - columns.start, 0)
@@ -311,122 +246,6 @@ def check_backscatter(name: str, s1: Float32[np.ndarray, "*shape"]) -> None:
         )
 
 
-def warp(
-    values: Float32[np.ndarray, "h w"], grid: Grid, onto: Grid, resampling: Resampling = Resampling.bilinear
-) -> Float32[np.ndarray, "height width"]:
-    """Values on another grid; NaN is no value, before and after."""
-    profile = {"height": grid.height, "width": grid.width, "count": 1, "dtype": "float32", "nodata": np.nan}
-    target = {"crs": onto.crs, "transform": onto.transform, "height": onto.height, "width": onto.width}
-    # GDAL widens its kernel as soon as source pixels are a little smaller than the target's, which blurs what is at 10 m on
-    # both sides; where they are much smaller it should. Its own tolerance is an eighth of a pixel.
-    scales = {"XSCALE": 1, "YSCALE": 1} if _pixel_share(grid, onto) > 0.75 else {}
-    with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", crs=grid.crs, transform=grid.transform, **profile) as raster:
-            raster.write(values, 1)
-        with (
-            memory.open() as raster,
-            WarpedVRT(raster, **target, nodata=np.nan, resampling=resampling, tolerance=1e-4, **scales) as vrt,
-        ):
-            return vrt.read(1)
-
-
-class MapWriter:
-    """Class map, and probabilities if a path is given, row by row; the files appear when `finish` was called."""
-
-    def __init__(self, grid: Grid, output: Path, probabilities: Path | None, tags: dict[str, str]) -> None:
-        """Opens the unfinished files in a folder beside the output. Raises OSError if that cannot be written."""
-        for path in (output, probabilities or output):
-            if not path.parent.is_dir():
-                raise ValueError(f"no folder {path.parent.resolve()} to write {path.name} to")
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder, expected the name of a file to write")
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        self._output, self._probabilities = output, probabilities
-        profile = {
-            "driver": "GTiff",
-            "height": grid.height,
-            "width": grid.width,
-            "dtype": "uint8",
-            "nodata": bands.IGNORE,
-            "crs": grid.crs,
-            "transform": grid.transform,
-            "tiled": True,
-            "compress": "deflate",
-            "bigtiff": "if_safer",
-        }
-        self._map = _create(self._folder / "map.tif", count=1, **profile)
-        self._map.write_colormap(1, {place: (*rgb, 255) for place, rgb in enumerate(bands.class_rgb())})
-        self._map.set_band_description(1, "land cover")
-        self._map.update_tags(**tags, **{f"class_{place}": name for place, name in enumerate(bands.CLASSES)})
-        self._shares = None
-        if probabilities:
-            self._shares = _create(self._folder / "probabilities.tif", count=len(bands.CLASSES), **profile)
-            self._shares.descriptions = bands.CLASSES
-            self._shares.scales = (PROBABILITY_SCALE,) * len(bands.CLASSES)
-            self._shares.update_tags(**tags)
-
-    def write(
-        self,
-        row: int,
-        class_id: UInt8[np.ndarray, "rows columns"],
-        probability: Float[np.ndarray, "rows columns class"],
-    ) -> None:
-        """Writes some whole rows, from `row` on. Pixels of class 255 are nodata in both files."""
-        window = Window(0, row, class_id.shape[1], class_id.shape[0])
-        self._map.write(class_id, 1, window=window)
-        if self._shares:
-            scaled = np.rint(probability / PROBABILITY_SCALE).astype(np.uint8)
-            scaled[class_id == bands.IGNORE] = bands.IGNORE
-            self._shares.write(np.moveaxis(scaled, -1, 0), window=window)
-
-    def finish(self) -> None:
-        """Makes both files cloud-optimised, with overviews, and gives them their names."""
-        self._map.close()
-        names = "".join(f"<Category>{escape(name)}</Category>" for name in bands.CLASSES)
-        # GDAL keeps category names beside a GeoTIFF, never inside; the copy below carries them on.
-        (self._folder / "map.tif.aux.xml").write_text(
-            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>'
-        )
-        self._publish("map.tif", self._output, "nearest")
-        if self._shares:
-            self._shares.close()
-            self._publish("probabilities.tif", self._probabilities, "average")
-        shutil.rmtree(self._folder)
-
-    def _publish(self, name: str, final: Path, overviews: str) -> None:
-        whole = self._folder / f"cog_{name}"
-        rasterio.shutil.copy(
-            self._folder / name, whole, driver="COG", compress="deflate", predictor="no", overview_resampling=overviews
-        )
-        beside = whole.with_name(whole.name + ".aux.xml")
-        if beside.exists():
-            _move(beside, final.with_name(final.name + ".aux.xml"))
-        _move(whole, final)
-
-    def __enter__(self) -> "MapWriter":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._folder.exists():
-            for raster in (self._map, self._shares):
-                if raster:
-                    raster.close()
-            shutil.rmtree(self._folder)
-
-
-def _create(path: Path, **profile: Any) -> rasterio.io.DatasetWriter:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a map of a scene without a place, which was said
-        return rasterio.open(path, "w", **profile)
-
-
-def _move(source: Path, final: Path) -> None:
-    """A rename that also crosses file systems, and never shows half a file under the final name."""
-    part = final.with_name(f".{final.name}.part")
-    shutil.move(source, part)
-    part.replace(final)
-
-
 def _meet(one: tuple[float, ...], two: tuple[float, ...]) -> bool:
     across = one[0] > one[2]  # the antimeridian
     beside = (one[0] < two[2] or two[0] < one[2]) if across else (one[0] < two[2] and two[0] < one[2])
@@ -448,11 +267,3 @@ def _reach(source: Grid, target: Grid) -> Window | None:
     if rows[0] >= rows[1] or columns[0] >= columns[1]:
         return None
     return Window.from_slices(rows, columns)
-
-
-def _pixel_share(source: Grid, target: Grid) -> float:
-    """Side of a pixel of the source, in pixels of the target, roughly."""
-    left, bottom, right, top = target.bounds_in(source.crs) or source.bounds
-    return math.sqrt(
-        abs(source.transform.determinant) / max((right - left) * (top - bottom), 1e-30) * target.height * target.width
-    )

@@ -148,6 +148,19 @@ def check_not_overwritten(outputs: Sequence[Path], inputs: Sequence[str | Path])
             raise ValueError(f"{output} is to be written twice; give two names")
 
 
+def identity(path: str | Path) -> list:
+    """What tells an input from another: its address, and of local files the sizes and times of change."""
+    places = [Path(address) for address in (str(path), *(address for address, _ in _members(str(path))))]
+    stats = [place.stat() for place in places if place.is_file()]
+    return [_shown(str(path)), [[stat.st_size, stat.st_mtime_ns] for stat in stats]]
+
+
+def taken(names: Sequence[str]) -> list[str]:
+    """Days on which scenes were taken, YYYY-MM-DD, as far as the names of their products tell: the first time in each."""
+    found = (re.search(r"(?<!\d)(20\d\d)([01]\d)([0-3]\d)(T\d{6})?(?!\d)", name) for name in names)
+    return sorted({"-".join(match.groups()[:3]) for match in found if match})
+
+
 def band_name(text: str, *, last: bool = False) -> str | None:
     """The band that a description or a file's name tells of, the first or the last if several; None if none.
 

@@ -6,7 +6,6 @@ with one row a tile. Sums add over tiles and hosts; figures are divided once, at
 
 import dataclasses
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +64,3 @@ class Tally:
 
     def _arrays(self) -> dict[str, np.ndarray | None]:
         return {of.name: getattr(self, of.name) for of in dataclasses.fields(self) if of.name != "columns"}
-
-
-def joined(tallies: Sequence[Tally]) -> Tally:
-    """All tiles of some tallies, in order; a sum that one of them lacks is missing of all."""
-    first = tallies[0]
-    arrays = {}
-    for name in first._arrays():
-        parts = [getattr(tally, name) for tally in tallies]
-        arrays[name] = None if any(part is None for part in parts) else np.concatenate(parts)
-    columns = {name: np.concatenate([tally.columns[name] for tally in tallies]) for name in first.columns}
-    return Tally(columns=columns, **arrays)

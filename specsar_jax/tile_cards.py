@@ -9,13 +9,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from specsar_jax import charts, checkpoints, inference, metrics, pipeline, preprocess
+from specsar_jax import charts, checkpoints, metrics, pipeline
 from specsar_jax.checkpoints import Trained
+from specsar_jax.pictures import make_classifier
 from specsar_jax.runs import Run
 from specsar_jax.tally import Tally
 from tfds_dwplus import bands, look
@@ -83,9 +82,9 @@ def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict
         for place, row in wanted.items():
             figures = metrics.headline(of.tally.confusion[row])
             scores[place].append({"run": index} | {name: float(value) for name, value in figures.items()})
-        predict = None
+        classify = None
         try:
-            predict = _predictor(of)
+            classify = _classifier(of)
         except ValueError as error:
             notes.append(f"{of.name}: {error}")
             if of.dataset is None:
@@ -102,8 +101,8 @@ def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict
                             record, pipeline.dataset_bands(of.dataset), side
                         )
                         facts[place] = _facts(record)
-                    if predict and place in sizes:
-                        pictures[place] += _pictures_of_prediction(record, *predict(record), sizes[place], index, side)
+                    if classify and place in sizes:
+                        pictures[place] += _pictures_of_prediction(record, *classify(record), sizes[place], index, side)
                     bar.update()
         except ValueError as error:
             notes.append(f"{of.name}: {error}")
@@ -126,29 +125,12 @@ def _record(source: Any, place: int, tile_id: str) -> dict[str, Any]:
     )
 
 
-def _predictor(run: Run) -> Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray]]:
-    """A function from a record to class ids, 255 without data, and their probability."""
+def _classifier(run: Run) -> Callable[[dict[str, Any]], tuple[np.ndarray, np.ndarray]]:
+    """That of the network which was evaluated, at the temperature of that time."""
     if run.dataset is None:
         raise ValueError(run.dataset_missing)
-    trained = _trained(run)
-    config = trained.config
     temperature = (run.figures.get("calibration") or {}).get("temperature", 1.0)
-    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(run.dataset), config.model.sensors)
-
-    @jax.jit
-    def network(s2: jax.Array, s1: jax.Array) -> tuple[jax.Array, jax.Array]:
-        s2, s1 = preprocess.standardise(s2[None], s1[None], trained.statistics)
-        how = {"config": config, "temperature": temperature}
-        log_p = inference.log_probabilities(trained.variables, s2, s1, **how)[0]
-        return jnp.argmax(log_p, axis=-1).astype(jnp.uint8), jnp.exp(log_p.max(axis=-1))
-
-    def predict(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        tile = rasters(record)
-        valid = preprocess.valid_pixels(tile["s2"], tile["s1"], config.model.sensors)
-        class_id, confidence = jax.device_get(network(tile["s2"], tile["s1"]))
-        return np.where(valid, class_id, np.uint8(bands.IGNORE)), np.where(valid, confidence, 0.0).astype(np.float32)
-
-    return predict
+    return make_classifier(dataclasses.replace(_trained(run), temperature=temperature), run.dataset)
 
 
 def _trained(run: Run) -> Trained:

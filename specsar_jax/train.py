@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 
 from specsar_jax import checkpoints, losses, metrics, model, pictures, pipeline, preprocess
 from specsar_jax import config as configs
-from specsar_jax.compilation import compile_ahead, keep_compiled_programs
+from specsar_jax.compilation import collector_spared, compile_ahead, keep_compiled_programs
 from specsar_jax.config import Config
 from specsar_jax.evaluate import calibrate, evaluate, make_score, split_file
 from specsar_jax.feed import Feed
@@ -127,6 +127,24 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         return _score_test(config, builder, workdir)
 
 
+def make_program(config: Config, statistics: Statistics, mesh: jax.sharding.Mesh, shardings: Any) -> Any:
+    """`train_state.train_step` to be compiled: (state, batch) -> (state, sums). The state that it is given is gone.
+
+    Args:
+        config: as `resolve` gives it.
+        statistics: of the batch's bands.
+        mesh: devices; the batch is split over them by tile.
+        shardings: where the state lies, of `sharding.of_state`.
+    """
+    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
+    return jax.jit(
+        functools.partial(train_step, config=config, statistics=statistics, alpha=alpha),
+        in_shardings=(shardings, by_tile(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
 def _optimise(
     config: Config,
     statistics: Statistics,
@@ -152,13 +170,7 @@ def _optimise(
         write_start(workdir, start)
 
     # Programs: one step, one evaluation.
-    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
-    program = jax.jit(
-        functools.partial(train_step, config=config, statistics=statistics, alpha=alpha),
-        in_shardings=(shardings, by_tile(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
+    program = make_program(config, statistics, mesh, shardings)
     score = make_score(config, statistics, mesh, shardings.variables(config))
     rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
     rows = rows_here(config.train.batch_size, mesh)
@@ -169,9 +181,10 @@ def _optimise(
         Journal(workdir, start, config.train.steps, mute=not is_first()) as journal,
         StopRequest() as stop,
         contextlib.closing(pipeline.train_batches(train_source, rasters, config, start, rows)) as batches,
+        contextlib.ExitStack() as at_the_end,
     ):
         feed, spent = Feed(batches, mesh), Stopwatch()
-        schedule = learning_rate(config.optimizer, config.train.steps)
+        schedule = jax.jit(learning_rate(config.optimizer, config.train.steps))
         journal.show(compiling="(kept for the next run)")
         clock, logged, waited_s = time.monotonic(), start, 0.0
         profiled = range(start + 3, min(start + 3 + config.train.profile_steps, config.train.steps + 1))
@@ -183,6 +196,8 @@ def _optimise(
                 feed.fetch()
                 with spent("compile"):
                     program = compile_ahead(program, state, feed.batch)
+                    schedule(start)
+                    at_the_end.enter_context(collector_spared())
                 clock, waited_s = time.monotonic(), feed.waited_s
                 journal.show(compiling="")
             if step in profiled[:1]:
@@ -292,11 +307,10 @@ def _show(step: int, config: Config, journal: Journal, batch: pipeline.Batch, lo
     rows = []
     for tile, prediction in enumerate(predictions[:TILES_SHOWN]):
         if batch["about"][tile]:
-            s2, s1, label = (batch[name][tile] for name in pipeline.RASTERS)
-            valid = preprocess.valid_pixels(s2, s1, config.model.sensors)
+            record = {name: batch[name][tile] for name in pipeline.RASTERS}
+            valid = preprocess.valid_pixels(record["s2"], record["s1"], config.model.sensors)
             prediction = np.where(valid, prediction, np.uint8(bands.IGNORE))
-            shown = pictures.panels(s2, s1, label, prediction, config.data.s2_bands)
-            rows.append((batch["tile_id"][tile].decode(), shown))
+            rows.append((batch["tile_id"][tile].decode(), pictures.panels(record, config.data.s2_bands, prediction)))
     if rows:
         journal.show_picture(step, "tiles", pictures.pixels(pictures.examples(rows, f"validation, step {step}")))
 

@@ -145,9 +145,11 @@ def evaluation_step(
     config: Config,
     alpha: tuple[float, ...],
     temperature: float = 1.0,
+    maps: bool = False,
 ) -> dict[str, Array]:
     """Sums of each tile of a batch: those of `metrics.tile_sums`, of the probabilities at a temperature, and `loss`, float32,
-    summed over labelled pixels, of the network as it was trained.
+    summed over labelled pixels, of the network as it was trained. With `maps` also `class_id`, uint8 [batch, height, width], the
+    prediction that is counted, 255 where a sensor has no data.
 
     Args:
         batch: `s2`, `s1`, `label`, `expert` as the pipeline gives them.
@@ -155,6 +157,7 @@ def evaluation_step(
         config: of the run.
         alpha: weight of each class.
         temperature: of `specsar_jax.calibration`.
+        maps: whether the class maps are wanted too.
     """
 
     def loss(log_p: Array, label: Array, expert: Array) -> Array:
@@ -162,5 +165,10 @@ def evaluation_step(
         return losses.pixel_loss(log_p[None], label[None], alpha, config=config.loss, expert=expert[None], pixels=one)
 
     valid = (batch["s2"] != bands.S2_NODATA).all(axis=-1) & jnp.isfinite(batch["s1"]).all(axis=-1)
-    sums = metrics.tile_sums(batch["label"], tempered(log_p, temperature), valid)
-    return sums | {"loss": jax.vmap(loss)(log_p, batch["label"], batch["expert"])}
+    calibrated = tempered(log_p, temperature)
+    sums = metrics.tile_sums(batch["label"], calibrated, valid)
+    sums["loss"] = jax.vmap(loss)(log_p, batch["label"], batch["expert"])
+    if maps:
+        class_id = jnp.argmax(metrics.finite(calibrated), axis=-1).astype(jnp.uint8)
+        sums["class_id"] = jnp.where(valid, class_id, jnp.uint8(bands.IGNORE))
+    return sums

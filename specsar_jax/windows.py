@@ -1,19 +1,20 @@
 """Geometry of overlapping windows over a scene, and the weights that blend them. Pure.
 
-Along one axis, a scene of 1000 pixels, windows of 512, at least a quarter shared:
+Along one axis, a scene of 1100 pixels, windows of 512, at least a quarter shared:
 
-    step      3/4 of 512 = 384; the last window is drawn back until it just reaches the edge
-    windows   [0, 512)  [384, 896)  [512, 1024)          24 pixels past the edge are mirrored from inside
+    step      at most 3/4 of 512 = 384; two steps do, and the last window must begin at 608 to reach the edge: 304 each
+    windows   [0, 512)  [288, 800)  [608, 1120)          20 pixels past the edge are mirrored from inside
 
 Starts are multiples of 32, the network's coarsest stride, so that every window sees the pixels of the scene in the same
 phase: a pixel's class does not depend on which windows it happens to fall into.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float32, Shaped
 
 STRIDE_PX = 32
 """Stride of the network's fourth stage."""
@@ -31,9 +32,19 @@ class Axis:
     """Pixels over which neighbouring windows are blended."""
     starts: tuple[int, ...]
 
+    @property
+    def padded(self) -> int:
+        """Pixels of the scene with what is mirrored past its edge."""
+        return self.starts[-1] + self.window
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Of each window, the pixels of the scene from its start on that no later window touches."""
+        return tuple(after - start for start, after in itertools.pairwise((*self.starts, self.size)))
+
 
 def plan(size: int, window_px: int, overlap: float) -> Axis:
-    """Windows that cover an axis.
+    """The fewest windows that cover an axis, at steps as equal as may be.
 
     Args:
         size: pixels of the scene along the axis.
@@ -48,22 +59,29 @@ def plan(size: int, window_px: int, overlap: float) -> Axis:
     if not 0 <= overlap <= 0.75:
         raise ValueError(f"overlap is {overlap}, expected a share of a window from 0 to 0.75")
     window = _round_up(min(window_px, size))
-    step = max(int(window * (1 - overlap)) // STRIDE_PX * STRIDE_PX, STRIDE_PX)
-    last = _round_up(max(size - window, 0))
-    return Axis(size, window, window - step, (*range(0, last, step), last))
+    step = max(int(window * (1 - overlap)) // STRIDE_PX, 1)
+    last = _round_up(max(size - window, 0)) // STRIDE_PX
+    steps = -(-last // step)
+    # Rounded down, no two are further apart than `step`, a whole number itself.
+    starts = [STRIDE_PX * (place * last // steps) for place in range(steps)]
+    return Axis(size, window, window - STRIDE_PX * step, (*starts, STRIDE_PX * last))
 
 
-def blend_weights(axis: Axis) -> Float[np.ndarray, " window"]:
-    """Weight of each pixel of a window along one axis: 1 inside, falling as a squared sine to nearly 0 at both ends.
+def blend_weights(axis: Axis) -> list[Float32[np.ndarray, " window"]]:
+    """Weights of the pixels of each window along one axis; those of all windows that see a pixel add to one.
 
-    Where two windows meet by exactly the overlap, their weights add to one; elsewhere the sum is divided out.
+    A window weighs most inside, and falls as a squared sine to nearly 0 over the overlap at both ends.
     """
     distance = np.minimum(np.arange(axis.window), np.arange(axis.window)[::-1]) + 0.5
     # Not 0, so that a corner of the scene that only one window sees has a weight to divide by.
-    return np.maximum(np.sin(np.pi / 2 * np.minimum(distance / max(axis.overlap, 1), 1)) ** 2, 1e-6).astype(np.float32)
+    one = np.maximum(np.sin(np.pi / 2 * np.minimum(distance / max(axis.overlap, 1), 1)) ** 2, 1e-6)
+    total = np.zeros(axis.padded)
+    for start in axis.starts:
+        total[start : start + axis.window] += one
+    return [(one / total[start : start + axis.window]).astype(np.float32) for start in axis.starts]
 
 
-def read_mirrored(
+def mirrored(
     scene: Shaped[np.ndarray, "rows columns band"], height: int, width: int
 ) -> Shaped[np.ndarray, "height width band"]:
     """The part of a scene that a window reaches, filled up to the window's size by mirroring at the edge."""
@@ -71,10 +89,21 @@ def read_mirrored(
     return np.pad(scene, ((0, height - rows), (0, width - columns), (0, 0)), mode="symmetric")
 
 
-def strips(rows: Axis) -> Iterator[tuple[int, int]]:
-    """For each row of windows: its start, and how many rows of the scene from there on no later window touches."""
-    for start, following in zip(rows.starts, (*rows.starts[1:], rows.size), strict=True):
-        yield start, following - start
+def first_to_reach(axis: Axis, place: int) -> int:
+    """The first window that has pixels from the start of window `place` on."""
+    return next(k for k, start in enumerate(axis.starts) if start + axis.window > axis.starts[place])
+
+
+def share_of(count: int, part: int, parts: int) -> range:
+    """Part `part` of `parts`, from 1, of `count` things in a row, as equal as may be."""
+    return range((part - 1) * count // parts, part * count // parts)
+
+
+def runs(places: Iterable[int]) -> Iterator[range]:
+    """Ascending numbers as ranges without gaps: 0 1 2 5 6 as [0, 3) and [5, 7)."""
+    for _, run in itertools.groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
+        numbers = [number for _, number in run]
+        yield range(numbers[0], numbers[-1] + 1)
 
 
 def _round_up(size: int) -> int:

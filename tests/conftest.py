@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from other_maps import world  # noqa: F401 (a fixture)
 
 from specsar_jax import config as configs
 from specsar_jax import train

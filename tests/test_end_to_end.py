@@ -12,7 +12,7 @@ import rasterio
 from conftest import REPOSITORY, command, small_config, small_flags, write_folder
 from matplotlib.image import imread
 
-from specsar_jax import evaluate, export, pipeline, predict, preprocess, train
+from specsar_jax import evaluate, export, mapping, pipeline, predict, preprocess, train
 from specsar_jax.checkpoints import load_trained
 from specsar_jax.config import PRESETS, load
 from tfds_dwplus import bands, prepare
@@ -125,7 +125,7 @@ def test_bfloat16_maps_real_chips_as_float32_does(chips):
     def classes(compute_dtype: str, tile: dict) -> np.ndarray:
         model = dataclasses.replace(trained.config.model, compute_dtype=compute_dtype)
         config = dataclasses.replace(trained.config, model=model)
-        network = predict.make_probabilities(dataclasses.replace(trained, config=config))
+        network = mapping.make_probabilities(dataclasses.replace(trained, config=config))
         return np.asarray(network(tile["s2"], tile["s1"])).argmax(axis=-1)
 
     source = read_split(builder, "test")

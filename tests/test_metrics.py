@@ -1,6 +1,7 @@
 """Figures against scikit-learn, on random and on degenerate inputs; boundaries pixel by pixel; the tiles of a split, each once."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -14,8 +15,9 @@ from test_survival import corrupt  # noqa: F401 (a fixture)
 
 from specsar_jax import calibration, evaluate, metrics
 from specsar_jax.checkpoints import load_trained
-from specsar_jax.config import override
+from specsar_jax.config import Config, Loss, override
 from specsar_jax.tally import Tally
+from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
 from tfds_dwplus.prepared import open_dataset, read_split
 
@@ -166,6 +168,23 @@ def test_a_network_that_diverged_has_figures_still():
     tally = tally_of(label, np.full_like(log_p, np.nan))
     assert np.isfinite(tally.nll).all() and tally.confusion[:, :, 0].sum() == (label != bands.IGNORE).sum()
     assert metrics.summarise(tally.confusion.sum(axis=0))["overall_accuracy"] < 0.2
+
+
+def test_the_map_is_the_one_that_is_counted():
+    label, log_p = tiles(labelled=1.0)
+    log_p = np.where(np.arange(40)[:, None, None] < 5, np.float32(np.nan), log_p)  # diverged
+    s2 = np.ones((*label.shape, 2), np.uint16)
+    s2[:, 30:, :, 0] = bands.S2_NODATA
+    label[:, 30:] = bands.IGNORE
+    batch = {"s2": s2, "s1": np.zeros((*label.shape, 0), np.float32), "label": label, "expert": np.ones(3, bool)}
+    config = Config(loss=Loss(name="cross_entropy"))
+    sums = jax.jit(functools.partial(evaluation_step, config=config, alpha=(1.0,) * 9, temperature=2.0, maps=True))(
+        batch, log_p
+    )
+    class_id, marked = np.asarray(sums["class_id"]), label != bands.IGNORE
+    assert class_id.dtype == np.uint8 and ((class_id == bands.IGNORE) == ~marked).all()
+    expected = reference.confusion_matrix(label[marked], class_id[marked], labels=range(9))
+    np.testing.assert_array_equal(sums["confusion"].sum(axis=0), expected)
 
 
 def test_table_has_a_line_a_figure_with_its_interval_and_a_line_a_group():

@@ -9,9 +9,10 @@ import rasterio
 from conftest import write_folder
 
 from specsar_jax import config as configs
-from specsar_jax import evaluate, export, model, predict, preprocess, windows
+from specsar_jax import evaluate, export, mapping, model, predict, preprocess, windows
 from specsar_jax.checkpoints import Trained, load_trained
 from specsar_jax.config import Predict
+from specsar_jax.map_files import Outputs
 from specsar_jax.scenes import open_scene
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.command_line import progress
@@ -42,22 +43,26 @@ def files_of(folder) -> tuple[list, list]:
 
 def map_of(trained: Trained, folder, **cutting) -> np.ndarray:
     output = folder / "map.tif"
-    predict.predict(trained, *files_of(folder), output, None, Predict(**cutting))
+    predict.predict(trained, *files_of(folder), Outputs(output), Predict(**cutting))
     with rasterio.open(output) as raster:
         return raster.read(1)
 
 
 def test_files_are_as_promised(run, tmp_path):
     tile = scene(tmp_path, 90, 140)
-    output, shares = tmp_path / "map.tif", tmp_path / "p.tif"
-    predict.predict(load_trained(run), *files_of(tmp_path), output, shares, Predict(window_px=64, overlap=0.5))
+    output, shares, sure = (tmp_path / name for name in ("map.tif", "p.tif", "sure.tif"))
+    predict.predict(
+        load_trained(run), *files_of(tmp_path), Outputs(output, shares, sure), Predict(window_px=64, overlap=0.5)
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "label",
+        "map.qml",
         "map.tif",
         "map.tif.aux.xml",
         "p.tif",
         "s1",
         "s2",
+        "sure.tif",
     ]
     nodata = (tile.s2 == 0).all(axis=-1) | np.isnan(tile.s1).any(axis=-1)
     with rasterio.open(output) as raster:
@@ -81,6 +86,19 @@ def test_files_are_as_promised(run, tmp_path):
     np.testing.assert_allclose((values[:, ~nodata] * 0.004).sum(axis=0), 1, atol=0.02)
     sure = np.sort(values, axis=0)[-1] - np.sort(values, axis=0)[-2] > 1
     assert (values.argmax(axis=0) == ids)[sure & ~nodata].all()
+
+
+def test_what_gdal_keeps_is_told_in_bytes(tmp_path):
+    """Rasterio takes GDAL_CACHEMAX as bytes: 128 of them, meant as megabytes, made JPEG 2000 ten times slower."""
+    scene(tmp_path, 64, 64)
+    with open_scene(*files_of(tmp_path), bands.S2_BANDS, bands.S1_BANDS) as opened:
+        assert opened.row_of_blocks == sum(
+            raster.block_shapes[0][0] * 64 * (9 * 2 if raster.count == 9 else 2 * 4)
+            for raster in (opened.s2.layers[0].raster, opened.s1.layers[0].raster)
+        )
+        with rasterio.Env(GDAL_CACHEMAX=predict.cache_bytes(opened)):
+            opened.read(slice(0, 64), slice(0, 64))
+            assert rasterio.env.get_gdal_config("GDAL_CACHEMAX") >= 100 * 2**20
 
 
 def test_large_map_has_overviews(run, tmp_path):
@@ -123,7 +141,7 @@ def test_one_file_a_band_equals_one_file(run, tmp_path):
         with rasterio.open(paths[-1], "w", driver="GTiff", count=1, dtype="uint16", **grid) as raster:
             raster.write(tile.s2[..., place], 1)
     output = tmp_path / "apart.tif"
-    predict.predict(load_trained(run), paths[::-1], files_of(tmp_path)[1], output, None, Predict())
+    predict.predict(load_trained(run), paths[::-1], files_of(tmp_path)[1], Outputs(output), Predict())
     with rasterio.open(output) as raster:
         np.testing.assert_array_equal(raster.read(1), together)
 
@@ -140,12 +158,14 @@ def test_blending_leaves_no_seam(tmp_path):
         return np.broadcast_to(np.concatenate([share, 1 - share] + [0 * share] * 7, axis=-1), (*s2.shape[:3], 9))
 
     axis = windows.plan(size, 96, 0.65)
+    whole, seen = np.zeros((size, size, 9)), np.zeros((size, size), int)
     with open_scene(s2, s1, bands.S2_BANDS, bands.S1_BANDS) as scene:
-        strips = list(predict.probability_strips(scene.read, network, axis, axis, 1, progress(disable=True)))
-    whole = np.concatenate([strip for _, strip, _ in strips])
-    assert [row for row, _, _ in strips] == list(axis.starts)
-    assert whole.shape == (size, size, 9)
-    np.testing.assert_allclose(whole.sum(axis=-1), 1, atol=1e-5)
+        strips, bar = range(len(axis.starts)), progress(disable=True)
+        for block in mapping.probability_blocks(scene.read, network, axis, axis, 1, strips, bar):
+            whole[block.rows, block.columns] = block.probability
+            seen[block.rows, block.columns] += 1
+    assert (seen == 1).all()
+    np.testing.assert_allclose(whole.sum(axis=-1), 1, atol=1e-6)
     # No jump between neighbours: over a blend of 64 pixels none is larger than a twentieth.
     assert max(np.abs(np.diff(whole[..., 0], axis=axis)).max() for axis in (0, 1)) < 0.05
 

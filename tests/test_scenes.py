@@ -15,6 +15,7 @@ from specsar_jax import config as configs
 from specsar_jax import export, model, predict
 from specsar_jax.checkpoints import Trained
 from specsar_jax.config import Config, Predict
+from specsar_jax.map_files import Outputs
 from specsar_jax.preprocess import SensorStatistics, Statistics
 from specsar_jax.scenes import Reading, band_name, open_scene
 from tfds_dwplus import bands
@@ -388,7 +389,7 @@ def test_vrt(tmp_path):
 
 def mapped(trained: Trained, s2, s1, folder: Path, **reading) -> tuple[np.ndarray, rasterio.profiles.Profile]:
     output = folder / "map.tif"
-    predict.predict(trained, s2, s1, output, None, Predict(), Reading(**reading))
+    predict.predict(trained, s2, s1, Outputs(output), Predict(), Reading(**reading))
     with rasterio.open(output) as raster:
         return raster.read(1), raster.profile
 
@@ -423,9 +424,9 @@ def test_no_output_over_an_input(tmp_path):
     for output in (s2, tmp_path / "link.tif"):
         for given in (s2, tmp_path):
             with pytest.raises(ValueError, match="is an input"):
-                predict.predict(trained, [given], [], output, None, Predict())
+                predict.predict(trained, [given], [], Outputs(output), Predict())
     with pytest.raises(ValueError, match="written twice"):
-        predict.predict(trained, [s2], [], tmp_path / "x.tif", tmp_path / "x.tif", Predict())
+        predict.predict(trained, [s2], [], Outputs(tmp_path / "x.tif", tmp_path / "x.tif"), Predict())
     assert s2.read_bytes() == before
 
 

@@ -7,8 +7,8 @@ from specsar_jax import windows
 
 
 def test_the_worked_example():
-    axis = windows.plan(1000, 510, 0.25)
-    assert (axis.window, axis.starts) == (512, (0, 384, 512))
+    axis = windows.plan(1100, 510, 0.25)
+    assert (axis.window, axis.starts, axis.counts) == (512, (0, 288, 608), (288, 320, 492))
 
 
 def test_a_scene_of_one_window_is_not_cut():
@@ -21,28 +21,37 @@ def test_a_scene_of_one_window_is_not_cut():
 @pytest.mark.parametrize(("window", "overlap"), [(256, 0.5), (510, 0.25), (64, 0.0), (160, 0.6), (32, 0.5)])
 def test_every_pixel_is_covered_and_blended_to_one(size, window, overlap):
     axis = windows.plan(size, window, overlap)
-    weights, total = windows.blend_weights(axis), np.zeros(axis.starts[-1] + axis.window)
-    for start in axis.starts:
+    total = np.zeros(axis.padded)
+    for start, weights in zip(axis.starts, windows.blend_weights(axis), strict=True):
         assert start % 32 == 0
         total[start : start + axis.window] += weights
-    assert total[:size].min() > 0
-    assert axis.starts[-1] + axis.window - size < 32  # no more than a stride is mirrored
-    shared = [a + axis.window - b for a, b in zip(axis.starts, axis.starts[1:], strict=False)]
-    assert all(found >= min(overlap * axis.window, axis.window - 32) for found in shared)
-    assert sum(count for _, count in windows.strips(axis)) == size
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    assert axis.padded - size < 32  # no more than a stride is mirrored
+    steps = np.diff(axis.starts)
+    assert all(step <= max(axis.window * (1 - overlap), 32) for step in steps)
+    assert not len(steps) or steps.max() - steps.min() <= 32
+    assert len(axis.starts) == 1 + -(-axis.starts[-1] // max(int(axis.window * (1 - overlap)) // 32 * 32, 32))
+    assert sum(axis.counts) == size
 
 
-def test_weights_of_two_windows_that_share_the_overlap_add_to_one():
+def test_weights_of_two_windows_cross_in_the_middle():
     axis = windows.Axis(size=224, window=128, overlap=32, starts=(0, 96))
-    weights = windows.blend_weights(axis)
-    np.testing.assert_allclose(weights[96:] + weights[:32], 1, atol=1e-5)
+    one, two = windows.blend_weights(axis)
+    np.testing.assert_allclose(one[96:] + two[:32], 1, atol=1e-6)
+    assert one[96] > 0.99 and abs(one[111] - one[112]) < 0.1 and one[127] < 0.01
+
+
+def test_parts_of_a_scene():
+    assert [list(windows.share_of(5, part, 3)) for part in (1, 2, 3)] == [[0], [1, 2], [3, 4]]
+    assert list(windows.runs([0, 1, 2, 5, 6])) == [range(3), range(5, 7)]
+    axis = windows.Axis(size=224, window=128, overlap=32, starts=(0, 32, 64, 96))
+    assert [windows.first_to_reach(axis, place) for place in range(4)] == [0, 0, 0, 0]
+    assert windows.first_to_reach(windows.plan(1100, 510, 0.0), 2) == 1
 
 
 def test_mirrored_edge():
     scene = np.arange(4).reshape(2, 2, 1)
-    np.testing.assert_array_equal(
-        windows.read_mirrored(scene, 3, 4)[..., 0], [[0, 1, 1, 0], [2, 3, 3, 2], [2, 3, 3, 2]]
-    )
+    np.testing.assert_array_equal(windows.mirrored(scene, 3, 4)[..., 0], [[0, 1, 1, 0], [2, 3, 3, 2], [2, 3, 3, 2]])
 
 
 def test_wrong_cutting_is_refused():

@@ -25,12 +25,13 @@ import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from tfds_dwplus import bands
+from tfds_dwplus.archive_options import add_archive_options, s2_offset, stac_archive
 from tfds_dwplus.command_line import Parser, progress, run
 from tfds_dwplus.earth_engine import EarthEngineArchive, check_login, earth_engine_imagery
-from tfds_dwplus.imagery import S1_UNITS, ArchiveError, Grid, Imagery, NoImageryError, Wanted
+from tfds_dwplus.imagery import ArchiveError, Grid, Imagery, NoImageryError, Wanted
 from tfds_dwplus.labels import LabelTile, read_label, survey
 from tfds_dwplus.manifest import is_there, leave_entry, left_entries, opened, write_rasters, write_table
-from tfds_dwplus.stac import PRESETS, Collection, Preset, StacArchive, check_collections, stac_imagery
+from tfds_dwplus.stac import StacArchive, check_collections, stac_imagery
 
 STATUSES = ("done", "skipped", "failed")
 
@@ -51,8 +52,6 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if min(args.workers, args.retries + 1, args.limit or 1, args.s2_window_days + 1, args.s1_window_days + 1) < 1:
         raise ValueError("--workers and --limit are positive, --retries and the windows not negative")
-    if not args.timeout_s > 0:
-        raise ValueError(f"--timeout_s is {args.timeout_s:g}, expected seconds above 0")
     s2_bands = tuple(bands.canonical_band(name) for name in args.s2_bands.split(",") if name)
     if not s2_bands or set(s2_bands) - set(bands.S2_ALL_BANDS) or len(set(s2_bands)) < len(s2_bands):
         raise ValueError(f"--s2_bands is {args.s2_bands!r}, expected some of {','.join(bands.S2_ALL_BANDS)}")
@@ -64,12 +63,12 @@ def main(argv: list[str]) -> None:
         args.s2_level,
         s2_bands,
         args.s2_window_days,
-        None if args.s2_offset == "auto" else int(args.s2_offset),
+        s2_offset(args),
         args.s1_orbit,
         args.s1_mean,
         args.s1_window_days,
     )
-    archive = _stac_archive(args) if args.source == "stac" else EarthEngineArchive(args.earth_engine_project)
+    archive = stac_archive(args) if args.source == "stac" else EarthEngineArchive(args.earth_engine_project)
     found = survey(args.labels, args.workbook)
     if found.skipped:
         path, reason = found.skipped[0]
@@ -245,54 +244,7 @@ def _summary(entries: Sequence[dict], wanted: int, before: int) -> str:
     return f"{wanted} tiles: {', '.join(parts)} ({before} from before){per_tile}"
 
 
-def _stac_archive(args: Any) -> StacArchive:
-    """The archive of the arguments. Raises a ValueError that names the option which is missing."""
-    s2_preset = PRESETS.get(args.stac_url)
-    s1_url = args.s1_stac_url or args.stac_url
-    s1_preset = PRESETS.get(s1_url)
-    for url, option in ((args.stac_url, "--stac_url"), (s1_url, "--s1_stac_url")):
-        if url not in PRESETS and "://" not in url:
-            raise ValueError(f"{option} is {url!r}, expected a URL or one of {', '.join(PRESETS)}")
-    s2_name = args.s2_collection or (s2_preset and s2_preset.s2_collections.get(args.s2_level))
-    if not s2_name:
-        serves = f": it serves {', '.join(s2_preset.s2_collections)}" if s2_preset else ""
-        raise ValueError(f"no --s2_collection is given for {args.s2_level} of {args.stac_url}{serves}")
-    s1_name, s1_unit, s1_quantity = (s1_preset and s1_preset.s1) or (None, None, None)
-    if s1_preset and not s1_preset.s1:
-        raise ValueError(f"{s1_url} has no Sentinel-1 that can be used: {s1_preset.says}, as planetary_computer")
-    s1_name, s1_unit = args.s1_collection or s1_name, args.s1_unit or s1_unit
-    s1_quantity = args.s1_quantity or s1_quantity
-    missing = [
-        name for name, value in (("collection", s1_name), ("unit", s1_unit), ("quantity", s1_quantity)) if not value
-    ]
-    if missing:
-        options = " and ".join(f"--s1_{name}" for name in missing)
-        raise ValueError(f"{options} of {s1_url} not given; the unit of backscatter is never guessed, see --help")
-    s2_assets = (s2_preset.s2_assets if s2_preset else {}) | _assets(args.s2_assets, "--s2_assets")
-    return StacArchive(
-        _collection(args.stac_url, s2_preset, s2_name, s2_assets),
-        _collection(s1_url, s1_preset, s1_name, _assets(args.s1_assets, "--s1_assets")),
-        s1_unit,
-        s1_quantity,
-        args.timeout_s,
-    )
-
-
-def _collection(url: str, preset: Preset | None, name: str, assets: dict[str, str]) -> Collection:
-    signed = preset is not None and preset.signed
-    return Collection(preset.url if preset else url.rstrip("/"), name, tuple(sorted(assets.items())), signed)
-
-
-def _assets(text: str, option: str) -> dict[str, str]:
-    """'B2=blue,B3=green' -> {"B2": "blue", "B3": "green"}."""
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    if not all(band and key for band, _, key in pairs):
-        raise ValueError(f"{option} is {text!r}, expected pairs as in B2=blue,B3=green")
-    return {bands.canonical_band(band): key for band, _, key in pairs}
-
-
 def _parser() -> Parser:
-    presets = "; ".join(f"{name}: {preset.says}" for name, preset in PRESETS.items())
     parser = Parser(
         "Fetches Sentinel-2 and Sentinel-1 for Dynamic World's labels. Started again, it does what is missing.",
         "python -m tfds_dwplus.acquire --labels pangaea/ --output tiles/ --workers 16",
@@ -308,11 +260,7 @@ def _parser() -> Parser:
     add("--workbook", type=Path, help="v1_dw_tile_metadata_for_public_release.xlsx: Sentinel-2 products")
     add("--output", type=Path, required=True, help="folder of tiles")
     add("--source", choices=("stac", "earthengine"), default="stac", help="kind of archive")
-    add("--stac_url", default="planetary_computer", help=f"URL of a STAC API, or a preset: {presets}")
-    add("--s1_stac_url", default="", help="the same for Sentinel-1, where it is another one")
-    add("--s2_level", choices=("L1C", "L2A"), default=Wanted.s2_level, help="top of atmosphere or surface reflectance")
-    add("--s2_collection", default="", help="of an API without preset")
-    add("--s2_assets", default="", help="names of assets that are not called as their band, as B2=blue,B3=green")
+    add_archive_options(parser)
     add("--s2_bands", default=",".join(Wanted.s2_bands), help="bands to fetch")
     add(
         "--s2_window_days",
@@ -320,23 +268,10 @@ def _parser() -> Parser:
         default=Wanted.s2_window_days,
         help="about the label's date, if its product is not known",
     )
-    add(
-        "--s2_offset",
-        choices=("auto", "0", str(1000)),
-        default="auto",
-        help="to subtract from digital numbers; auto: by metadata",
-    )
-    add("--s1_collection", default="", help="of an API without preset")
-    add("--s1_assets", default="", help="as VV=vv-asset,VH=vh-asset")
-    add("--s1_unit", choices=S1_UNITS, help="stored backscatter: dB, linear power, or dB = 20 log10(DN) - 83")
-    add("--s1_quantity", choices=("sigma0", "gamma0"), help="what the backscatter refers to")
-    add("--s1_orbit", choices=("descending", "ascending", "both"), default=Wanted.s1_orbit, help="passes to take")
-    add("--s1_mean", choices=("dB", "power"), default=Wanted.s1_mean, help="mean of decibels, or of linear power")
     add("--s1_window_days", type=int, default=Wanted.s1_window_days, help="before and after the label's date")
     add("--earth_engine_project", default="", help="Google Cloud project, for --source earthengine")
     add("--workers", type=int, default=4, help="tiles at a time, as threads that mostly wait for the network")
     add("--retries", type=int, default=3, help="further attempts where the archive does not answer")
-    add("--timeout_s", type=float, default=60.0, help="how long to wait for an answer")
     add("--limit", type=int, help="only the first so many tiles")
     add("--runner", choices=("threads", "beam"), default="threads", help="this machine, or Apache Beam")
     add("--beam_args", default="", help="pipeline options, as --beam_args='--runner=FlinkRunner --parallelism=50'")

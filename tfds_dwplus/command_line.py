@@ -80,9 +80,9 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def _note_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A line for a thread that could not write, such as TensorBoard's on a full disk; the main thread goes on."""
+    """A line for a thread that could not read or write, such as TensorBoard's on a full disk; the main thread goes on."""
     if isinstance(failed.exc_value, OSError):
-        print(f"note: a file could not be written ({failed.exc_value})", file=sys.stderr)
+        print(f"note: {failed.exc_value}", file=sys.stderr)
     else:
         threading.__excepthook__(failed)
 

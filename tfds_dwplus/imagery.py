@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import rasterio
 from jaxtyping import Bool, Float32, Shaped, UInt16
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import geometry_mask
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import Resampling, transform_bounds, transform_geom
+from rasterio.warp import transform_bounds, transform_geom
 
-from tfds_dwplus import bands
+from tfds_dwplus import bands, grids
 from tfds_dwplus.labels import LabelTile
 
 S1_UNITS = ("db", "power", "scaled")
@@ -146,8 +147,10 @@ def is_product(names: str, product_id: str) -> bool:
 
 
 def covered(geometry: dict[str, Any] | None, grid: Grid) -> float:
-    """Share of the grid within a GeoJSON geometry in degrees; 1 where it is not known."""
-    if geometry is None:
+    """Share of the grid within a GeoJSON geometry in degrees; 1 where it is not known, or lies on both sides of the
+    antimeridian, where archives draw it in ways of their own.
+    """
+    if geometry is None or _around_the_globe(geometry):
         return 1.0
     coarse = max(1, grid.height // 32)
     a, b, c, d, e, f = grid.transform
@@ -199,10 +202,13 @@ def to_power(
 
 
 def on_grid(
-    href: str, grid: Grid, to_value: Callable[[np.ndarray, float | None], Float32[np.ndarray, "h w"]]
+    href: str,
+    grid: Grid,
+    to_value: Callable[[np.ndarray, float | None], Float32[np.ndarray, "h w"]],
+    resampling: Resampling = Resampling.bilinear,
 ) -> Float32[np.ndarray, "height width"]:
-    """A one-band raster, bilinear on the grid; NaN where it has no value. `to_value` turns stored pixels, given the nodata value,
-    into what is interpolated.
+    """A one-band raster on the grid, bilinear if nothing else is said; NaN where it has no value. `to_value` turns stored pixels,
+    given the nodata value, into what is interpolated.
 
     Raises:
         ArchiveError: the file does not answer or is cut short.
@@ -229,11 +235,11 @@ def on_grid(
                 return np.full((grid.height, grid.width), np.nan, np.float32)
             window = rasterio.windows.Window.from_slices(rows, columns)
             stored, nodata = raster.read(1, window=window), raster.nodata
-            crs, (a, b, c, d, e, f) = raster.crs, tuple(raster.transform)[:6]
-            x, y = c + a * columns[0] + b * rows[0], f + d * columns[0] + e * rows[0]
+            here = grids.Grid.of(raster).window(slice(*rows), slice(*columns))
     except RasterioError as error:
         raise ArchiveError(f"cannot read {place}: {_reason(error, address)}") from None
-    return _warped(to_value(stored, nodata), rasterio.Affine(a, b, x, d, e, y), crs, grid)
+    onto = grids.Grid(CRS.from_user_input(grid.crs), rasterio.Affine(*grid.transform), grid.height, grid.width)
+    return grids.warp(to_value(stored, nodata), here, onto, resampling)
 
 
 def check_not_empty(what: str, valid: Bool[np.ndarray, "height width band"], names: tuple[str, ...]) -> None:
@@ -243,23 +249,9 @@ def check_not_empty(what: str, valid: Bool[np.ndarray, "height width band"], nam
         raise NoImageryError(f"{what}: no valid pixel of {', '.join(empty)} on this tile")
 
 
-def _warped(
-    values: Float32[np.ndarray, "h w"], transform: rasterio.Affine, crs: rasterio.CRS, grid: Grid
-) -> Float32[np.ndarray, "height width"]:
-    profile = {"height": values.shape[0], "width": values.shape[1], "count": 1, "dtype": "float32", "nodata": np.nan}
-    warp = {"crs": grid.crs, "transform": rasterio.Affine(*grid.transform), "height": grid.height, "width": grid.width}
-    with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", crs=crs, transform=transform, **profile) as raster:
-            raster.write(values, 1)
-        # GDAL's own tolerance is an eighth of a pixel, 3 digital numbers on a real scene; `reproject` and odc-stac have no other.
-        # Without the scales it would smooth where source pixels are a little smaller than 10 m.
-        with (
-            memory.open() as raster,
-            WarpedVRT(
-                raster, **warp, nodata=np.nan, resampling=Resampling.bilinear, tolerance=1e-4, XSCALE=1, YSCALE=1
-            ) as vrt,
-        ):
-            return vrt.read(1)
+def _around_the_globe(geometry: dict[str, Any]) -> bool:
+    west, _, east, _ = rasterio.features.bounds(geometry)
+    return east - west > 180
 
 
 _askings = itertools.count()

@@ -11,11 +11,13 @@ import json
 import math
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import rasterio
 from jaxtyping import Float32, UInt16
+from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds
 
 from tfds_dwplus import bands
@@ -111,7 +113,7 @@ def stac_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchi
         ArchiveError: the API or a file did not answer.
         ValueError: a scene is not what it should be: a band missing, another unit, no map grid.
     """
-    with rasterio.Env(**_gdal_settings(archive.timeout_s)):
+    with rasterio.Env(**gdal_settings(archive.timeout_s)):
         s2, s2_item, doubts = sentinel2(tile, grid, wanted, archive)
         s1, dates = sentinel1(tile, grid, wanted, archive)
     columns = {
@@ -126,18 +128,10 @@ def sentinel2(
     tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive
 ) -> tuple[UInt16[np.ndarray, "height width s2_band"], str, tuple[str, ...]]:
     """Digital numbers of the tile's Sentinel-2 scene, the scene's id, and warnings."""
-    items = _search(archive.s2, archive.timeout_s, tile, grid, wanted.s2_window_days)
-    item = items[choose_scene([_scene(item) for item in items], tile, grid, wanted.s2_window_days)]
+    items = search(archive.s2, archive.timeout_s, _bounds(grid), _about(tile, wanted.s2_window_days))
+    item = items[choose_scene([scene(item) for item in items], tile, grid, wanted.s2_window_days)]
     doubts: list[str] = []
-    result = np.zeros((grid.height, grid.width, len(wanted.s2_bands)), np.uint16)
-    told = True
-    for place, band in enumerate(wanted.s2_bands):
-        key, asset = _asset(item, band, archive.s2)
-        offset = wanted.s2_offset if wanted.s2_offset is not None else baseline_offset(item, asset)
-        told &= offset is not None
-        result[..., place] = _sentinel2_band(
-            item.id, key, asset.href, band, grid, offset or 0, wanted.s2_offset is None
-        )
+    result, told = digital_numbers(item, grid, wanted, archive)
     valid = result != bands.S2_NODATA
     check_not_empty(f"Sentinel-2 scene {item.id}", valid, wanted.s2_bands)
     if not told and result[valid].min() >= OFFSET_DN:
@@ -152,16 +146,59 @@ def sentinel1(
     tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive
 ) -> tuple[Float32[np.ndarray, "height width 2"], list[str]]:
     """The mean backscatter in dB, and the date of each scene that has a valid pixel. Slices of one pass are one scene."""
-    passes: dict[tuple[str, str, str], list[Any]] = {}
-    for item in _search(archive.s1, archive.timeout_s, tile, grid, wanted.s1_window_days):
-        if _of_interest(item, wanted.s1_orbit):
+    items = search(archive.s1, archive.timeout_s, _bounds(grid), _about(tile, wanted.s1_window_days))
+    there = passes(items, wanted.s1_orbit)
+    mean, used = mean_backscatter(there, grid, wanted, archive)
+    check_not_empty(_no_scene(wanted, archive.s1, tile, len(there)), np.isfinite(mean), bands.S1_BANDS)
+    return mean, [date for date, _ in used]
+
+
+def digital_numbers(
+    item: Any, grid: Grid, wanted: Wanted, archive: StacArchive
+) -> tuple[UInt16[np.ndarray, "height width s2_band"], bool]:
+    """A Sentinel-2 scene on a grid, its offset taken off, 0 where it has no data; and whether anything tells the offset."""
+    result = np.zeros((grid.height, grid.width, len(wanted.s2_bands)), np.uint16)
+    told = True
+    for place, band in enumerate(wanted.s2_bands):
+        key, asset = _asset(item, band, archive.s2)
+        offset = wanted.s2_offset if wanted.s2_offset is not None else baseline_offset(item, asset)
+        told &= offset is not None
+        result[..., place] = _sentinel2_band(
+            item.id, key, asset.href, band, grid, offset or 0, wanted.s2_offset is None
+        )
+    return result, told
+
+
+def scene_classes(item: Any, grid: Grid, archive: StacArchive) -> Float32[np.ndarray, "height width"]:
+    """The scene classification (SCL) of a Sentinel-2 scene on a grid, of the nearest pixel each; NaN where it has none."""
+    _, asset = _asset(item, "SCL", archive.s2)
+    return on_grid(
+        asset.href,
+        grid,
+        lambda stored, nodata: np.where(stored != (nodata or 0), stored, np.nan).astype(np.float32),
+        Resampling.nearest,
+    )
+
+
+def passes(items: Sequence[Any], orbit: str) -> list[tuple[str, list[Any]]]:
+    """Sentinel-1 items of the orbit asked for by pass, in the order of time: its date, and its slices."""
+    by_pass: dict[tuple[str, str, str], list[Any]] = {}
+    for item in items:
+        if _of_interest(item, orbit):
             known = item.properties
             key = (_time(item).date().isoformat(), str(known.get("sat:orbit_state")), str(known.get("platform")))
-            passes.setdefault(key, []).append(item)
+            by_pass.setdefault(key, []).append(item)
+    return [(date, slices) for (date, *_), slices in sorted(by_pass.items())]
+
+
+def mean_backscatter(
+    passes: Sequence[tuple[str, list[Any]]], grid: Grid, wanted: Wanted, archive: StacArchive
+) -> tuple[Float32[np.ndarray, "height width 2"], list[tuple[str, list[Any]]]]:
+    """The mean of Sentinel-1 passes on a grid, pixel by pixel, in dB, NaN where there is none; and which have a valid pixel."""
     total = np.zeros((grid.height, grid.width, len(bands.S1_BANDS)))
     count = np.zeros(total.shape, np.int64)
-    dates = []
-    for (date, *_), slices in sorted(passes.items()):
+    used = []
+    for date, slices in passes:
         power = np.full(total.shape, np.nan, np.float32)
         for item in slices:
             for place, band in enumerate(bands.S1_BANDS):
@@ -170,15 +207,14 @@ def sentinel1(
                 power[..., place] = np.where(np.isnan(power[..., place]), more, power[..., place])
         valid = power > 0
         if valid.any():
-            dates.append(date)
+            used.append((date, slices))
             measure = np.where(valid, power, 1.0)
             total += np.where(valid, 10 * np.log10(measure) if wanted.s1_mean == "dB" else measure, 0.0)
             count += valid
-    check_not_empty(_no_scene(wanted, archive.s1, tile, len(passes)), count > 0, bands.S1_BANDS)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / count
         mean = mean if wanted.s1_mean == "dB" else 10 * np.log10(mean)
-    return mean.astype(np.float32), dates
+    return mean.astype(np.float32), used
 
 
 def baseline_offset(item: Any, asset: Any) -> int | None:
@@ -209,8 +245,8 @@ def baseline_offset(item: Any, asset: Any) -> int | None:
 
 
 def check_collections(archive: StacArchive) -> None:
-    """Raises a ValueError if an API is not there or does not have its collection."""
-    for collection in (archive.s2, archive.s1):
+    """Raises a ValueError if an API is not there or does not have its collection; one without a name is not looked for."""
+    for collection in filter(lambda one: one.name, (archive.s2, archive.s1)):
         try:
             found = _client(collection, archive.timeout_s).get_collection(collection.name)
         except ArchiveError as error:
@@ -278,7 +314,8 @@ def _asset(item: Any, band: str, collection: Collection) -> tuple[str, Any]:
     return key, item.assets[key]
 
 
-def _scene(item: Any) -> Scene:
+def scene(item: Any) -> Scene:
+    """What an item says of its Sentinel-2 scene; one that tells no cloud cover counts as covered."""
     cloud = item.properties.get("eo:cloud_cover")
     return Scene(_names(item), _time(item), 100.0 if cloud is None else float(cloud), item.geometry)
 
@@ -293,17 +330,50 @@ def _time(item: Any) -> datetime.datetime:
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
 
 
-def _search(collection: Collection, timeout_s: float, tile: LabelTile, grid: Grid, days: int) -> list[Any]:
-    """Items that meet the tile within some days of its date, in the order of their time and id."""
-    date, span = datetime.date.fromisoformat(tile.date), datetime.timedelta(days=days)
-    when = f"{date - span}T00:00:00Z/{date + span}T23:59:59Z"
-    bbox = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
+def search(
+    collection: Collection,
+    timeout_s: float,
+    bounds: tuple[float, float, float, float],
+    when: str,
+    most: int | None = None,
+) -> list[Any]:
+    """Items that meet a box, in the order of their time and id.
+
+    Args:
+        collection: where to look.
+        timeout_s: for an answer.
+        bounds: west, south, east, north in degrees; west > east across the antimeridian, where it is asked for in two parts, as
+            not every API knows such a box.
+        when: interval of times, as STAC has it.
+        most: items of each part of the box; None: all.
+
+    Raises:
+        ArchiveError: the API does not answer, or not with items.
+    """
+    west, south, east, north = bounds
+    boxes = [bounds] if west <= east else [(west, south, 180.0, north), (-180.0, south, east, north)]
     client = _client(collection, timeout_s)
     try:
-        found = list(client.search(collections=[collection.name], bbox=bbox, datetime=when, limit=250).items())
+        found = {
+            item.id: item
+            for bbox in boxes
+            for item in client.search(
+                collections=[collection.name], bbox=bbox, datetime=when, limit=min(most or 250, 250), max_items=most
+            ).items()
+        }
     except Exception as error:
         raise ArchiveError(f"the search of {collection.url} failed: {_said(error)}") from None
-    return sorted(found, key=lambda item: (_time(item), item.id))
+    return sorted(found.values(), key=lambda item: (_time(item), item.id))
+
+
+def _bounds(grid: Grid) -> tuple[float, float, float, float]:
+    return transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
+
+
+def _about(tile: LabelTile, days: int) -> str:
+    """An interval of some days before and after the tile's date."""
+    date, span = datetime.date.fromisoformat(tile.date), datetime.timedelta(days=days)
+    return f"{date - span}T00:00:00Z/{date + span}T23:59:59Z"
 
 
 def _said(error: Exception) -> str:
@@ -341,7 +411,8 @@ def _client(collection: Collection, timeout_s: float) -> Any:
     return known[collection.url]
 
 
-def _gdal_settings(timeout_s: float) -> dict[str, Any]:
+def gdal_settings(timeout_s: float) -> dict[str, Any]:
+    """GDAL's settings while it reads from an archive."""
     return {
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # an archive has no list of files to offer
         "GDAL_HTTP_TIMEOUT": math.ceil(timeout_s),

@@ -1,0 +1,266 @@
+"""The files of a map: strip by strip into a folder beside it, from there into cloud-optimised GeoTIFFs when all are there.
+
+    map.tif                   class ids 0 to 8, nodata 255; colours and names, overviews
+    map.tif.aux.xml           category names, which GDAL keeps beside a GeoTIFF, never inside
+    map.qml                   the same for QGIS
+    .map.tif.unfinished/      settings.json, and of each finished strip a small GeoTIFF for each raster
+
+A strip is there when it is whole, so a map that was stopped anywhere, by whatever, goes on with the strips that are missing,
+and several processes may each do some.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from jaxtyping import Float32, UInt8
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+
+from specsar_jax import qgis
+from specsar_jax.rasters import Grid
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
+
+SCALE = 0.004
+"""Probability of 1 in the files: 250 and 0.004, so that 255 is free for nodata."""
+
+ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
+"""The place of a strip: of no meaning, but rasterio warns where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Names of the rasters of a map."""
+
+    map: Path
+    probabilities: Path | None = None
+    """One band a class."""
+    confidence: Path | None = None
+    """Probability of the class that is on the map."""
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Those that are wanted."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: path for name, path in named.items() if path}
+
+    def check(self) -> None:
+        """Raises a ValueError if they cannot be written or are one file."""
+        for path in self.paths.values():
+            if not path.parent.is_dir():
+                raise ValueError(f"no folder {path.parent.resolve()} to write {path.name} to")
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder, expected the name of a file to write")
+
+
+class UnfinishedMap:
+    """The strips of a map that are there, in a folder beside it."""
+
+    def __init__(self, grid: Grid, outputs: Outputs, tags: dict[str, str], tops: Sequence[int], settings: dict) -> None:
+        """Makes the folder, or goes on with what is in it.
+
+        Args:
+            grid: of the map.
+            outputs: names of its files.
+            tags: for the files.
+            tops: first row of each strip; strips are whole rows of the map.
+            settings: what the map depends on, as JSON has it; those of an unfinished map must be the same.
+
+        Raises:
+            ValueError: there is an unfinished map of other settings.
+        """
+        self.grid, self.outputs, self.tags = grid, outputs, tags
+        self.tops = (*tops, grid.height)
+        self.folder = outputs.map.with_name(f".{outputs.map.name}.unfinished")
+        self.folder.mkdir(exist_ok=True)
+        settings = json.loads(
+            json.dumps(settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags})
+        )
+        path = self.folder / "settings.json"
+        if not path.exists():
+            with written_whole(path) as part:
+                part.write_text(json.dumps(settings, indent=1))
+        found = json.loads(path.read_text())
+        if changed := sorted(name for name in settings.keys() | found.keys() if settings.get(name) != found.get(name)):
+            raise ValueError(
+                f"{self.folder} holds a map that was begun with other settings ({', '.join(changed)}); "
+                "finish it with those, or remove the folder"
+            )
+
+    @property
+    def missing(self) -> list[int]:
+        """Strips that are not there yet."""
+        return [strip for strip in range(len(self.tops) - 1) if not self._path("map", strip).exists()]
+
+    def write(
+        self, strip: int, class_id: UInt8[np.ndarray, "rows columns"], share: UInt8[np.ndarray, "rows columns class"]
+    ) -> None:
+        """Writes a strip: classes, 255 where there are none, and probabilities as `scaled` gives them.
+
+        Raises:
+            OSError: the disk is full or the like.
+        """
+        rasters = {"map": class_id[None], "probabilities": np.moveaxis(share, -1, 0)}
+        if self.outputs.confidence:
+            rasters["confidence"] = np.where(class_id == bands.IGNORE, bands.IGNORE, share.max(axis=-1))[None]
+        for name in reversed(self.outputs.paths):  # the map last: with it the strip is there
+            with written_whole(self._path(name, strip)) as part:
+                part.write_bytes(self._geotiff(rasters[name]))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no strip that is there has a pixel with a class."""
+        return not any(self._has_pixels(path) for path in self.folder.glob("map_*.tif"))
+
+    def finish(self) -> bool:
+        """Makes cloud-optimised files of the strips, with overviews, and gives them their names.
+
+        Returns:
+            whether this process did so: another one may have done it, or may still be at work on its strips.
+
+        Raises:
+            OSError: the disk is full or the like; the strips stay.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.held("finish", wait=True))
+            except FileNotFoundError:
+                return False
+            if self.missing:
+                return False
+            for name, path in reversed(self.outputs.paths.items()):
+                self._publish(name, path)
+            self.remove()
+            return True
+
+    def remove(self) -> None:
+        """Removes the folder with all strips."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def held(self, name: str, *, wait: bool) -> Iterator[None]:
+        """Holds a part of the work for this process, however that ends.
+
+        Raises:
+            ValueError: another process holds it, and this one does not wait.
+        """
+        with (self.folder / f"{name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise ValueError(f"another process is at work on {self.outputs.map}; wait for it") from None
+            yield
+
+    def _path(self, name: str, strip: int) -> Path:
+        return self.folder / f"{name}_{strip:05d}.tif"
+
+    @staticmethod
+    def _geotiff(values: UInt8[np.ndarray, "band rows columns"]) -> bytes:
+        """A strip as a file that is quickly written and read once."""
+        profile = {"driver": "GTiff", "dtype": "uint8", "nodata": bands.IGNORE, "compress": "deflate", "zlevel": 1}
+        profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "transform": ANYWHERE}
+        count, height, width = values.shape
+        with MemoryFile() as memory:
+            with memory.open(count=count, height=height, width=width, **profile) as raster:
+                raster.write(values)
+                raster.update_tags(has_pixels=bool((values != bands.IGNORE).any()))
+            return memory.read()
+
+    @staticmethod
+    def _has_pixels(path: Path) -> bool:
+        with rasterio.open(path) as raster:
+            return raster.tags()["has_pixels"] == "True"
+
+    def _publish(self, name: str, final: Path) -> None:
+        for left in self.folder.glob(f"{name}_whole*"):  # by a process that was killed here
+            left.unlink()
+        strips = [(self._path(name, strip).name, top) for strip, top in enumerate(self.tops[:-1])]
+        mosaic, whole = self.folder / f"{name}.vrt", self.folder / f"{name}_whole.tif"
+        heights = np.diff(self.tops).tolist()
+        mosaic.write_text(_mosaic(name, self.grid, self.tags, strips, heights))
+        how = "nearest" if name == "map" else "average"
+        options = {"compress": "deflate", "predictor": "no", "overview_resampling": how, "num_threads": "all_cpus"}
+        try:
+            rasterio.shutil.copy(mosaic, whole, driver="COG", bigtiff="if_safer", **options)
+        except RasterioError as error:
+            raise OSError(
+                f"cannot write {final.name} in {final.parent.resolve()} ({error}); its strips are kept"
+            ) from None
+        names = whole.with_name(whole.name + ".aux.xml")
+        if names.exists():
+            _move(names, final.with_name(final.name + ".aux.xml"))
+        if name == "map":
+            with written_whole(final.with_suffix(".qml")) as part:
+                part.write_text(qgis.style())
+        _move(whole, final)
+
+
+def write_map(
+    grid: Grid, outputs: Outputs, tags: dict[str, str], probability: Float32[np.ndarray, "height width class"]
+) -> None:
+    """Writes the files of a map at once, from class probabilities, NaN where there are none."""
+    outputs.check()
+    unfinished = UnfinishedMap(grid, outputs, tags, [0], {})
+    try:
+        unfinished.write(0, *classified(probability, ~np.isnan(probability[..., 0])))
+        unfinished.finish()
+    finally:
+        unfinished.remove()
+
+
+def classified(
+    probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray
+) -> tuple[UInt8[np.ndarray, "*shape"], UInt8[np.ndarray, "*shape class"]]:
+    """The most probable class of each pixel, and probabilities in steps of `SCALE`; 255 where it is not valid."""
+    class_id = np.where(valid, probability.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
+    share = np.where(valid[..., None], np.rint(np.nan_to_num(probability) / SCALE), bands.IGNORE).astype(np.uint8)
+    return class_id, share
+
+
+def _mosaic(name: str, grid: Grid, tags: dict[str, str], strips: list[tuple[str, int]], heights: list[int]) -> str:
+    """The strips as one raster of GDAL's virtual format, with all that the file is to say.
+
+    Source: https://gdal.org/en/stable/drivers/raster/vrt.html
+    """
+    if name == "map":
+        tags = tags | {f"class_{place}": text for place, text in enumerate(bands.CLASSES)}
+    place = "" if grid.crs is None else f"<SRS>{escape(grid.crs.to_wkt())}</SRS>"
+    place += f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
+    metadata = "".join(f'<MDI key="{escape(key)}">{escape(text)}</MDI>' for key, text in tags.items())
+    described = {"map": ("land cover",), "confidence": ("probability of the class",), "probabilities": bands.CLASSES}
+    rasters = []
+    for index, description in enumerate(described[name], start=1):
+        inside = f"<Description>{description}</Description><NoDataValue>{bands.IGNORE}</NoDataValue>"
+        if name == "map":
+            colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in bands.class_rgb())
+            categories = "".join(f"<Category>{escape(text)}</Category>" for text in bands.CLASSES)
+            inside += f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>"
+            inside += f"<CategoryNames>{categories}</CategoryNames>"
+        else:
+            inside += f"<Scale>{SCALE}</Scale>"
+        for (file, top), height in zip(strips, heights, strict=True):
+            size = f'xSize="{grid.width}" ySize="{height}"'
+            inside += (
+                f'<SimpleSource><SourceFilename relativeToVRT="1">{file}</SourceFilename><SourceBand>{index}</SourceBand>'
+                f'<SrcRect xOff="0" yOff="0" {size}/><DstRect xOff="0" yOff="{top}" {size}/></SimpleSource>'
+            )
+        rasters.append(f'<VRTRasterBand dataType="Byte" band="{index}">{inside}</VRTRasterBand>')
+    size = f'rasterXSize="{grid.width}" rasterYSize="{grid.height}"'
+    return f"<VRTDataset {size}>{place}<Metadata>{metadata}</Metadata>{''.join(rasters)}</VRTDataset>"
+
+
+def _move(source: Path, final: Path) -> None:
+    """A rename that also crosses file systems, and never shows half a file under the final name."""
+    part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    shutil.move(source, part)
+    part.replace(final)

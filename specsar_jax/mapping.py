@@ -1,0 +1,220 @@
+"""A scene to class probabilities, window by window, in memory that grows with its width only, and little with that.
+
+Enters: something that reads a part of a scene, and a network. Leaves: finished blocks of probabilities, from left to right and
+from the top down. Kept between them are what the windows above and to the left have begun, not whole rows of windows. The next
+part is read, and the last one blended, while the network is at work.
+"""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxtyping import Array, Bool, Float, Float32, UInt16
+from tqdm import tqdm
+
+from specsar_jax import model, preprocess, sharding, windows
+from specsar_jax.checkpoints import Trained
+from specsar_jax.config import Config
+from specsar_jax.inference import log_probabilities
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import progress
+
+Probabilities = Callable[[np.ndarray, np.ndarray], Float[Array, "batch height width class"]]
+Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]]
+"""Digital numbers, dB, and which pixels are to be mapped, of some rows and columns of a scene."""
+
+
+class Block(NamedTuple):
+    """A finished part of a map."""
+
+    strip: int
+    """Which row of windows it belongs to."""
+    rows: slice
+    columns: slice
+    probability: Float32[np.ndarray, "height width class"]
+    valid: Bool[np.ndarray, "height width"]
+    """Which pixels are to be mapped; what stands in `probability` of others means nothing."""
+
+
+class _Part(NamedTuple):
+    """Windows beside each other that go through the network together."""
+
+    strip: int
+    places: range
+    """Of these windows in their row."""
+    batch: tuple[np.ndarray, np.ndarray]
+    needed: list[int]
+    """Which of `places` hold a pixel to map; the batch begins with them."""
+    valid: Bool[np.ndarray, "rows columns"]
+
+
+def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = None) -> Probabilities:
+    """The network as a compiled function from physical values to calibrated class probabilities, float32.
+
+    Args:
+        trained: the network.
+        devices: a batch is split over them, so its size must be a multiple of their number; None: one.
+    """
+    mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+
+    @jax.jit
+    def compiled(variables: model.Variables, s2: Array, s1: Array) -> Array:
+        s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
+        return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config, temperature=trained.temperature))
+
+    variables = jax.device_put(trained.variables, sharding.replicated(mesh))
+    return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), sharding.by_tile(mesh)))
+
+
+def windows_at_once(columns: windows.Axis, config: Config, devices: int = 1) -> int:
+    """How many windows of a row go through the network together: `predict.window_px` of a row on each device."""
+    wanted = max(config.predict.window_px // columns.window, 1) * devices
+    return min(wanted, -(-len(columns.starts) // devices) * devices)
+
+
+def probability_blocks(
+    read: Read,
+    network: Probabilities,
+    rows: windows.Axis,
+    columns: windows.Axis,
+    at_once: int,
+    strips: range,
+    bar: tqdm,
+) -> Iterator[Block]:
+    """Blended class probabilities of some strips of a scene: of the rows from one window's start to the next one's.
+
+    A pixel's value does not depend on which strips are asked for: windows above the first that reach into it are mapped again.
+
+    Args:
+        read: gives a part of the scene; called from another thread, by one at a time.
+        network: of `make_probabilities`.
+        rows: windows along the height.
+        columns: the same along the width.
+        at_once: windows that go through the network together.
+        strips: which of the strips, in the order of `rows.starts`.
+        bar: counts windows.
+    """
+    down, across = windows.blend_weights(rows), windows.blend_weights(columns)
+    first = windows.first_to_reach(rows, strips.start)
+    above, beside = np.zeros((0, columns.padded, len(bands.CLASSES)), np.float32), None
+    for part, computed in _ahead_of(_parts(read, rows, columns, at_once, range(first, strips.stop)), network):
+        if part.places.start == 0:
+            begun, beside = above, np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
+            above = np.zeros((rows.window - rows.counts[part.strip], *begun.shape[1:]), np.float32)
+        left = columns.starts[part.places.start]
+        right = columns.starts[part.places[-1]] + columns.window
+        sums = np.zeros((rows.window, right - left, len(bands.CLASSES)), np.float32)
+        sums[:, : beside.shape[1]] = beside
+        sums[: len(begun), beside.shape[1] :] = begun[:, left + beside.shape[1] : right]
+        for place, probability in zip(part.needed, () if computed is None else np.asarray(computed), strict=False):
+            at = columns.starts[place] - left
+            blend = (down[part.strip][:, None] * across[place])[..., None]
+            sums[:, at : at + columns.window] += probability * blend
+        whole = part.places.stop == len(columns.starts)
+        end = (right if whole else columns.starts[part.places.stop]) - left
+        height = rows.counts[part.strip]
+        above[:, left : left + end] = sums[height:, :end]
+        beside = sums[:, end:].copy()
+        bar.update(len(part.places))
+        if part.strip in strips:
+            top, stop = rows.starts[part.strip], min(left + end, columns.size)
+            inside = sums[:height, : stop - left], part.valid[:height, : stop - left]
+            yield Block(part.strip, slice(top, top + height), slice(left, stop), *inside)
+
+
+def count_windows(rows: windows.Axis, columns: windows.Axis, strips: range) -> int:
+    """How many windows `probability_blocks` goes through for some strips."""
+    return (strips.stop - windows.first_to_reach(rows, strips.start)) * len(columns.starts)
+
+
+def map_pixels(
+    network: Probabilities,
+    s2: UInt16[np.ndarray, "height width s2_band"],
+    s1: Float32[np.ndarray, "height width s1_band"],
+    rows: windows.Axis,
+    columns: windows.Axis,
+    config: Config,
+) -> Float32[np.ndarray, "height width class"]:
+    """Blended class probabilities of pixels in memory.
+
+    Args:
+        network: of `make_probabilities`, on one device.
+        s2: digital numbers, 0 where there are none; without bands where the network does not read them.
+        s1: dB, NaN where there is none.
+        rows: windows along the height, of `windows.plan`.
+        columns: the same along the width.
+        config: of the run.
+
+    Returns:
+        probabilities; NaN where a band has no data.
+    """
+    valid = preprocess.valid_pixels(s2, s1, config.model.sensors)
+
+    def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return s2[rows, columns], s1[rows, columns], valid[rows, columns]
+
+    whole = np.empty((*valid.shape, len(bands.CLASSES)), np.float32)
+    strips = range(len(rows.starts))
+    at_once = windows_at_once(columns, config)
+    for block in probability_blocks(read, network, rows, columns, at_once, strips, progress(disable=True)):
+        whole[block.rows, block.columns] = block.probability
+    whole[~valid] = np.nan
+    return whole
+
+
+def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range) -> Iterator[_Part]:
+    """All parts of some strips in order, each read in a thread of its own while the one before it is at work."""
+
+    def one(strip: int, places: range) -> _Part:
+        left, top = columns.starts[places.start], rows.starts[strip]
+        width = columns.starts[places[-1]] + columns.window - left
+        here = slice(top, min(top + rows.window, rows.size)), slice(left, min(left + width, columns.size))
+        *sensors, valid = read(*here)
+        cuts = {place: columns.starts[place] - left for place in places}
+        needed = [place for place, at in cuts.items() if valid[:, at : at + columns.window].any()]
+        batch = []
+        for pixels in sensors:
+            pixels = windows.mirrored(pixels, rows.window, width)
+            cut = np.zeros((at_once, rows.window, columns.window, pixels.shape[-1]), pixels.dtype)
+            for row, place in enumerate(needed):
+                cut[row] = pixels[:, cuts[place] : cuts[place] + columns.window]
+            batch.append(cut)
+        return _Part(strip, places, tuple(batch), needed, valid)
+
+    groups = [
+        range(first, min(first + at_once, len(columns.starts))) for first in range(0, len(columns.starts), at_once)
+    ]
+    yield from ahead(one, itertools.product(strips, groups))
+
+
+def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+    """What `work` returns for each of `arguments`, in order, worked out in another thread, one ahead of what is asked for."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: collections.deque[Future] = collections.deque()
+        try:
+            for one in arguments:
+                waiting.append(thread.submit(work, *one))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _ahead_of(parts: Iterator[_Part], network: Probabilities) -> Iterator[tuple[_Part, Array | None]]:
+    """Parts with their probabilities; JAX computes those of the next while this one is looked at. None: no pixel asks for them."""
+    before = None
+    for part in parts:
+        now = part, network(*part.batch) if part.needed else None
+        if before:
+            yield before
+        before = now
+    if before:
+        yield before

@@ -1,0 +1,251 @@
+"""The folder of a region's map.
+
+    region.json               what was asked for; the same folder is not filled with anything else
+    blocks/<zone>_<x>_<y>.tif   the map of a block, as `map_files` writes it; outside of the region and of the zone it is nodata
+    blocks/<zone>_<x>_<y>.json  its STAC item, with its area per class; written last, so a block that has one is done
+    mosaic_<zone>.vrt         all blocks of a UTM zone as one raster; a VRT has one CRS, so a zone has one
+    summary.json              area per class in hectares, and what failed or had no imagery
+
+Files appear under their names when they are whole.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import pystac
+import shapely
+from jaxtyping import Float, Float32
+
+from specsar_jax import blocks, qgis
+from specsar_jax.blocks import Block
+from specsar_jax.checkpoints import Trained
+from specsar_jax.composites import Composite, Recipe, interval
+from specsar_jax.map_files import Outputs, write_map
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.stac import StacArchive
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is the same for all blocks of a region."""
+
+    region: shapely.Geometry
+    """Polygons in degrees, of `blocks.box` or `blocks.from_geojson`."""
+    recipe: Recipe
+    archive: StacArchive
+    trained: Trained
+    tags: dict[str, str]
+    """For every map."""
+    output: Path
+
+
+@contextlib.contextmanager
+def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
+    """Makes the folder, or finds that it is this region's; holds it for this process alone.
+
+    Raises:
+        ValueError: it is a file, holds another region or the same one made otherwise, or another process is at work on it.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file, expected a folder to write to; give another --output")
+    (output / "blocks").mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another map_region is at work on {output}; wait for it, or give another --output"
+            ) from None
+        _check_asked(output / "region.json", json.loads(json.dumps(asked)), bool(_items(output)))
+        for left in (output / "blocks").glob(".*"):  # of workers that were killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+
+
+def is_done(output: Path, block: Block) -> bool:
+    """Whether a block needs no more work."""
+    return all((output / "blocks" / f"{block.name}.{kind}").is_file() for kind in ("json", "tif"))
+
+
+def write_block(
+    block: Block,
+    job: Job,
+    probability: Float32[np.ndarray, "size size class"],
+    made: Composite | None,
+    hectares: Float[np.ndarray, "256"],
+) -> None:
+    """Writes the map of a block, then its STAC item.
+
+    Args:
+        block: of the region's grid.
+        job: what is wanted.
+        probability: NaN where nothing is mapped.
+        made: what it was mapped from; None where nothing was looked for.
+        hectares: area of the region in this block by class id, the last one nodata.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = job.output / "blocks" / f"{block.name}.tif"
+    outputs = Outputs(path)
+    tags = job.tags | {"s2_window": interval(job.recipe.s2_dates), "s1_window": interval(job.recipe.s1_dates)}
+    for sensor in job.recipe.sensors:
+        for what in ("items", "dates"):
+            tags[f"{sensor}_{what}"] = " ".join(getattr(made, what).get(sensor, ())) if made else ""
+    # What a killed worker left of this block may be of other scenes.
+    shutil.rmtree(path.with_name(f".{path.name}.unfinished"), ignore_errors=True)
+    write_map(block.grid, outputs, tags, probability)
+    item = _item(block, job, made, hectares)
+    with written_whole(path.with_suffix(".json")) as part:
+        part.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+
+
+def write_mosaics(output: Path, done: Sequence[Block]) -> list[Path]:
+    """A VRT for each zone of the blocks that are done, with a style for QGIS beside it; gives their names."""
+    paths = []
+    for zone in sorted({block.zone for block in done}):
+        path = output / f"mosaic_{zone}.vrt"
+        for name, text in (
+            (path, _mosaic([b for b in done if b.zone == zone])),
+            (path.with_suffix(".qml"), qgis.style()),
+        ):
+            with written_whole(name) as part:
+                part.write_text(text, encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[str, str]) -> dict[str, Any]:
+    """Adds up the items of the blocks that are done, writes summary.json and gives what is in it. Areas are hectares."""
+    classes = dict.fromkeys(bands.CLASSES, 0.0)
+    without, empty, missing = 0.0, [], []
+    for block in todo:
+        if not is_done(output, block):
+            missing.append(block.name)
+            continue
+        known = json.loads((output / "blocks" / f"{block.name}.json").read_bytes())["properties"]
+        for name, area in known["specsar:hectares"].items():
+            classes[name] += area
+        without += known["specsar:no_data_hectares"]
+        if not any(known["specsar:hectares"].values()):
+            empty.append(block.name)
+    summary = {
+        "region_hectares": blocks.region_hectares(job.region),
+        "hectares": classes,
+        "no_data_hectares": without,
+        "blocks": len(todo),
+        "blocks_without_imagery": empty,
+        "blocks_missing": {name: failed.get(name, "not yet tried") for name in missing},
+        **job.tags,
+    }
+    with written_whole(output / "summary.json") as part:
+        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The areas of a summary for people: hectares, and percent of what is mapped."""
+    mapped = sum(summary["hectares"].values())
+    share = 100 / mapped if mapped else 0.0
+    rows = [f"{name:<20} {area:>16,.1f} ha {area * share:>6.1f} %" for name, area in summary["hectares"].items()]
+    rows.append(f"{'mapped':<20} {mapped:>16,.1f} ha")
+    if summary["no_data_hectares"]:
+        rows.append(f"{'without imagery':<20} {summary['no_data_hectares']:>16,.1f} ha")
+    rows.append(f"{'the region':<20} {summary['region_hectares']:>16,.1f} ha")
+    return "\n".join(rows)
+
+
+def _items(output: Path) -> list[Path]:
+    return list((output / "blocks").glob("*.json"))
+
+
+def _check_asked(path: Path, asked: dict[str, Any], holds_blocks: bool) -> None:
+    if path.exists() and holds_blocks:
+        try:
+            found = json.loads(path.read_bytes())
+        except json.JSONDecodeError:
+            raise ValueError(f"{path} is damaged; give another --output") from None
+        for name in sorted(asked.keys() | found.keys()):
+            if asked.get(name) != found.get(name):
+                was, now = (json.dumps(tree.get(name))[:100] for tree in (found, asked))
+                raise ValueError(
+                    f"{path.parent} was made with {name} {was}, and is now to be with {now}; "
+                    "one folder holds one map: take the same settings or another --output"
+                )
+    elif holds_blocks:
+        raise ValueError(f"{path.parent} holds blocks but no {path.name}; give another --output")
+    else:
+        with written_whole(path) as part:
+            part.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+
+
+def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
+    """STAC 1.1. Source of the fields: the extensions projection 2 and classification 2; those of ours begin with specsar."""
+    place = blocks.footprint(block, job.region)
+    days = sorted(day for sensor in job.recipe.sensors for day in getattr(job.recipe, f"{sensor}_dates"))
+    grid = block.grid
+    item = pystac.Item(
+        block.name,
+        None if place.is_empty else shapely.geometry.mapping(place),
+        None if place.is_empty else list(place.bounds),
+        None,
+        {
+            "start_datetime": f"{days[0]}T00:00:00Z",
+            "end_datetime": f"{days[-1]}T23:59:59Z",
+            "proj:code": grid.crs.to_string(),
+            "proj:shape": list(grid.shape),
+            "proj:transform": list(grid.transform)[:6],
+            "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(bands.CLASSES)},
+            "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
+            "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
+            "specsar:doubts": list(made.doubts) if made else [],
+            **{f"specsar:{name}": text for name, text in job.tags.items()},
+        },
+        stac_extensions=[
+            "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+            "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+        ],
+    )
+    kinds = [
+        {"value": value, "name": name, "color_hint": colour}
+        for value, (name, colour) in enumerate(zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True))
+    ]
+    more = {"data_type": "uint8", "nodata": bands.IGNORE, "classification:classes": kinds}
+    item.add_asset("map", pystac.Asset(f"./{block.name}.tif", "land cover", None, pystac.MediaType.COG, ["data"], more))
+    return item.to_dict(include_self_link=False)
+
+
+def _mosaic(done: Sequence[Block]) -> str:
+    """Blocks of one zone in GDAL's virtual format.
+
+    Source: https://gdal.org/en/stable/drivers/raster/vrt.html
+    """
+    top, left = min(block.rows.start for block in done), min(block.columns.start for block in done)
+    height, width = max(block.rows.stop for block in done) - top, max(block.columns.stop for block in done) - left
+    grid = done[0].part(range(top, top + height), range(left, left + width))
+    colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in bands.class_rgb())
+    names = "".join(f"<Category>{escape(name)}</Category>" for name in bands.CLASSES)
+    sources = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="1">blocks/{block.name}.tif</SourceFilename><SourceBand>1</SourceBand>'
+        f'<SourceProperties RasterXSize="{block.size_px}" RasterYSize="{block.size_px}" DataType="Byte" BlockXSize="512" '
+        f'BlockYSize="512"/><SrcRect xOff="0" yOff="0" xSize="{block.size_px}" ySize="{block.size_px}"/>'
+        f'<DstRect xOff="{block.columns.start - left}" yOff="{block.rows.start - top}" xSize="{block.size_px}" '
+        f'ySize="{block.size_px}"/></SimpleSource>'
+        for block in sorted(done)
+    )
+    return (
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(grid.crs.to_wkt())}</SRS>'
+        f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
+        f'<VRTRasterBand dataType="Byte" band="1"><Description>land cover</Description><NoDataValue>{bands.IGNORE}</NoDataValue>'
+        f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable><CategoryNames>{names}</CategoryNames>"
+        f"{sources}</VRTRasterBand></VRTDataset>"
+    )

@@ -1,0 +1,340 @@
+"""A map that is looked at: pictures of it, the pixel at a place, areas of the classes in a view.
+
+Enters: a class map of `specsar_jax.predict`; as far as given, the scene it was made of and its class probabilities. Leaves:
+PNGs in web Mercator, and figures. Needs the extra `view`.
+
+A map that does not know its place is shown too, as if its pixels of 10 m lay on the equator; areas are in pixels then.
+"""
+
+import dataclasses
+import io
+import math
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from jaxtyping import Float64, UInt8
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.warp import transform
+from rasterio.windows import Window
+
+from specsar_jax.rasters import Layer, check_can_be_warped
+from specsar_jax.scenes import Reading, open_scene
+from tfds_dwplus import bands
+from tfds_dwplus.grids import Grid
+
+TILE_PX = 256
+
+MOST_SAMPLES = 1536
+"""Rows and columns, at most, into which a view is cut to count areas."""
+
+EARTH_M, FLATTENING = 6378137.0, 1 / 298.257223563
+"""Half the equator's diameter, which is also the radius of web Mercator's sphere, and the flattening of WGS 84."""
+
+WGS84, MERCATOR = CRS.from_epsg(4326), CRS.from_epsg(3857)
+
+Bounds = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """A band of the imagery, and how its numbers become light."""
+
+    address: str
+    index: int
+    low: float
+    """Digital number that is black."""
+    high: float
+    """Digital number that is white."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenMap:
+    """A map, and what belongs to it, ready to be asked from any thread."""
+
+    name: str
+    address: str
+    grid: Grid
+    placed: bool
+    """Whether the map knows its place; if not, `grid` is at the equator."""
+    tags: dict[str, str]
+    imagery: tuple[Channel, ...] = ()
+    """Red, green and blue; none if there is no imagery."""
+    probabilities: str | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """West, south, east, north, degrees; east is beyond 180 where the map crosses the antimeridian."""
+        west, south, east, north = self.grid.bounds_in(WGS84)
+        return west, max(south, -85.0), east + 360 * (east < west), min(north, 85.0)
+
+    @property
+    def pixel_m(self) -> float:
+        """Side of a pixel of the map, in metres of web Mercator."""
+        left, _, right, _ = to_mercator(self.bounds)
+        return (right - left) / self.grid.width
+
+    def about(self) -> dict[str, Any]:
+        """What the page is to know before it asks for pixels."""
+        zoom = math.log2(2 * math.pi * EARTH_M / TILE_PX / self.pixel_m)
+        crs = self.grid.crs.to_string() if self.placed else ""
+        return {
+            "name": self.name,
+            "bounds": self.bounds,
+            "placed": self.placed,
+            "crs": crs if len(crs) < 40 else self.grid.crs.to_dict().get("proj", "a CRS of its own"),
+            "size": [self.grid.width, self.grid.height],
+            "zooms": [max(math.floor(zoom) - 9, 0), min(math.ceil(zoom) + 5, 24)],
+            "classes": [
+                {"name": name.replace("_", " "), "colour": f"#{colour}"}
+                for name, colour in zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True)
+            ],
+            "imagery": bool(self.imagery),
+            "probabilities": bool(self.probabilities),
+            "tags": self.tags,
+        }
+
+    def map_tile(self, z: int, x: int, y: int, hidden: int = 0) -> bytes:
+        """A picture of the classes as PNG, transparent where there are none.
+
+        Args:
+            z: zoom, 0 is the world in one tile.
+            x: column of the tile.
+            y: row of the tile.
+            hidden: classes not to draw, a bit each.
+        """
+        [class_id] = _part(self.address, [1], tile_bounds(z, x, y), TILE_PX, TILE_PX)
+        palette = np.zeros((256, 4), np.uint8)
+        for place, rgb in enumerate(bands.class_rgb()):
+            palette[place] = (*rgb, 0 if hidden >> place & 1 else 255)
+        return _png(palette[class_id.filled(bands.IGNORE)])
+
+    def imagery_tile(self, z: int, x: int, y: int) -> bytes:
+        """A picture of the scene as PNG, transparent where it has no data."""
+        bounds = tile_bounds(z, x, y)
+        read = {}
+        for address in {channel.address for channel in self.imagery}:
+            indexes = [channel.index for channel in self.imagery if channel.address == address]
+            part = _part(address, indexes, bounds, TILE_PX, TILE_PX)
+            read |= {(address, index): band for index, band in zip(indexes, part, strict=True)}
+        numbers = [(channel, read[channel.address, channel.index]) for channel in self.imagery]
+        seen = np.all([~np.ma.getmaskarray(n) & (n.data != bands.S2_NODATA) for _, n in numbers], axis=0)
+        light = [np.clip((n.data.astype(np.float32) - c.low) / (c.high - c.low), 0, 1) for c, n in numbers]
+        # The root brightens as screens expect, and as `look` does.
+        return _png((np.stack([*np.sqrt(light), seen], axis=-1) * 255).astype(np.uint8))
+
+    def point(self, lon: float, lat: float) -> dict[str, Any] | None:
+        """Class and probabilities of the pixel at a place in degrees; None outside of the map."""
+        with rasterio.open(self.address) as raster:
+            (x,), (y,) = transform(WGS84, raster.crs, [lon], [lat])
+            if not (math.isfinite(x) and math.isfinite(y)):
+                return None
+            column, row = (math.floor(v) for v in ~raster.transform @ (x, y))
+            if not (0 <= row < raster.height and 0 <= column < raster.width):
+                return None
+            window = Window(column, row, 1, 1)
+            class_id = int(raster.read(1, window=window)[0, 0])
+        found = {"row": row, "column": column, "class": class_id if class_id != bands.IGNORE else None}
+        if self.probabilities and class_id != bands.IGNORE:
+            with rasterio.open(self.probabilities) as raster:
+                shares = raster.read(window=window, masked=True)[:, 0, 0] * raster.scales
+            found["probabilities"] = [round(float(share), 4) for share in shares.filled(0)]
+        return found
+
+    def areas(self, view: Bounds) -> dict[str, Any]:
+        """Area of each class within a view.
+
+        The view is cut into rows and columns of web Mercator, half as large as pixels of the map, or larger in views that have
+        more than `MOST_SAMPLES` of them; each stands for the ground that it covers on the ellipsoid.
+
+        Args:
+            view: west, south, east, north, degrees.
+
+        Returns:
+            `areas`, in the order of the classes; their `unit`, ha or pixels; `step_px`, pixels of the map from sample to sample.
+        """
+        whole = self.bounds
+        low = [max(a, b) for a, b in zip(whole[:2], view[:2], strict=True)]
+        high = [min(a, b) for a, b in zip(whole[2:], view[2:], strict=True)]
+        unit = "ha" if self.placed else "pixels"
+        if low[0] >= high[0] or low[1] >= high[1]:
+            return {"areas": [0.0] * len(bands.CLASSES), "unit": unit, "step_px": 0.5}
+        left, bottom, right, top = bounds = to_mercator((*low, *high))
+        width, height = (
+            min(math.ceil(2 * extent / self.pixel_m), MOST_SAMPLES) for extent in (right - left, top - bottom)
+        )
+        [class_id] = _part(self.address, [1], bounds, height, width)
+        class_id = class_id.filled(bands.IGNORE)
+        if self.placed:
+            area = row_areas_m2(bottom, top, height, (right - left) / width) / 1e4
+        else:
+            area = np.full(height, (right - left) * (top - bottom) / (width * height) / self.pixel_m**2)
+        sums = np.bincount(class_id.ravel(), np.repeat(area, width), minlength=256)[: len(bands.CLASSES)]
+        step = max((right - left) / width, (top - bottom) / height) / self.pixel_m
+        return {"areas": sums.tolist(), "unit": unit, "step_px": round(step, 2)}
+
+
+def open_map(
+    path: str, s2: Sequence[str] = (), probabilities: str | None = None, s2_bands: tuple[str, ...] = ()
+) -> OpenMap:
+    """Opens a map and what belongs to it.
+
+    Args:
+        path: class map of `specsar_jax.predict`.
+        s2: files, folders or products of Sentinel-2.
+        probabilities: of the map, one band a class.
+        s2_bands: names of the bands of `s2`, for files that do not tell.
+
+    Raises:
+        ValueError: a file cannot be read, is not what it should be, or is of another place.
+    """
+    with _opened(path) as raster:
+        _check_map(path, raster)
+        grid = Grid.of(raster)
+        tags = {key: text for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)}
+        if not raster.overviews(1) and max(raster.shape) > 4 * MOST_SAMPLES:
+            print(f"note: {path} has no overviews; far zooms are slow (gdaladdo -r nearest {path})", file=sys.stderr)
+    shown = OpenMap(Path(path).name, _on_earth(path, grid), _placed(grid), grid.placed, tags)
+    if not grid.placed:
+        print(f"note: {path} has no CRS and transform; it is shown without a place, areas in pixels", file=sys.stderr)
+    elif shown.grid.bounds_in(WGS84) is None:
+        raise ValueError(f"{path} has CRS {grid.crs.to_string()[:80]}, which has no longitude and latitude")
+    if probabilities:
+        with _opened(probabilities) as raster:
+            _check_probabilities(probabilities, raster, path, grid)
+        shown = dataclasses.replace(shown, probabilities=str(probabilities))
+    if s2:
+        shown = dataclasses.replace(shown, imagery=_channels(s2, s2_bands, grid))
+    return shown
+
+
+def to_mercator(bounds: Bounds) -> Bounds:
+    """West, south, east, north in degrees to metres of web Mercator."""
+    west, south, east, north = map(math.radians, bounds)
+    return EARTH_M * west, EARTH_M * math.asinh(math.tan(south)), EARTH_M * east, EARTH_M * math.asinh(math.tan(north))
+
+
+def tile_bounds(z: int, x: int, y: int) -> Bounds:
+    """Metres of web Mercator."""
+    half = math.pi * EARTH_M
+    side = 2 * half / 2**z
+    return x * side - half, half - (y + 1) * side, (x + 1) * side - half, half - y * side
+
+
+def row_areas_m2(bottom: float, top: float, rows: int, column_m: float) -> Float64[np.ndarray, " rows"]:
+    """True area of a pixel in each row of a raster in web Mercator, from the top.
+
+    Args:
+        bottom: of the raster, metres of web Mercator.
+        top: the same.
+        rows: of the raster.
+        column_m: width of a pixel, metres of web Mercator.
+
+    Source: Snyder 1987, Map Projections, a Working Manual, equation 3-12: area between the equator and a parallel.
+    """
+    sine = np.tanh(np.linspace(top, bottom, rows + 1) / EARTH_M)  # of the latitude
+    eccentricity = math.sqrt(FLATTENING * (2 - FLATTENING))
+    polar = EARTH_M * (1 - FLATTENING)
+    to_equator = sine / (1 - (eccentricity * sine) ** 2) + np.arctanh(eccentricity * sine) / eccentricity
+    return -np.diff(to_equator) * polar**2 / 2 * column_m / EARTH_M
+
+
+def _part(address: str, indexes: list[int], bounds: Bounds, height: int, width: int) -> np.ma.MaskedArray:
+    """Pixels of some bands, warped to a rectangle of web Mercator."""
+    from rio_tiler import reader
+
+    with rasterio.open(address) as raster:
+        part = reader.part(raster, bounds, height, width, dst_crs=MERCATOR, bounds_crs=MERCATOR, indexes=indexes)
+        return part.array
+
+
+def _png(picture: UInt8[np.ndarray, "height width 4"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def _opened(path: str) -> rasterio.DatasetReader:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            return rasterio.open(path)
+        except RasterioError as error:
+            reason = f"not a raster that GDAL reads ({error})" if Path(path).exists() else "no such file"
+            raise ValueError(f"cannot open {path}: {reason}") from None
+
+
+def _check_map(path: str, raster: rasterio.DatasetReader) -> None:
+    expected = "expected a class map of specsar_jax.predict: one band of uint8, 0 to 8, nodata 255"
+    if raster.count != 1 or raster.dtypes[0] != "uint8" or raster.nodata != bands.IGNORE:
+        kind = f"{raster.count} bands" if raster.count != 1 else f"{raster.dtypes[0]} with nodata {raster.nodata}"
+        raise ValueError(f"{path} holds {kind}, {expected}")
+    names = [raster.tags().get(f"class_{place}", name) for place, name in enumerate(bands.CLASSES)]
+    if names != list(bands.CLASSES):
+        raise ValueError(f"{path} has other classes ({', '.join(names)}), expected {', '.join(bands.CLASSES)}")
+    try:
+        look = raster.read(1, out_shape=tuple(min(size, 1024) for size in raster.shape))
+    except RasterioError as error:
+        raise ValueError(f"cannot read the pixels of {path}; is the file cut short? ({error})") from None
+    other = np.setdiff1d(look, [*range(len(bands.CLASSES)), bands.IGNORE])
+    if other.size:
+        raise ValueError(f"{path} holds {', '.join(map(str, other[:5]))}, {expected}")
+
+
+def _check_probabilities(path: str, raster: rasterio.DatasetReader, map_path: str, grid: Grid) -> None:
+    names = [text or name for text, name in zip(raster.descriptions, bands.CLASSES, strict=False)]
+    if raster.count != len(bands.CLASSES) or names != list(bands.CLASSES):
+        raise ValueError(
+            f"{path} holds {raster.count} bands ({', '.join(names)}), expected the probabilities of {', '.join(bands.CLASSES)}"
+        )
+    if not Grid.of(raster).same(grid):
+        raise ValueError(f"{path} is not on the grid of {map_path}; give the probabilities that were written with it")
+
+
+def _channels(s2: Sequence[str], names: tuple[str, ...], grid: Grid) -> tuple[Channel, ...]:
+    """Red, green and blue of a scene that covers some of a grid."""
+    # No offset: the stretch takes it off anyway.
+    with open_scene(s2, (), ("B4", "B3", "B2"), (), Reading(s2_offset=0, s2_bands=names)) as scene:
+        channels = []
+        for layer in scene.s2.layers:
+            check_can_be_warped(layer.address, layer.grid, grid)
+            low, high = _stretch(layer)
+            channels.append(Channel(_on_earth(layer.raster.name, layer.grid), layer.index, low, high))
+    return tuple(channels)
+
+
+def _stretch(layer: Layer) -> tuple[float, float]:
+    """Digital numbers to be black and white: those between which 96 % of the pixels lie."""
+    values = layer.look[layer.look != bands.S2_NODATA]
+    if not values.size:  # data are elsewhere than where `look` looked
+        return 0.0, 3000.0
+    low, high = np.percentile(values, (2, 98))
+    return float(low), float(max(high, low + 1))
+
+
+def _placed(grid: Grid) -> Grid:
+    """The grid, or one of its size at the equator."""
+    if grid.placed:
+        return grid
+    at = rasterio.Affine(10, 0, -5 * grid.width, 0, -10, 5 * grid.height)
+    return Grid(MERCATOR, at, grid.height, grid.width)
+
+
+def _on_earth(path: str, grid: Grid) -> str:
+    """Address of a raster with the place of `_placed`: its own, or that of a few lines of XML in GDAL's memory."""
+    if grid.placed:
+        return str(path)
+    address = f"/vsimem/specsar_jax_view/{abs(hash(str(path)))}.vrt"
+    rasterio.shutil.copy(str(path), address, driver="VRT")
+    with rasterio.open(address, "r+") as raster:
+        raster.crs, raster.transform = (placed := _placed(grid)).crs, placed.transform
+    return address

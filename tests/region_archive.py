@@ -1,0 +1,46 @@
+"""Scenes of a few kilometres on loopback, for composites and regions: two dates of Sentinel-2 with clouds, two passes of Sentinel-1."""
+
+import numpy as np
+import rasterio
+from local_archive import Archive
+from rasterio.warp import transform as transform_coordinates
+
+from tfds_dwplus import bands
+from tfds_dwplus.simulate import simulated_tile
+
+DAYS = ("2024-05-05", "2024-05-15")
+"""Of Sentinel-2; the first one is clearer by its metadata."""
+
+PASSES = ("2024-05-03", "2024-05-27")
+
+CLOUDS = ((slice(0, 60), slice(0, 60)), (slice(40, 120), slice(40, 120)))
+"""Rows and columns of the cloud of each day; the two share a corner."""
+
+
+def add_place(archive: Archive, crs: str, lon: float, lat: float, size_px: int = 400) -> tuple[float, float]:
+    """Adds all scenes about a place, on the grid of one zone; gives their left and top.
+
+    On the second day all is 300 brighter. Under a cloud, pixels are 9000. Sentinel-1 is 3 m beside the grid of Sentinel-2.
+    """
+    (x,), (y,) = transform_coordinates("EPSG:4326", crs, [lon], [lat])
+    left, top = round(x, -1) - 5 * size_px, round(y, -1) + 5 * size_px
+    tile = simulated_tile(3, "scene", 0, size_px)
+    for day, (date, cloud) in enumerate(zip(DAYS, CLOUDS, strict=True)):
+        s2 = np.maximum(tile.s2, 1) + np.uint16(300 * day)
+        s2[cloud] = 9000
+        classes = np.full(s2.shape[:2], 4, np.uint8)
+        classes[cloud] = 9
+        rasters = {"SCL": (classes[::2, ::2].copy(), rasterio.Affine(20, 0, left, 0, -20, top), crs, 0)}
+        for place, band in enumerate(bands.S2_BANDS):
+            step = 1 if band in ("B2", "B3", "B4", "B8") else 2
+            values = np.ascontiguousarray(s2[::step, ::step, place])
+            rasters[f"B{int(band[1:]):02d}"] = values, rasterio.Affine(10 * step, 0, left, 0, -10 * step, top), crs, 0
+        known = {"eo:cloud_cover": 3.0 + 10 * day, "s2:processing_baseline": "02.08"}
+        archive.add("region-s2", f"S2A_{crs[-5:]}_{date}", f"{date}T10:00:00Z", rasters, **known)
+    for place, date in enumerate(PASSES):
+        power = 10 ** ((np.nan_to_num(tile.s1, nan=-12.0) + place) / 10)
+        grid = rasterio.Affine(10, 0, left + 3, 0, -10, top - 3)
+        rasters = {key: (power[..., i].astype(np.float32), grid, crs, -32768) for i, key in enumerate(("vv", "vh"))}
+        known = {"sat:orbit_state": "descending", "sar:instrument_mode": "IW", "platform": "sentinel-1a"}
+        archive.add("region-s1", f"S1A_{crs[-5:]}_{date}", f"{date}T05:00:00Z", rasters, **known)
+    return left, top

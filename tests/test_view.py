@@ -1,0 +1,129 @@
+"""The page of view: what it is told, what it refuses, and, in a browser, what it shows."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import command, refused
+from test_map_files import GRID
+from test_report import CHROMIUM, OPTIONS
+
+from specsar_jax import map_files
+from specsar_jax.map_files import Outputs
+from tfds_dwplus import bands
+
+# rasterio 1.4 multiplies transforms in a way that affine 3 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+pytest.importorskip("rio_tiler", reason="extra 'view'")
+pytest.importorskip("xstatic.pkg.leaflet", reason="extra 'view'")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A map of 40 x 30 pixels: half trees, half built, the first rows without data; with its probabilities and a scene."""
+    folder = tmp_path_factory.mktemp("view")
+    probability = np.full((40, 30, 9), 0.025, np.float32)
+    probability[:20, :, 1], probability[20:, :, 6] = 0.8, 0.8
+    probability[:5] = np.nan
+    map_files.write_map(GRID, Outputs(folder / "map.tif", folder / "shares.tif"), {"made": "<b>here</b>"}, probability)
+    profile = {"driver": "GTiff", "crs": GRID.crs, "transform": GRID.transform, "height": 40, "width": 30}
+    with rasterio.open(folder / "s2.tif", "w", count=3, dtype="uint16", **profile) as raster:
+        raster.write(np.random.default_rng(0).integers(200, 3000, (3, 40, 30), np.uint16))
+        raster.descriptions = ("B2", "B3", "B4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(made):
+    from specsar_jax.viewed import open_map
+
+    return open_map(str(made / "map.tif"), [str(made / "s2.tif")], str(made / "shares.tif"))
+
+
+def test_areas_are_true(shown):
+    areas = shown.areas(shown.bounds)
+    assert areas["unit"] == "ha"
+    # UTM's scale at its central meridian is 0.9996: a pixel of 100 m2 on the map is 100.08 m2 of ground.
+    expected = np.zeros(9)
+    expected[1], expected[6] = 15 * 30 * 0.010008, 20 * 30 * 0.010008
+    np.testing.assert_allclose(areas["areas"], expected, rtol=0.02, atol=0.02)
+    assert sum(shown.areas((0.0, 0.0, 1.0, 1.0))["areas"]) == 0
+
+
+def test_a_pixel(shown):
+    west, south, east, north = shown.bounds
+    found = shown.point((west + east) / 2, south + (north - south) * 0.1)
+    assert found["class"] == 6 and found["row"] == pytest.approx(36, abs=1)
+    assert found["probabilities"][6] == pytest.approx(0.8)
+    assert shown.point(west - 1, south) is None
+
+
+def test_the_server_gives_nothing_else(shown):
+    from specsar_jax import view
+
+    files = view._files()
+    assert json.loads(view.answer(shown, files, "/about.json")[1])["size"] == [30, 40]
+    for target in (
+        "/../setup.cfg",
+        "/%2e%2e/setup.cfg",
+        "/map.tif",
+        "/etc/passwd",
+        "/map/0/99/0/0.png",
+        "/map/0/3/9/0.png",
+    ):
+        assert view.answer(shown, files, target) is None
+    for target in ("/point.json?lon=a&lat=1", "/point.json", "/areas.json?west=nan&south=0&east=1&north=1"):
+        with pytest.raises(ValueError, match=r"expected|number|float"):
+            view.answer(shown, files, target)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no.tif"], "no.tif"),
+        (["s2.tif"], "s2.tif"),
+        (["map.tif", "--probabilities", "map.tif"], "map.tif"),
+        (["map.tif", "--port", "99999"], "expected 0 to 65535"),
+    ],
+)
+def test_wrong_files_are_refused(made, arguments, message):
+    assert message in refused(command("specsar_jax.view", *arguments, cwd=made))
+
+
+def test_in_a_browser(shown):
+    from specsar_jax import view
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    server = view._listen(shown, view._files(), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with playwright.sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+            page = browser.new_page(viewport={"width": 1000, "height": 700})
+            troubles, asked = [], []
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(f"http://127.0.0.1:{server.server_port}/")
+            page.wait_for_function("document.querySelector('tbody')?.innerText.includes('built')")
+            page.wait_for_load_state("networkidle")
+            text = page.inner_text("body")
+            assert all(name.replace("_", " ") in text for name in bands.CLASSES) and "map.tif" in text
+            box = page.locator("#map").bounding_box()
+            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6)  # below the middle: built
+            page.wait_for_selector(".leaflet-popup-content")
+            assert "80.0" in page.inner_text(".leaflet-popup-content")
+            page.set_viewport_size({"width": 400, "height": 700})
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+            browser.close()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert not troubles
+    assert all(url.startswith(f"http://127.0.0.1:{server.server_port}/") for url in asked)
+    assert any("/imagery/" in url for url in asked)
