@@ -80,7 +80,11 @@ class Network:
             s1, s1_unit = _on_grid(s1, s2, s1_unit)
         like = s1 if s2 is None else s2
         overlap = self.trained.config.predict.overlap if overlap is None else overlap
-        rows, columns = (windows.plan(size, self.trained.config.data.crop_px, overlap) for size in like.shape[1:])
+        grid = _grid(like)
+        rows, columns = (
+            windows.plan(size, self.trained.config.data.crop_px, overlap, first)
+            for size, first in zip(grid.shape, grid.first_pixel, strict=True)
+        )
         work = functools.partial(
             _probabilities,
             s2_quantity=sentinel2(s2_offset),
@@ -183,7 +187,7 @@ def _lazily(
 def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, int]:
     """The windows of an axis that have pixels from `start` to `stop`, as an axis of their own, and where that begins.
 
-    Of windows [0, 512)  [288, 800)  [608, 1120), pixels 700 to 810 lie in the last two: an axis from 288 with starts 0, 320.
+    Of windows [0, 512)  [384, 896)  [588, 1100), pixels 700 to 810 lie in the last two: an axis from 384 with starts 0, 204.
     """
     starts = [at for at in axis.starts if at < stop and at + axis.window > start]
     end = min(starts[-1] + axis.window, axis.size)

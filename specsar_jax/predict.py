@@ -133,7 +133,10 @@ def predict(
     outputs.check()
     s2_bands, s1_bands = (getattr(trained.statistics, name).bands if name in sensors else () for name in ("s2", "s1"))
     with open_scene(s2, s1, s2_bands, s1_bands, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
-        rows, columns = (windows.plan(size, trained.config.data.crop_px, cutting.overlap) for size in scene.grid.shape)
+        rows, columns = (
+            windows.plan(size, trained.config.data.crop_px, cutting.overlap, first)
+            for size, first in zip(scene.grid.shape, scene.grid.first_pixel, strict=True)
+        )
         devices = jax.local_devices()[: len(columns.starts)]
         config = dataclasses.replace(trained.config, predict=cutting)
         at_once = windows_at_once(columns, config, len(devices))

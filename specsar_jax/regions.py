@@ -6,7 +6,6 @@ Blocks have no seams. The squares that the network sees lie on a lattice of the 
 whichever block it is mapped in; a block reads as much ground about itself as those squares reach: less than one of them on each side.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -49,18 +48,17 @@ def squares(size: range, square_px: int, overlap: float) -> tuple[range, windows
 
     Args:
         size: the pixels, counted from the origin of the zone.
-        square_px: side of a square, rounded up as `windows.plan` does.
+        square_px: side of a square, rounded up as `windows.lattice` does.
         overlap: share of it that it has in common with the next.
 
     Returns:
         the pixels that those squares reach, and the squares among them.
     """
-    known = windows.plan(8 * square_px, square_px, overlap)
-    step = known.window - known.overlap
-    first = (size.start - known.window) // step * step + step
+    window, step = windows.lattice(square_px, overlap)
+    first = (size.start - window) // step * step + step
     last = (size.stop - 1) // step * step
-    reach = range(first, last + known.window)
-    return reach, dataclasses.replace(known, size=len(reach), starts=tuple(range(0, last - first + 1, step)))
+    reach = range(first, last + window)
+    return reach, windows.plan(len(reach), window, overlap, first)
 
 
 def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Geometry of overlapping windows over a scene, and the weights that blend them. Pure.
 
-Along one axis, a scene of 1100 pixels, windows of 512, at least a quarter shared:
+Windows lie on a lattice that belongs to the ground, not to the scene: it begins at the origin of the CRS. So the class of a
+pixel does not depend on where the scene was cut out, but near the cut. Along one axis, a scene of 1100 pixels that begins 1000
+pixels from the origin, windows of 512, a quarter shared:
 
-    step      at most 3/4 of 512 = 384; two steps do, and the last window must begin at 608 to reach the edge: 304 each
-    windows   [0, 512)  [288, 800)  [608, 1120)          20 pixels past the edge are mirrored from inside
+    lattice   a window every 384 pixels: ..., 768, 1152, 1536, ... from the origin; those that lie within begin at 152 and 536
+    windows   [0, 512)  [152, 664)  [536, 1048)  [588, 1100)          the first and the last one lie at the edges
 
-Starts are multiples of 32, the network's coarsest stride, so that every window sees the pixels of the scene in the same
-phase: a pixel's class does not depend on which windows it happens to fall into.
+Steps of the lattice are multiples of 32, the network's coarsest stride, so that all its windows see a pixel in the same phase.
 """
 
 import dataclasses
@@ -27,9 +28,9 @@ class Axis:
     size: int
     """Pixels of the scene."""
     window: int
-    """Pixels of each window, a multiple of 32; the part past the scene's edge is mirrored."""
+    """Pixels of each window, a multiple of 32; where the scene is smaller, the part past its edge is mirrored."""
     overlap: int
-    """Pixels over which neighbouring windows are blended."""
+    """Pixels over which a window fades at both ends: what neighbours on the lattice have in common."""
     starts: tuple[int, ...]
 
     @property
@@ -43,28 +44,42 @@ class Axis:
         return tuple(after - start for start, after in itertools.pairwise((*self.starts, self.size)))
 
 
-def plan(size: int, window_px: int, overlap: float) -> Axis:
-    """The fewest windows that cover an axis, at steps as equal as may be.
+def lattice(window_px: int, overlap: float) -> tuple[int, int]:
+    """Size and step of the windows of a lattice, pixels, both multiples of 32.
 
     Args:
-        size: pixels of the scene along the axis.
-        window_px: wanted size of a window; rounded up to a multiple of 32, and no larger than the scene needs.
+        window_px: wanted size of a window, rounded up.
         overlap: least share of a window that it has in common with the next, 0 to 0.75.
 
     Raises:
         ValueError: a size that is not positive, or an overlap outside its range.
     """
-    if min(size, window_px) < 1:
-        raise ValueError(f"scene of {size} and window of {window_px} pixels, expected positive numbers")
+    if window_px < 1:
+        raise ValueError(f"window of {window_px} pixels, expected a positive number")
     if not 0 <= overlap <= 0.75:
         raise ValueError(f"overlap is {overlap}, expected a share of a window from 0 to 0.75")
-    window = _round_up(min(window_px, size))
-    step = max(int(window * (1 - overlap)) // STRIDE_PX, 1)
-    last = _round_up(max(size - window, 0)) // STRIDE_PX
-    steps = -(-last // step)
-    # Rounded down, no two are further apart than `step`, a whole number itself.
-    starts = [STRIDE_PX * (place * last // steps) for place in range(steps)]
-    return Axis(size, window, window - STRIDE_PX * step, (*starts, STRIDE_PX * last))
+    window = _round_up(window_px)
+    return window, max(int(window * (1 - overlap)) // STRIDE_PX, 1) * STRIDE_PX
+
+
+def plan(size: int, window_px: int, overlap: float, origin: int = 0) -> Axis:
+    """Windows that cover an axis: all of the lattice that lie within, and one at each edge.
+
+    Args:
+        size: pixels of the scene along the axis.
+        window_px: wanted size of a window; no larger than the scene needs.
+        overlap: least share of a window that it has in common with the next, 0 to 0.75.
+        origin: where on the lattice the scene begins, pixels, as in `Grid.first_pixel`.
+
+    Raises:
+        ValueError: a size that is not positive, or an overlap outside its range.
+    """
+    if size < 1:
+        raise ValueError(f"scene of {size} pixels, expected a positive number")
+    window, step = lattice(min(window_px, size), overlap)
+    last = max(size - window, 0)
+    starts = {0, *range(-origin % step, last, step), last}
+    return Axis(size, window, window - step, tuple(sorted(starts)))
 
 
 def blend_weights(axis: Axis) -> list[Float32[np.ndarray, " window"]]:

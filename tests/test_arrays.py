@@ -101,9 +101,9 @@ def test_one_chunked_sensor_is_enough(trained, scene):
 
 
 def test_a_chunk_asks_for_its_windows_only():
-    axis = arrays.windows.plan(1100, 510, 0.25)  # windows from 0, 288 and 608
+    axis = arrays.windows.plan(1100, 510, 0.25)  # windows from 0, 384 and 588
     part, first = arrays._within(axis, 700, 810)
-    assert (first, part) == (288, arrays.windows.Axis(812, 512, axis.overlap, (0, 320)))
+    assert (first, part) == (384, arrays.windows.Axis(716, 512, axis.overlap, (0, 204)))
 
 
 def test_a_network_travels(trained, scene):

@@ -7,31 +7,48 @@ from specsar_jax import windows
 
 
 def test_the_worked_example():
-    axis = windows.plan(1100, 510, 0.25)
-    assert (axis.window, axis.starts, axis.counts) == (512, (0, 288, 608), (288, 320, 492))
+    axis = windows.plan(1100, 510, 0.25, 1000)
+    assert (axis.window, axis.starts, axis.counts) == (512, (0, 152, 536, 588), (152, 384, 52, 512))
 
 
 def test_a_scene_of_one_window_is_not_cut():
-    assert windows.plan(510, 510, 0.25).starts == (0,)
+    assert windows.plan(510, 510, 0.25, 77).starts == (0,)
     assert windows.plan(100, 510, 0.25) == windows.Axis(100, 128, 32, (0,))
     assert windows.plan(7, 510, 0.25).window == 32
 
 
 @pytest.mark.parametrize("size", [1, 31, 33, 255, 256, 257, 510, 1000, 1068, 4097])
+@pytest.mark.parametrize("origin", [0, -420001])
 @pytest.mark.parametrize(("window", "overlap"), [(256, 0.5), (510, 0.25), (64, 0.0), (160, 0.6), (32, 0.5)])
-def test_every_pixel_is_covered_and_blended_to_one(size, window, overlap):
-    axis = windows.plan(size, window, overlap)
+def test_every_pixel_is_covered_and_blended_to_one(size, origin, window, overlap):
+    axis = windows.plan(size, window, overlap, origin)
     total = np.zeros(axis.padded)
     for start, weights in zip(axis.starts, windows.blend_weights(axis), strict=True):
-        assert start % 32 == 0
         total[start : start + axis.window] += weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
-    assert axis.padded - size < 32  # no more than a stride is mirrored
-    steps = np.diff(axis.starts)
-    assert all(step <= max(axis.window * (1 - overlap), 32) for step in steps)
-    assert not len(steps) or steps.max() - steps.min() <= 32
-    assert len(axis.starts) == 1 + -(-axis.starts[-1] // max(int(axis.window * (1 - overlap)) // 32 * 32, 32))
+    assert axis.padded == max(size, axis.window)  # nothing is mirrored but what a window is larger than the scene
+    step = windows.lattice(axis.window, overlap)[1]
+    assert step % 32 == 0 and step <= max(axis.window * (1 - overlap), 32)
+    assert all((start + origin) % step == 0 for start in axis.starts[1:-1])
+    assert all(apart <= step for apart in np.diff(axis.starts))
+    assert len(axis.starts) <= 2 + -(-axis.starts[-1] // step)
     assert sum(axis.counts) == size
+
+
+def test_windows_belong_to_the_ground():
+    """Two scenes that share ground: but near their edges it is seen by the same windows, with the same weights."""
+
+    def weights_by_place(origin: int) -> dict[int, np.ndarray]:
+        axis = windows.plan(1000, 128, 0.25, origin)
+        return {
+            start + origin: weights for start, weights in zip(axis.starts, windows.blend_weights(axis), strict=True)
+        }
+
+    one, other = weights_by_place(41234), weights_by_place(41334)
+    inner = range(41334 + 128, 42234 - 2 * 128)
+    assert {start for start in one if start in inner} == {start for start in other if start in inner} != set()
+    for start in one.keys() & inner:
+        np.testing.assert_array_equal(one[start], other[start])
 
 
 def test_weights_of_two_windows_cross_in_the_middle():
@@ -46,7 +63,7 @@ def test_parts_of_a_scene():
     assert list(windows.runs([0, 1, 2, 5, 6])) == [range(3), range(5, 7)]
     axis = windows.Axis(size=224, window=128, overlap=32, starts=(0, 32, 64, 96))
     assert [windows.first_to_reach(axis, place) for place in range(4)] == [0, 0, 0, 0]
-    assert windows.first_to_reach(windows.plan(1100, 510, 0.0), 2) == 1
+    assert windows.first_to_reach(windows.plan(1100, 510, 0.0), 2) == 1  # from 0, 512 and 588
 
 
 def test_mirrored_edge():

@@ -42,6 +42,18 @@ class Grid:
         return bool(self.crs) and not self.transform.is_identity
 
     @property
+    def first_pixel(self) -> tuple[int, int]:
+        """Row and column of its first pixel, counted from the origin of the CRS; 0 and 0 where north is not up or down.
+
+        Grids whose pixels lie on one another's count alike. Pixels may begin between two multiples of their size, most often half-way;
+        the fraction is cut off a little above, where rounding errors of coordinates do not tip it.
+        """
+        step_x, turn_x, x, turn_y, step_y, y = self.transform[:6]
+        if turn_x or turn_y:
+            return 0, 0
+        return math.floor(y / step_y + 0.3), math.floor(x / step_x + 0.3)
+
+    @property
     def corners(self) -> list[tuple[float, float]]:
         """Upper left, upper right, lower right, lower left, in the CRS."""
         return [self.transform @ at for at in ((0, 0), (self.width, 0), (self.width, self.height), (0, self.height))]
