@@ -7,6 +7,7 @@ part is read, and the last one blended, while the network is at work.
 
 import collections
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -70,6 +71,34 @@ def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = 
 
     variables = jax.device_put(trained.variables, sharding.replicated(mesh))
     return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), sharding.by_tile(mesh)))
+
+
+class Timed:
+    """A network that tells how long it was at work. The seconds are whole when the `with` block is left."""
+
+    def __init__(self, network: Probabilities) -> None:
+        self.seconds = 0.0
+        """Of all batches, each from when it was handed over, or the one before it was done, until its results were there."""
+        self._network, self._done, self._waiting = network, 0.0, ThreadPoolExecutor(1)
+
+    def __call__(self, s2: Any, s1: Any) -> Any:
+        """As the network."""
+        computed = self._network(s2, s1)
+        # From now on: the first call compiles before it returns.
+        self._waiting.submit(self._wait, computed, time.perf_counter())
+        return computed
+
+    def __enter__(self) -> "Timed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.shutdown()
+
+    def _wait(self, computed: Any, given: float) -> None:
+        jax.block_until_ready(computed)
+        done = time.perf_counter()
+        self.seconds += done - max(given, self._done)
+        self._done = done
 
 
 def windows_at_once(columns: windows.Axis, config: Config, devices: int = 1) -> int:

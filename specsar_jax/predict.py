@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import re
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,16 +26,18 @@ from specsar_jax import windows
 from specsar_jax.checkpoints import Trained, load_trained
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Predict
+from specsar_jax.journal import peak_memory_gb
 from specsar_jax.map_files import Outputs, UnfinishedMap, classified
 from specsar_jax.mapping import (
     Block,
     Probabilities,
+    Timed,
     count_windows,
     make_probabilities,
     probability_blocks,
     windows_at_once,
 )
-from specsar_jax.rasters import S1_UNITS, Scene
+from specsar_jax.rasters import S1_UNITS, Grid, Scene
 from specsar_jax.scenes import AS_FILES_SAY, Reading, check_not_overwritten, identity, open_scene, taken
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, progress, run
@@ -120,7 +123,7 @@ def predict(
     Raises:
         ValueError: files, bands, types, units or places are not as the network needs them; nothing is written then.
     """
-    sensors = trained.config.model.sensors
+    started, sensors = time.perf_counter(), trained.config.model.sensors
     if cutting.window_px < 1:
         raise ValueError(f"a window of {cutting.window_px} pixels, expected a positive number")
     for sensor, paths in (("s2", s2), ("s1", s1)):
@@ -149,8 +152,8 @@ def predict(
         unfinished = UnfinishedMap(scene.grid, outputs, tags, rows.starts, settings)
         with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
             try:
-                network = make_probabilities(dataclasses.replace(trained, config=config), devices)
-                _do_strips(scene, network, rows, columns, at_once, unfinished, shard)
+                with Timed(make_probabilities(dataclasses.replace(trained, config=config), devices)) as network:
+                    mapped = _do_strips(scene, network, rows, columns, at_once, unfinished, shard)
                 if not unfinished.missing and unfinished.empty:
                     raise ValueError(
                         f"no pixel to map: in none of {scene.grid.height} x {scene.grid.width} have all bands data"
@@ -159,7 +162,22 @@ def predict(
             except ValueError:
                 unfinished.remove()  # with other files it would be another map
                 raise
-    return unfinished.finish()
+    finished = unfinished.finish()
+    if mapped:
+        seconds = time.perf_counter() - started
+        print(f"note: {speed(scene.grid, mapped, seconds, network.seconds, peak_memory_gb())}", file=sys.stderr)
+    return finished
+
+
+def speed(grid: Grid, rows: int, seconds: float, network_s: float, memory_gb: float) -> str:
+    """What a map took, for people; of rows of a grid, in square kilometres where its CRS has metres, else in megapixels."""
+    metres = grid.placed and grid.crs.is_projected
+    area = rows * grid.width * (abs(grid.transform.determinant) * grid.crs.linear_units_factor[1] ** 2 if metres else 1)
+    unit = "km2" if metres else "megapixels"
+    return (
+        f"{area / 1e6:,.2f} {unit} in {seconds:,.1f} s, {area / 1e6 / seconds:,.2f} {unit}/s; the network was at work "
+        f"{network_s / seconds:.0%} of the time; {memory_gb:.2f} GB of memory at most"
+    )
 
 
 def cache_bytes(scene: Scene) -> int:
@@ -191,8 +209,8 @@ def _do_strips(
     at_once: int,
     unfinished: UnfinishedMap,
     shard: tuple[int, int],
-) -> None:
-    """Maps those strips of a part that are missing; a strip is written while the next one is mapped."""
+) -> int:
+    """Maps those strips of a part that are missing; a strip is written while the next one is mapped. Returns how many rows."""
     mine, missing = windows.share_of(len(rows.starts), *shard), unfinished.missing
     if len(missing) < len(rows.starts):
         done = len(rows.starts) - len(missing)
@@ -215,6 +233,7 @@ def _do_strips(
                     written = thread.submit(unfinished.write, block.strip, *strip)
         if written:
             written.result()
+    return sum(rows.counts[strip] for strips in todo for strip in strips)
 
 
 def _new_strip(block: Block, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from specsar_jax.map_files import Outputs
 from specsar_jax.scenes import open_scene
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.grids import Grid
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tile_files import Tile, write_tile
@@ -185,6 +188,38 @@ def test_blending_leaves_no_seam(tmp_path):
     np.testing.assert_allclose(whole.sum(axis=-1), 1, atol=1e-6)
     # No jump between neighbours: over a blend of 64 pixels none is larger than a twentieth.
     assert max(np.abs(np.diff(whole[..., 0], axis=axis)).max() for axis in (0, 1)) < 0.05
+
+
+def test_what_a_map_took_is_told(run, tmp_path, capsys):
+    scene(tmp_path, 90, 140)
+    map_of(load_trained(run), tmp_path)
+    # 90 x 140 pixels of 10 m.
+    (told,) = re.findall(r"note: (1\.26 km2 in .*)", capsys.readouterr().err)
+    share = re.search(r"the network was at work (\d+)% of the time; \d+\.\d\d GB of memory", told)
+    assert 0 <= int(share[1]) <= 100
+    unplaced = Grid(None, rasterio.Affine.identity(), 2000, 500)
+    assert predict.speed(unplaced, 1000, 0.1, 0.05, 1.0).startswith("0.50 megapixels in 0.1 s, 5.00 megapixels/s")
+
+
+def test_time_of_the_network_counts_no_moment_twice():
+    """Batches are handed over before the one before is done: three at once that take 50 ms one after the other are 150 ms."""
+
+    class Slow:
+        """A result that is there at a time."""
+
+        def __init__(self, at: float) -> None:
+            self.at = at
+
+        def block_until_ready(self) -> "Slow":
+            time.sleep(max(self.at - time.perf_counter(), 0))
+            return self
+
+    started = time.perf_counter()
+    with mapping.Timed(lambda s2, s1: Slow(started + s2)) as network:
+        for done in (0.05, 0.1, 0.15):
+            network(done, None)
+        time.sleep(0.3)  # in which it has nothing to do
+    assert 0.14 < network.seconds < 0.25
 
 
 def test_bundle_stands_in_for_the_workdir(run, tmp_path, capsys):
