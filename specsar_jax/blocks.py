@@ -107,10 +107,10 @@ def from_geojson(text: str, name: str) -> shapely.Geometry:
         ValueError: it is no GeoJSON, holds no polygon or something else, is not in degrees, or reaches beyond UTM.
     """
     try:
-        tree = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        tree = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is not JSON ({error}); expected GeoJSON with polygons") from None
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not isinstance(tree.get("type"), str):
         raise ValueError(f"{name} is not GeoJSON; expected an object with a type, of polygons")
     crs = str(tree.get("crs") or "")
     if crs and "CRS84" not in crs and "4326" not in crs:
@@ -137,6 +137,17 @@ def from_geojson(text: str, name: str) -> shapely.Geometry:
     return _checked(shapely.unary_union([_polygons(shapely.intersection(turn, world)) for turn in turns]))
 
 
+def search_bounds(region: shapely.Geometry) -> tuple[float, float, float, float]:
+    """West, south, east, north of a region in degrees, as an archive is asked for it; west > east across the antimeridian."""
+    west, south, east, north = region.bounds
+    if west == -180 and east == 180:
+        parts = [shapely.intersection(region, shapely.box(*half)) for half in ((0, -90, 180, 90), (-180, -90, 0, 90))]
+        first, last = parts[0].bounds[0], parts[1].bounds[2]
+        if first > last:  # else the region goes around the globe
+            west, east = first, last
+    return west, south, east, north
+
+
 def region_hectares(region: shapely.Geometry) -> float:
     """Area of a region on the ellipsoid, whose edges are straight in degrees."""
     return shapely.area(_moved(shapely.segmentize(region, _FINE), DEGREES, _equal_area(0))) / 1e4
@@ -156,9 +167,10 @@ def blocks_of(region: shapely.Geometry, size_px: int) -> Iterator[Block]:
             there = shapely.make_valid(there)
             shapely.prepare(there)
             left, bottom, right, top = (math.floor(v / side) for v in there.bounds)
-            x, y = (part.ravel() for part in np.meshgrid(np.arange(left, right + 1), np.arange(bottom, top + 1)))
-            touched = shapely.intersects(there, shapely.box(x * side, y * side, (x + 1) * side, (y + 1) * side))
-            yield from (Block(zone, int(x), int(y), size_px) for x, y in zip(x[touched], y[touched], strict=True))
+            x = np.arange(left, right + 1)
+            for y in range(bottom, top + 1):  # not all at once: a zone has 60 million blocks of 32 pixels
+                touched = shapely.intersects(there, shapely.box(x * side, y * side, (x + 1) * side, (y + 1) * side))
+                yield from (Block(zone, int(column), y, size_px) for column in x[touched])
 
 
 def inside(block: Block, region: shapely.Geometry) -> Bool[np.ndarray, "size size"]:
@@ -211,12 +223,16 @@ def _checked(region: shapely.Geometry) -> shapely.Geometry:
     return region
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
 def _geometries(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
     inner = {"Feature": "geometry", "FeatureCollection": "features", "GeometryCollection": "geometries"}
-    if tree.get("type") not in inner:
+    if (kind := str(tree.get("type"))) not in inner:
         yield tree
         return
-    found = tree.get(inner[tree["type"]])
+    found = tree.get(inner[kind])
     for one in found if isinstance(found, list) else [found]:
         if isinstance(one, dict):
             yield from _geometries(one)
@@ -225,15 +241,22 @@ def _geometries(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _across(polygon: shapely.Polygon) -> shapely.Polygon:
     """A polygon whose edges of more than half the globe go the short way round; longitudes may then be beyond 180."""
 
-    def unrolled(xy: np.ndarray) -> np.ndarray:
+    def unrolled(ring: shapely.LinearRing) -> np.ndarray:
+        xy = np.asarray(ring.coords)[:, :2]
         jump = np.diff(xy[:, 0], prepend=xy[:1, 0])
-        turns = np.where(np.abs(jump) > 180, -np.sign(jump), 0) * (np.abs(jump) < 360)
-        return xy + np.stack([360 * np.cumsum(turns), np.zeros(len(xy))], axis=1)
+        turns = np.cumsum(np.where(np.abs(jump) > 180, -np.sign(jump), 0) * (np.abs(jump) < 360))
+        if len(turns) and turns[-1]:
+            raise ValueError("it goes around a pole; cut it along a meridian")
+        return xy + np.stack([360 * turns, np.zeros(len(xy))], axis=1)
 
-    return shapely.Polygon(
-        unrolled(np.asarray(polygon.exterior.coords)[:, :2]),
-        [unrolled(np.asarray(ring.coords)[:, :2]) for ring in polygon.interiors],
-    )
+    outer = unrolled(polygon.exterior)
+    west = outer[:, 0].min(initial=np.inf)
+    # A hole may be told in longitudes of the other side of the antimeridian.
+    holes = [
+        np.add(xy, (360 * math.ceil((west - xy[:, 0].min() - 1e-9) / 360), 0))
+        for xy in map(unrolled, polygon.interiors)
+    ]
+    return shapely.Polygon(outer, holes)
 
 
 def _polygons(shape: shapely.Geometry) -> shapely.Geometry:

@@ -83,8 +83,8 @@ def entries(client: distributed.Client, job: Job, todo: Sequence[Block], attempt
         ValueError: the scheduler went away.
     """
     give = _Job(job)
-    client.register_plugin(give)
     try:
+        client.register_plugin(give)
         for attempt in range(attempts):
             again = []
             for block, entry in _round(client, give.name, todo, attempt):
@@ -160,9 +160,26 @@ def _round(
                 entry = future.result()
             except distributed.KilledWorker:
                 reason = "every worker that began it died; is there enough memory for blocks of this --block_px?"
-                entry = {"block": block.name, "status": "failed", "reason": reason, "again": False, "doubts": ()}
+                entry = _failed(block, reason, again=False)
+            except (CancelledError, CommClosedError, TimeoutError):
+                raise  # the scheduler went away
+            except (
+                Exception
+            ) as fault:  # `map_block` raises none: a worker that has the job not, or is not as this process
+                entry = _failed(
+                    block, f"a worker cannot map ({_line(fault)}); has it this version of specsar_jax?", again=True
+                )
             future.release()
             yield block, entry
             landing.update(submitted())
     finally:
-        client.cancel(list(landing.futures), force=True) if landing.futures else None
+        with contextlib.suppress(Exception):  # of a scheduler that went away
+            client.cancel(list(flying), force=True)
+
+
+def _failed(block: Block, reason: str, *, again: bool) -> dict[str, Any]:
+    return {"block": block.name, "status": "failed", "reason": reason, "again": again, "doubts": ()}
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

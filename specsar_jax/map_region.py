@@ -100,16 +100,20 @@ def _do(job: Job, todo: list, total: int, scheduler: str, workers: int, attempts
             for doubt in set(entry["doubts"]) - said:
                 bar.write(f"warning: {doubt}")
                 said.add(doubt)
-    return failed
+    lost = [block.name for block in todo if block.name not in failed and not region_files.is_done(job.output, block)]
+    return failed | dict.fromkeys(
+        lost, f"a worker did it, but {job.output} does not hold it; do the workers see that folder?"
+    )
 
 
 def _check_items(job: Job) -> None:
     """Raises a ValueError if the archive has nothing for the region, before anything is started."""
     check_collections(job.archive)
+    where = blocks.search_bounds(job.region)
     for sensor in job.recipe.sensors:
         collection, dates = getattr(job.archive, sensor), getattr(job.recipe, f"{sensor}_dates")
         try:
-            found = search(collection, job.archive.timeout_s, job.region.bounds, interval(dates), most=1)
+            found = search(collection, job.archive.timeout_s, where, interval(dates), most=1)
         except ArchiveError as error:
             raise ValueError(f"{error}; try again later") from None
         if not found:

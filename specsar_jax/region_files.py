@@ -14,6 +14,7 @@ import dataclasses
 import fcntl
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
                 f"another map_region is at work on {output}; wait for it, or give another --output"
             ) from None
         _check_asked(output / "region.json", json.loads(json.dumps(asked)), bool(_items(output)))
-        for left in (output / "blocks").glob(".*"):  # of workers that were killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in (output / "blocks").glob(".*"):  # of workers that were killed, or are not yet
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         yield
 
 
@@ -95,18 +96,19 @@ def write_block(
     Raises:
         OSError: the folder cannot be written.
     """
-    path = job.output / "blocks" / f"{block.name}.tif"
-    outputs = Outputs(path)
+    folder = job.output / "blocks"
     tags = job.tags | {"s2_window": interval(job.recipe.s2_dates), "s1_window": interval(job.recipe.s1_dates)}
     for sensor in job.recipe.sensors:
         for what in ("items", "dates"):
             tags[f"{sensor}_{what}"] = " ".join(getattr(made, what).get(sensor, ())) if made else ""
-    # What a killed worker left of this block may be of other scenes.
-    shutil.rmtree(path.with_name(f".{path.name}.unfinished"), ignore_errors=True)
-    write_map(block.grid, outputs, tags, probability)
     item = _item(block, job, made, hectares)
-    with written_whole(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+    # Of each attempt its own: a worker that the scheduler has lost may still be at work on this block while another one does it.
+    with tempfile.TemporaryDirectory(prefix=f".{block.name}.", dir=folder, ignore_cleanup_errors=True) as own:
+        write_map(block.grid, Outputs(Path(own) / f"{block.name}.tif"), tags, probability)
+        for kind in (".tif.aux.xml", ".qml", ".tif"):
+            Path(own, block.name + kind).replace(folder / (block.name + kind))
+        with written_whole(folder / f"{block.name}.json") as part:
+            part.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
 
 
 def write_mosaics(output: Path, done: Sequence[Block]) -> list[Path]:
@@ -136,7 +138,7 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
         for name, area in known["specsar:hectares"].items():
             classes[name] += area
         without += known["specsar:no_data_hectares"]
-        if not any(known["specsar:hectares"].values()):
+        if known["specsar:no_data_hectares"] and not any(known["specsar:hectares"].values()):
             empty.append(block.name)
     summary = {
         "region_hectares": blocks.region_hectares(job.region),
@@ -172,8 +174,10 @@ def _check_asked(path: Path, asked: dict[str, Any], holds_blocks: bool) -> None:
     if path.exists() and holds_blocks:
         try:
             found = json.loads(path.read_bytes())
-        except json.JSONDecodeError:
-            raise ValueError(f"{path} is damaged; give another --output") from None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is damaged; give another --output")
         for name in sorted(asked.keys() | found.keys()):
             if asked.get(name) != found.get(name):
                 was, now = (json.dumps(tree.get(name))[:100] for tree in (found, asked))

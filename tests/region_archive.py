@@ -1,8 +1,13 @@
 """Scenes of a few kilometres on loopback, for composites and regions: two dates of Sentinel-2 with clouds, two passes of Sentinel-1."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import rasterio
-from local_archive import Archive
+from conftest import command
+from local_archive import Archive, Files, files_served, stac_served
 from rasterio.warp import transform as transform_coordinates
 
 from tfds_dwplus import bands
@@ -15,6 +20,35 @@ PASSES = ("2024-05-03", "2024-05-27")
 
 CLOUDS = ((slice(0, 60), slice(0, 60)), (slice(40, 120), slice(40, 120)))
 """Rows and columns of the cloud of each day; the two share a corner."""
+
+
+@contextlib.contextmanager
+def served(folder: Path, *places: tuple[str, float, float]) -> Iterator[tuple[str, Files]]:
+    """URL of a STAC API over scenes about some places, each on the grid of a CRS, and the server of their files."""
+    folders = [folder / name for name in ("files", "control", "api")]
+    for one in folders:
+        one.mkdir()
+    with files_served(*folders[:2]) as files:
+        made = Archive(folders[0], files)
+        for place in places:
+            add_place(made, *place)
+        with stac_served(made.items, folders[2]) as url:
+            yield url, files
+
+
+def arguments(run: Path, url: str, output: Path, *more: object) -> tuple[object, ...]:
+    """Of `map_region` over that archive; later flags win."""
+    return (
+        *("--workdir", run, "--stac_url", url, "--output", output, "--workers", 1, "--s2_collection", "region-s2"),
+        *("--s1_collection", "region-s1", "--s1_unit", "power", "--s1_quantity", "sigma0"),
+        *("--dates", "2024-05-01", "2024-05-31", "--block_px", 128),
+        *more,
+    )
+
+
+def mapped(run: Path, url: str, output: Path, *more: object):
+    """Runs the command."""
+    return command("specsar_jax.map_region", *arguments(run, url, output, *more), cwd=output.parent)
 
 
 def add_place(archive: Archive, crs: str, lon: float, lat: float, size_px: int = 400) -> tuple[float, float]:
