@@ -67,7 +67,13 @@ def connected(scheduler: str, workers: int) -> Iterator[distributed.Client]:
         try:
             client = stack.enter_context(distributed.Client(**where, timeout=START_S / 6))
             client.wait_for_workers(1, timeout=START_S)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            ValueError,
+            KeyError,
+            AssertionError,
+        ) as error:  # the last two of a file that tells no address
             raise ValueError(
                 f"no Dask scheduler with a worker answers at {scheduler} ({' '.join(str(error).split())[:200]}); "
                 "start one by 'dask scheduler' and 'dask worker ADDRESS', or leave --scheduler out"

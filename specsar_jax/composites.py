@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import shapely
 from jaxtyping import Bool, Float32, Int, UInt16
-from rasterio.warp import transform_bounds
+from rasterio.warp import transform_bounds, transform_geom
 
 from specsar_jax.scenes import CLOUD_CLASSES
 from tfds_dwplus import bands, stac
 from tfds_dwplus.grids import Grid
 from tfds_dwplus.imagery import Grid as ImageryGrid
-from tfds_dwplus.imagery import Wanted, covered
+from tfds_dwplus.imagery import Wanted
 from tfds_dwplus.stac import StacArchive
 
 NOT_CLEAR = (0, 1, *CLOUD_CLASSES)
@@ -140,26 +141,35 @@ def _middle(
 def _sentinel2(
     items: Sequence[Any], grid: ImageryGrid, recipe: Recipe, archive: StacArchive
 ) -> tuple[UInt16[np.ndarray, "height width s2_band"], list[Any], tuple[str, ...]]:
-    """The composite, the items that it is made from, and doubts. Reads no more scenes than it needs."""
+    """The composite, the items that it is made from, and doubts. Reads no more scenes than it needs.
+
+    Items of one satellite and day are one take, cut into tiles that overlap: of a take a pixel counts once.
+    """
     scenes = [(stac.scene(item), item) for item in items]
     known = [
         (s.cloud_percent, s.time, item.id, item) for s, item in scenes if s.cloud_percent <= recipe.max_cloud_percent
     ]
     median = Median((grid.height, grid.width), len(recipe.wanted.s2_bands), recipe.s2_scenes)
     used, doubts = [], []
+    takes: dict[tuple[str, str], np.ndarray] = {}
     for *_, item in sorted(known, key=lambda one: one[:3]):
         if not median.missing.any():
             break
-        if not covered(item.geometry, grid):
+        if not _touches(item.geometry, grid):
             continue
+        take = str(item.properties.get("platform")), str(stac.scene(item).time.date())
+        seen = takes.setdefault(take, np.zeros((grid.height, grid.width), bool))
         clear = np.ones((grid.height, grid.width), bool)
         if recipe.cloud_mask:
             classes = stac.scene_classes(item, grid, archive)
             clear = ~np.isnan(classes) & ~np.isin(classes, NOT_CLEAR)
+        clear &= ~seen
         if not (clear & median.missing).any():
             continue
         numbers, told = stac.digital_numbers(item, grid, recipe.wanted, archive)
-        if median.add(numbers, clear).any():
+        taken = median.add(numbers, clear)
+        seen |= taken
+        if taken.any():
             used.append(item)
             if not told:
                 doubts.append(
@@ -167,3 +177,16 @@ def _sentinel2(
                     f"they are left as they are: say --s2_offset {stac.OFFSET_DN} or --s2_offset 0"
                 )
     return median.result(), used, tuple(doubts)
+
+
+def _touches(geometry: dict[str, Any] | None, grid: ImageryGrid) -> bool:
+    """Whether a GeoJSON geometry in degrees has anything of a grid, however little; so if it is not known, or lies on both sides of
+    the antimeridian, where archives draw it in ways of their own.
+    """
+    if geometry is None:
+        return True
+    west, _, east, _ = shapely.geometry.shape(geometry).bounds
+    if east - west > 180:
+        return True
+    there = shapely.make_valid(shapely.geometry.shape(transform_geom("EPSG:4326", grid.crs, geometry)))
+    return bool(shapely.intersects(there, shapely.box(*grid.bounds)))

@@ -83,7 +83,10 @@ class Archive:
             href = f"{self.files.url}/{collection}/{name}/{key}.tif?sig=SECRET"
             assets[key] = {"href": href, "type": "image/tiff; application=geotiff; profile=cloud-optimized"}
         west, south, east, north = bounds
-        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        parts = (
+            [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
+        )  # cut at the antimeridian, as RFC 7946 wants it
+        rings = [[[[w, south], [e, south], [e, north], [w, north], [w, south]]] for w, e in parts]
         self.items.append(
             {
                 "type": "Feature",
@@ -91,7 +94,9 @@ class Archive:
                 "id": name,
                 "collection": collection,
                 "bbox": [west, south, east, north],
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "geometry": {"type": "MultiPolygon", "coordinates": rings}
+                if rings[1:]
+                else {"type": "Polygon", "coordinates": rings[0]},
                 "properties": {"datetime": when, **properties},
                 "links": [],
                 "assets": assets,

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-shapely = pytest.importorskip("shapely", reason="extra 'region'")
+pytest.importorskip("shapely", reason="extra 'region'")
 
+import shapely
 from rasterio.warp import transform as transform_coordinates
 
 from specsar_jax import blocks
@@ -54,7 +55,7 @@ def test_each_place_is_in_one_block(sides):
         zones.add(block.zone)
         x, y = (np.array(part) for part in transform_coordinates("EPSG:4326", block.crs, lon, lat))
         column, row = np.floor(~block.grid.transform @ (x, y)).astype(int)
-        there = (0 <= row) & (row < 256) & (0 <= column) & (column < 256)
+        there = (row >= 0) & (row < 256) & (column >= 0) & (column < 256)
         times[there] += inside[row[there], column[there]]
     # At the border of a zone a pixel belongs to where its middle lies, so places less than 7 m from it may be in two or none.
     assert (times == 1).mean() > 0.99 and times.max() <= 2
