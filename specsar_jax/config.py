@@ -37,6 +37,7 @@ class Data:
     band_jitter: float = 0.0  # standard deviation of the logarithm of a random gain of each Sentinel-2 band of a tile
     speckle_looks: float = 0.0  # Sentinel-1 gets the speckle of so many looks on top; 0 for none
     band_drop: float = 0.0  # probability that a band of a training tile is taken away; never all of a sensor
+    sensor_drop: tuple[float, ...] = ()  # probability that a training tile lacks Sentinel-2, and Sentinel-1; never both
     read_threads: int = 2  # reading and decoding; the result does not depend on it
     corrupt_records: Literal["stop", "skip"] = "stop"  # what a record does that cannot be read; named either way
 

@@ -123,6 +123,12 @@ def check_crop(source: Any, config: Config) -> None:
         raise ValueError(
             "data.zoom must be positive (1 for none), band_jitter, speckle_looks and band_drop not negative"
         )
+    drop = config.data.sensor_drop
+    if drop and (len(drop) != 2 or min(drop) < 0.0 or sum(drop) > 1.0):
+        raise ValueError(
+            f"data.sensor_drop is {drop}, expected the probabilities of losing Sentinel-2 and Sentinel-1, such as (0.3, 0.1), "
+            "of a sum up to 1; or () for none"
+        )
 
 
 def train_batches(

@@ -150,6 +150,14 @@ def augment(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator)
             dropped = rng.random(tile[sensor].shape[-1]) < config.band_drop
             if dropped.any() and not dropped.all():
                 tile[sensor] = np.where(dropped, np.asarray(nodata, tile[sensor].dtype), tile[sensor])
+    if config.sensor_drop and tile["s2"].shape[-1] and tile["s1"].shape[-1]:
+        # One draw for both: what takes away the one leaves the other, and labels stay, for the other to explain.
+        s2_share, s1_share = config.sensor_drop
+        drawn = rng.random()
+        if drawn < s2_share:
+            tile["s2"] = np.full_like(tile["s2"], bands.S2_NODATA)
+        elif drawn < s2_share + s1_share:
+            tile["s1"] = np.full_like(tile["s1"], np.nan)
     return tile
 
 

@@ -119,3 +119,10 @@ def test_augmentation_without_sense_is_refused(builder, setting):
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **setting))
     with pytest.raises(ValueError, match="zoom must be positive"):
         pipeline.check_crop(read_split(builder, "train"), config)
+
+
+@pytest.mark.parametrize("drop", [(0.3,), (0.3, -0.1), (0.7, 0.4)])
+def test_a_sensor_drop_without_sense_is_refused(builder, drop):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, sensor_drop=drop))
+    with pytest.raises(ValueError, match="sensor_drop is"):
+        pipeline.check_crop(read_split(builder, "train"), config)

@@ -118,6 +118,24 @@ def test_bands_are_dropped_but_never_all_of_a_sensor():
     assert 4.0 < np.mean(dropped) < 5.0
 
 
+def test_a_sensor_is_dropped_as_often_as_asked_for_and_never_both():
+    lost = []
+    for seed in range(300):
+        before, after = augmented(seed, sensor_drop=(0.5, 0.2))
+        lost.append(((after["s2"] == bands.S2_NODATA).all(), np.isnan(after["s1"]).all()))
+        np.testing.assert_array_equal(after["label"], before["label"])
+        assert after["s2"].dtype == np.uint16 and after["s1"].dtype == np.float32
+    assert not any(s2 and s1 for s2, s1 in lost)
+    np.testing.assert_allclose(np.mean(lost, axis=0), (0.5, 0.2), atol=0.1)
+
+
+def test_the_only_sensor_is_not_dropped():
+    tile = {name: values[..., :0] if name == "s1" else values for name, values in tile_of(squares(32)).items()}
+    config = Data(crop_px=32, flips=False, sensor_drop=(1.0, 0.0))
+    after = preprocess.augment(dict(tile), config, np.random.default_rng(0))
+    np.testing.assert_array_equal(after["s2"], tile["s2"])
+
+
 def test_zoom_keeps_the_size_and_makes_up_no_label():
     sides = set()
     for seed in range(40):
