@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import rasterio
 from rasterio.errors import RasterioError
 
 from specsar_jax.viewed import OpenMap, open_map
@@ -28,6 +29,9 @@ from tfds_dwplus.command_line import Parser, run
 
 PORT = 8617
 """Where the page is if no port is asked for and this one is free."""
+
+CACHE_MB = 256
+"""What GDAL may keep of the files; its own choice is a twentieth of the machine's memory."""
 
 
 def main(argv: list[str]) -> None:
@@ -49,8 +53,12 @@ def main(argv: list[str]) -> None:
     if args.port is not None and not 0 <= args.port < 2**16:
         raise ValueError(f"--port is {args.port}, expected 0 to 65535")
     names = tuple(name.strip() for name in args.s2_bands.split(",") if name.strip())
-    server = _listen(open_map(args.map, args.s2, args.probabilities, names), _files(), args.host, args.port)
-    with server:
+    files = _files()
+    with (
+        rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
+        open_map(args.map, args.s2, args.probabilities, names) as shown,
+        _listen(shown, files, args.host, args.port) as server,
+    ):
         host = "127.0.0.1" if args.host in ("0.0.0.0", "") else args.host
         address = f"http://{host}:{server.server_port}/"
         print(f"{args.map}: {address} (Ctrl-C ends)", flush=True)

@@ -6,13 +6,17 @@ PNGs in web Mercator, and figures. Needs the extra `view`.
 A map that does not know its place is shown too, as if its pixels of 10 m lay on the equator; areas are in pixels then.
 """
 
+import contextlib
 import dataclasses
 import io
 import math
 import re
 import sys
+import tempfile
+import time
 import warnings
-from collections.abc import Sequence
+import xml.etree.ElementTree
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ import rasterio.shutil
 from jaxtyping import Float64, UInt8
 from PIL import Image
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform
 from rasterio.windows import Window
@@ -32,6 +37,9 @@ from tfds_dwplus import bands
 from tfds_dwplus.grids import Grid
 
 TILE_PX = 256
+
+LARGE_PX = 2048
+"""Rasters with more rows or columns and without overviews are given some: else each tile of a far zoom reads the whole file."""
 
 MOST_SAMPLES = 1536
 """Rows and columns, at most, into which a view is cut to count areas."""
@@ -183,10 +191,11 @@ class OpenMap:
         return {"areas": sums.tolist(), "unit": unit, "step_px": round(step, 2)}
 
 
+@contextlib.contextmanager
 def open_map(
     path: str, s2: Sequence[str] = (), probabilities: str | None = None, s2_bands: tuple[str, ...] = ()
-) -> OpenMap:
-    """Opens a map and what belongs to it.
+) -> Iterator[OpenMap]:
+    """Opens a map and what belongs to it. Overviews that a large file lacks lie in a temporary folder meanwhile.
 
     Args:
         path: class map of `specsar_jax.predict`.
@@ -201,8 +210,6 @@ def open_map(
         _check_map(path, raster)
         grid = Grid.of(raster)
         tags = {key: text for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)}
-        if not raster.overviews(1) and max(raster.shape) > 4 * MOST_SAMPLES:
-            print(f"note: {path} has no overviews; far zooms are slow (gdaladdo -r nearest {path})", file=sys.stderr)
     shown = OpenMap(Path(path).name, _on_earth(path, grid), _placed(grid), grid.placed, tags)
     if not grid.placed:
         print(f"note: {path} has no CRS and transform; it is shown without a place, areas in pixels", file=sys.stderr)
@@ -214,7 +221,19 @@ def open_map(
         shown = dataclasses.replace(shown, probabilities=str(probabilities))
     if s2:
         shown = dataclasses.replace(shown, imagery=_channels(s2, s2_bands, grid))
-    return shown
+    with tempfile.TemporaryDirectory(prefix="specsar_jax_view_", ignore_cleanup_errors=True) as folder:
+        address, _ = _with_overviews(shown.address, [1], Resampling.nearest, Path(folder, "map.vrt"), path)
+        imagery = list(shown.imagery)
+        for number, scene in enumerate(dict.fromkeys(channel.address for channel in imagery)):
+            bands_of = [channel.index for channel in imagery if channel.address == scene]
+            smaller, places = _with_overviews(
+                scene, bands_of, Resampling.average, Path(folder, f"s2_{number}.vrt"), Path(scene).name
+            )
+            imagery = [
+                dataclasses.replace(c, address=smaller, index=places[c.index]) if c.address == scene else c
+                for c in imagery
+            ]
+        yield dataclasses.replace(shown, address=address, imagery=tuple(imagery))
 
 
 def to_mercator(bounds: Bounds) -> Bounds:
@@ -338,3 +357,35 @@ def _on_earth(path: str, grid: Grid) -> str:
     with rasterio.open(address, "r+") as raster:
         raster.crs, raster.transform = (placed := _placed(grid)).crs, placed.transform
     return address
+
+
+def _with_overviews(
+    address: str, indexes: Sequence[int], how: Resampling, path: Path, name: str
+) -> tuple[str, dict[int, int]]:
+    """Address of some bands of a raster that has overviews, and where its bands are there: its own, if it has some or is small;
+    else that of a few lines of XML about it at `path`, with overviews beside them.
+    """
+    with rasterio.open(address) as raster:
+        size = max(raster.shape)
+        if size <= LARGE_PX or raster.overviews(indexes[0]):
+            return address, {index: index for index in indexes}
+    print(f"note: {name} has no overviews; makes them in a temporary folder", end="", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    rasterio.shutil.copy(address, path, driver="VRT")
+    tree = xml.etree.ElementTree.parse(path)
+    root = tree.getroot()
+    places = {index: place for place, index in enumerate(dict.fromkeys(indexes), start=1)}
+    found = {int(band.attrib["band"]): band for band in root.findall("VRTRasterBand")}
+    for band in found.values():
+        root.remove(band)
+    for index, place in places.items():
+        found[index].set("band", str(place))
+        root.append(found[index])
+    tree.write(path)
+    # Half the size would be most of the work and of the disk, and saves a tile little: it reads 512 x 512 pixels then.
+    factors = [2**power for power in range(2, size.bit_length()) if size >> power >= TILE_PX // 2]
+    settings = {"COMPRESS_OVERVIEW": "DEFLATE", "BIGTIFF_OVERVIEW": "IF_SAFER", "GDAL_NUM_THREADS": "ALL_CPUS"}
+    with rasterio.Env(**settings), rasterio.open(path, "r+") as raster:
+        raster.build_overviews(factors, how)
+    print(f": {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    return str(path), places

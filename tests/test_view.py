@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def made(tmp_path_factory):
 def shown(made):
     from specsar_jax.viewed import open_map
 
-    return open_map(str(made / "map.tif"), [str(made / "s2.tif")], str(made / "shares.tif"))
+    with open_map(str(made / "map.tif"), [str(made / "s2.tif")], str(made / "shares.tif")) as shown:
+        yield shown
 
 
 def test_areas_are_true(shown):
@@ -50,6 +52,47 @@ def test_areas_are_true(shown):
     expected[1], expected[6] = 15 * 30 * 0.010008, 20 * 30 * 0.010008
     np.testing.assert_allclose(areas["areas"], expected, rtol=0.02, atol=0.02)
     assert sum(shown.areas((0.0, 0.0, 1.0, 1.0))["areas"]) == 0
+
+
+def test_a_large_map_without_overviews_gets_some(tmp_path, capsys):
+    """For as long as it is shown; the files stay as they are. Near zooms show the same as without."""
+    from specsar_jax import viewed
+
+    rng = np.random.default_rng(0)
+    profile = {"driver": "GTiff", "crs": GRID.crs, "transform": GRID.transform, "height": 700, "width": 2100}
+    with rasterio.open(tmp_path / "map.tif", "w", count=1, dtype="uint8", nodata=255, **profile) as raster:
+        raster.write(np.kron(rng.integers(0, 9, (10, 30), np.uint8), np.ones((70, 70), np.uint8)), 1)
+    with rasterio.open(tmp_path / "s2.tif", "w", count=4, dtype="uint16", nodata=0, **profile) as raster:
+        raster.write(np.full((4, 700, 2100), np.array([9, 400, 800, 1200], np.uint16)[:, None, None]))
+        raster.descriptions = ("B1", "B2", "B3", "B4")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with viewed.open_map(str(tmp_path / "map.tif"), [str(tmp_path / "s2.tif")]) as shown:
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 2 and all("has no overviews; makes them in a temporary folder" in line for line in told)
+        # Of the scene, its three bands that are looked at.
+        addresses = {shown.address: 1, **{channel.address: 3 for channel in shown.imagery}}
+        assert len(addresses) == 2
+        for address, count in addresses.items():
+            with rasterio.open(address) as raster:
+                assert raster.count == count and all(raster.overviews(band) for band in range(1, count + 1))
+        folder = Path(shown.address).parent
+        assert folder.exists()
+        west, south, east, north = viewed.to_mercator(shown.bounds)
+        middle = (west + east) / 2, (south + north) / 2
+        near = (middle[0] - 1000, middle[1] - 1000, middle[0] + 1000, middle[1] + 1000)
+        one, other = (
+            viewed._part(address, [1], near, 256, 256) for address in (shown.address, str(tmp_path / "map.tif"))
+        )
+        np.testing.assert_array_equal(one, other)
+        light = np.array([viewed._part(c.address, [c.index], near, 8, 8).data[0, 4, 4] for c in shown.imagery])
+        assert light.tolist() == [1200, 800, 400]
+        # All of the map in one tile, and the areas of its classes.
+        areas = shown.areas(shown.bounds)["areas"]
+        with rasterio.open(tmp_path / "map.tif") as raster:
+            counts = np.bincount(raster.read(1).ravel(), minlength=9)
+        np.testing.assert_allclose(np.divide(areas, sum(areas)), counts / counts.sum(), atol=2e-3)
+    assert not folder.exists()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_a_pixel(shown):
