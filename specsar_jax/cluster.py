@@ -47,7 +47,8 @@ def connected(scheduler: str, workers: int) -> Iterator[distributed.Client]:
         raise ValueError(
             f"no scheduler file {scheduler}; give that of 'dask scheduler --scheduler-file', or an address"
         )
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said by the entries
+    for name in ("distributed", *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said by the entries
     with contextlib.ExitStack() as stack:
         if not scheduler:
             environ = "distributed.nanny.pre-spawn-environ"
@@ -86,11 +87,16 @@ def entries(client: distributed.Client, job: Job, todo: Sequence[Block], attempt
     may help are done again when all others are.
 
     Raises:
-        ValueError: the scheduler went away.
+        ValueError: the scheduler went away, or workers cannot take the job.
     """
     give = _Job(job)
     try:
         client.register_plugin(give)
+    except Exception as fault:  # what a worker raised has lost its type on the way
+        raise ValueError(
+            f"the workers do not take the job ({_line(fault)}); are they there, with this version of specsar_jax?"
+        ) from None
+    try:
         for attempt in range(attempts):
             again = []
             for block, entry in _round(client, give.name, todo, attempt):
