@@ -143,7 +143,10 @@ class OpenMap:
     def point(self, lon: float, lat: float) -> dict[str, Any] | None:
         """Class and probabilities of the pixel at a place in degrees; None outside of the map."""
         with rasterio.open(self.address) as raster:
-            (x,), (y,) = transform(WGS84, raster.crs, [lon], [lat])
+            try:
+                (x,), (y,) = transform(WGS84, raster.crs, [lon], [lat])
+            except Exception:  # PROJ's, of a place that the CRS cannot see; rasterio has no public name for it
+                return None
             if not (math.isfinite(x) and math.isfinite(y)):
                 return None
             column, row = (math.floor(v) for v in ~raster.transform @ (x, y))

@@ -1,5 +1,6 @@
 """The page of view: what it is told, what it refuses, and, in a browser, what it shows."""
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import command, refused
+from PIL import Image
 from test_map_files import GRID
 from test_report import CHROMIUM, OPTIONS
 
@@ -101,6 +103,32 @@ def test_a_pixel(shown):
     assert found["class"] == 6 and found["row"] == pytest.approx(36, abs=1)
     assert found["probabilities"][6] == pytest.approx(0.8)
     assert shown.point(west - 1, south) is None
+    assert shown.point(1e308, south) is None and shown.point(west, 1e308) is None
+
+
+def test_a_map_over_the_antimeridian(tmp_path):
+    """Its tiles, areas and pixels are there on both sides, whichever way a longitude is counted."""
+    from specsar_jax.viewed import open_map, tile_bounds, to_mercator
+
+    place = {"crs": "EPSG:32760", "transform": rasterio.Affine(10, 0, 816000, 0, -10, 8142000)}
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "nodata": 255, "height": 800, "width": 800, **place}
+    with rasterio.open(tmp_path / "map.tif", "w", **profile) as raster:
+        raster.write(np.ones((1, 800, 800), np.uint8))
+    with open_map(str(tmp_path / "map.tif")) as shown:
+        west, south, east, north = shown.bounds
+        assert 179.9 < west < 180 < east < 180.1
+        # 8 by 8 km; UTM's scale is 1.0009 there.
+        assert sum(shown.areas(shown.bounds)["areas"]) == pytest.approx(6400 / 1.0009**2, rel=1e-3)
+        for lon, x in (((west + 180) / 2, 4095), ((180 + east) / 2, 0)):
+            lat = (south + north) / 2
+            assert shown.point(lon, lat) == shown.point(lon - 360, lat) and shown.point(lon, lat)["class"] == 1
+            [y] = [
+                y
+                for y in range(4096)
+                if tile_bounds(12, x, y)[1] <= to_mercator((0.0, lat, 0.0, lat))[1] < tile_bounds(12, x, y)[3]
+            ]
+            seen = np.asarray(Image.open(io.BytesIO(shown.map_tile(12, x, y))))[..., 3] > 0
+            assert 0.1 < seen.mean() < 0.5
 
 
 def test_the_server_gives_nothing_else(shown):
