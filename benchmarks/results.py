@@ -8,6 +8,7 @@ hour on two cores; runs are kept in `runs/` and reused.
 """
 
 import argparse
+import dataclasses
 import os
 import platform
 from importlib.metadata import version
@@ -98,7 +99,14 @@ def main() -> None:
         runs = [trained("ben_mini", f"ben_mini_{seed}", f"train.seed={seed}") for seed in SEEDS]
         rows.append(row(chips, "both sensors, from scratch", runs))
         notes.append(spread(f"Chips, from scratch, seed {SEEDS[0]}", runs[0]))
-        trained("quickstart", "simulated_4_bands", "data.s2_bands=B2,B3,B4,B8")
+        network = [f"model.{field}={value}" for field, value in dataclasses.asdict(config.model).items()]
+        trained(
+            "quickstart",
+            "simulated_4_bands",
+            *network,
+            f"optimizer.learning_rate={config.optimizer.learning_rate}",
+            "data.s2_bands=B2,B3,B4,B8",
+        )
         runs = [
             trained(
                 "ben_mini",
