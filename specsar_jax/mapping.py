@@ -30,6 +30,9 @@ Probabilities = Callable[[np.ndarray, np.ndarray], Float[Array, "batch height wi
 Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]]
 """Digital numbers, dB, and which pixels are to be mapped, of some rows and columns of a scene."""
 
+READ_PX = 2048
+"""Of a row, pixels of windows that are read together: bands that must be warped cost three times as much 300 pixels at a time."""
+
 
 class Block(NamedTuple):
     """A finished part of a map."""
@@ -198,28 +201,38 @@ def map_pixels(
 
 
 def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range) -> Iterator[_Part]:
-    """All parts of some strips in order, each read in a thread of its own while the one before it is at work."""
+    """All parts of some strips in order; several at a time are read in a thread of their own while those before are at work."""
 
-    def one(strip: int, places: range) -> _Part:
+    def together(strip: int, places: range) -> list[_Part]:
         left, top = columns.starts[places.start], rows.starts[strip]
         width = columns.starts[places[-1]] + columns.window - left
         here = slice(top, min(top + rows.window, rows.size)), slice(left, min(left + width, columns.size))
         *sensors, valid = read(*here)
+        sensors = [windows.mirrored(pixels, rows.window, width) for pixels in sensors]
+        return [one(strip, group, left, sensors, valid) for group in _groups(places, at_once)]
+
+    def one(strip: int, places: range, left: int, sensors: list[np.ndarray], valid: np.ndarray) -> _Part:
         cuts = {place: columns.starts[place] - left for place in places}
         needed = [place for place, at in cuts.items() if valid[:, at : at + columns.window].any()]
         batch = []
         for pixels in sensors:
-            pixels = windows.mirrored(pixels, rows.window, width)
             cut = np.zeros((at_once, rows.window, columns.window, pixels.shape[-1]), pixels.dtype)
             for row, place in enumerate(needed):
                 cut[row] = pixels[:, cuts[place] : cuts[place] + columns.window]
             batch.append(cut)
-        return _Part(strip, places, tuple(batch), needed, valid)
+        return _Part(
+            strip, places, tuple(batch), needed, valid[:, cuts[places.start] : cuts[places[-1]] + columns.window]
+        )
 
-    groups = [
-        range(first, min(first + at_once, len(columns.starts))) for first in range(0, len(columns.starts), at_once)
-    ]
-    yield from ahead(one, itertools.product(strips, groups))
+    wide = at_once * max(READ_PX // (at_once * columns.window), 1)
+    reads = _groups(range(len(columns.starts)), wide)
+    for parts in ahead(together, itertools.product(strips, reads)):
+        yield from parts
+
+
+def _groups(places: range, size: int) -> list[range]:
+    """So many places at a time."""
+    return [places[first : first + size] for first in range(0, len(places), size)]
 
 
 def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:

@@ -134,6 +134,24 @@ def test_map_does_not_depend_on_the_window(run, tmp_path):
     assert max((other != maps[0]).mean() for other in maps[1:]) < 0.01  # rounding of batches of another size
 
 
+def test_the_map_does_not_depend_on_how_much_is_read_together(monkeypatch):
+    tile = simulated_tile(1, "scene", 0, 150)
+    rows, columns = windows.plan(40, 32, 0.25), windows.plan(150, 32, 0.25)
+    config = configs.override(configs.Config(), ["predict.window_px=64"])
+
+    def network(s2, s1):
+        share = (s2[..., :1] % 100 / 100).astype(np.float32)
+        return np.concatenate([share, 1 - share] + [0 * share] * 7, axis=-1)
+
+    maps = []
+    for read_px in (1, 100, 2048):
+        monkeypatch.setattr(mapping, "READ_PX", read_px)
+        maps.append(mapping.map_pixels(network, tile.s2[:40], tile.s1[:40], rows, columns, config))
+    assert not np.isnan(maps[0]).all()
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other, maps[0])
+
+
 def test_one_file_a_band_equals_one_file(run, tmp_path):
     tile = scene(tmp_path, 64, 64)
     together = map_of(load_trained(run), tmp_path)
