@@ -58,7 +58,7 @@ S1_AWAY_PX = 8.3
 """How far outside the scene the grid of Sentinel-1 begins, in pixels."""
 NOTES = """
 S: from when the software is imported until the map is on disk; median over {rounds} rounds (fastest-slowest); of the largest scene one
-round. Start: imports. A program compiled earlier is loaded, not compiled: the first start on a machine took {first:.0f} s in all.
+round. CPU s: of all cores, in S. Start: imports. A program compiled earlier is loaded, not compiled: the first start on a machine took {first:.0f} s in all.
 km2/s: of ground at 10 m, not of windows. Windows: that went through the network, those included that fill up a batch. At work: time in
 which the network was at work, as `predict` tells it, of S; for PyTorch the time in its calls. Alone: what as many calls take when
 nothing else runs, measured after the map, of S: on few cores reading and blending share them with the network. Memory: most that the
@@ -156,11 +156,12 @@ def map_by_predict(job: Job) -> dict[str, Any]:
     s2, s1 = job.inputs()
     arguments = ["--workdir", job.bundle, "--s2", *s2, "--s1", *s1, "--output", job.output]
     said = io.StringIO()
-    begun = time.perf_counter()
+    begun, working = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         predict.main([str(argument) for argument in arguments])
-    seconds = time.perf_counter() - begun
-    facts = {"start_s": begun - started, "s": seconds, "memory_gb": memory_gb(), "windows": counted[0].windows}
+    seconds, working = time.perf_counter() - begun, time.process_time() - working
+    facts = {"start_s": begun - started, "s": seconds, "cpu_s": working, "memory_gb": memory_gb()}
+    facts["windows"] = counted[0].windows
     if job.form.endswith("_idle"):
         return facts
     (at_work,) = re.findall(r"at work (\d+)% of the time", said.getvalue())
@@ -179,7 +180,7 @@ def map_by_torch(job: Job) -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).parent.parent / "specsar_jax"))
     import torch_model
 
-    begun = time.perf_counter()
+    begun, working = time.perf_counter(), time.process_time()
     torch.set_num_threads(os.cpu_count() or 1)
     module = torch_model.load(job.bundle)
     network = Counted(lambda s2, s1: module.probabilities(s2, s1))
@@ -201,9 +202,13 @@ def map_by_torch(job: Job) -> dict[str, Any]:
                 for place in (Window(left, top, window, window) for top in places for left in places):
                     pixels = (torch.from_numpy(of.read(window=place))[None] for of in (s2, s1))
                     target.write(network(*pixels)[0].argmax(dim=0).to(torch.uint8).numpy(), 1, window=place)
-        seconds = time.perf_counter() - begun
-        facts = {"start_s": begun - started, "s": seconds, "memory_gb": memory_gb(), "windows": network.windows}
-        return facts | {"at_work": network.seconds / seconds, "alone": network.alone_s() / seconds}
+        seconds, working = time.perf_counter() - begun, time.process_time() - working
+        facts = {"start_s": begun - started, "s": seconds, "cpu_s": working, "memory_gb": memory_gb()}
+        return facts | {
+            "windows": network.windows,
+            "at_work": network.seconds / seconds,
+            "alone": network.alone_s() / seconds,
+        }
 
 
 def cutting(job: Job) -> tuple[int, int, int]:
@@ -348,6 +353,7 @@ def row(job: Job, figures: list[dict[str, Any]], peer: list[dict[str, Any]]) -> 
         FORMS[job.form],
         f"{figures[0]['windows']:,}",
         spread(seconds),
+        shown(float(np.median([figure["cpu_s"] for figure in figures]))),
         shown(area / np.median(seconds)),
         shown(float(np.median(ratios))) if ratios else "-",
         *(
