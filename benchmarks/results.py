@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,12 @@ def trained(name: str, workdir: str, *flags: str) -> dict[str, Any]:
     return train(config, Path("runs") / workdir)
 
 
-def forest(data_dir: str, name: str, seed: int) -> dict[str, Any]:
-    """Figures of a random forest on the means of all bands over 9 x 9 pixels, from the whole train split."""
-    builder = open_dataset(data_dir, name)
+def forest(learnt: Iterable[dict[str, Any]], scored: Iterable[dict[str, Any]], seed: int) -> np.ndarray:
+    """Confusion on the records `scored` of a random forest on the means of all bands over 9 x 9 pixels of the records `learnt`."""
 
-    def pixels(split: str) -> tuple[np.ndarray, np.ndarray]:
+    def pixels(records: Iterable[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         features, labels = [], []
-        for record in builder.as_data_source(split):
+        for record in records:
             stacked = np.concatenate([record["s2"].astype(np.float32), record["s1"]], axis=-1)
             means = ndimage.uniform_filter(stacked, (9, 9, 1))
             kept = preprocess.valid_pixels(record["s2"], record["s1"], ("s2", "s1")) & (record["label"] != bands.IGNORE)
@@ -52,14 +52,14 @@ def forest(data_dir: str, name: str, seed: int) -> dict[str, Any]:
             labels.append(record["label"][kept])
         return np.concatenate(features), np.concatenate(labels)
 
-    features, labels = pixels("train")
+    features, labels = pixels(learnt)
     chosen = np.random.default_rng(seed).choice(len(labels), min(len(labels), 60_000), replace=False)
     model = RandomForestClassifier(200, min_samples_leaf=5, n_jobs=-1, random_state=seed)
     model.fit(features[chosen], labels[chosen])
-    features, labels = pixels("test")
+    features, labels = pixels(scored)
     confusion = np.zeros((len(bands.CLASSES),) * 2, np.int64)
     np.add.at(confusion, (labels, model.predict(features)), 1)
-    return metrics.summarise(confusion)
+    return confusion
 
 
 def row(name: str, of: str, runs: list[dict[str, Any]]) -> str:
@@ -117,7 +117,9 @@ def main() -> None:
             for seed in SEEDS
         ]
         rows.append(row(chips, "both sensors, from weights learnt on simulated tiles", runs))
-        runs = [forest(config.data.data_dir, config.data.name, seed) for seed in SEEDS]
+        builder = open_dataset(config.data.data_dir, config.data.name)
+        learnt, scored = (list(builder.as_data_source(split)) for split in ("train", "test"))
+        runs = [metrics.summarise(forest(learnt, scored, seed)) for seed in SEEDS]
         rows.append(row("BigEarthNet chips", "both sensors, random forest on 9 x 9 means", runs))
     names = ("jax", "flax", "optax", "grain", "scikit-learn")
     print(
