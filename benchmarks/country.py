@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 REGIONS_KM2 = {"Cambodia": 181_035, "land surface of the earth": 148_940_000}
@@ -135,4 +136,4 @@ def plan(rates: list[Rate], archives: list[Archive]) -> str:
         f"{TILE_OVERLAP:.2f} / (km2/s of a GPU x 3600 x GPUs), at speeds to look up one's own in; to the right what a GPU must do for the "
         f"region to take a day. GFLOP/s are sustained, by XLA's count of the network's operations: {work}, windows overlapping by a quarter."
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(part if part.startswith("|") else textwrap.fill(part, 128) for part in parts)
