@@ -34,6 +34,9 @@ from tfds_dwplus.command_line import written_whole
 SCALE = 0.004
 """Probability of 1 in the files: 250 and 0.004, so that 255 is free for nodata."""
 
+CACHE_BYTES = 128 * 2**20
+"""Decoded blocks that GDAL keeps while it writes the final files: its own default is a twentieth of the memory, which a large map fills."""
+
 ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
 """The place of a strip: of no meaning, but rasterio warns where there is none."""
 
@@ -191,7 +194,8 @@ class UnfinishedMap:
         how = "nearest" if name == "map" else "average"
         options = {"compress": "deflate", "predictor": "no", "overview_resampling": how, "num_threads": "all_cpus"}
         try:
-            rasterio.shutil.copy(mosaic, whole, driver="COG", bigtiff="if_safer", **options)
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+                rasterio.shutil.copy(mosaic, whole, driver="COG", bigtiff="if_safer", **options)
         except RasterioError as error:
             raise OSError(
                 f"cannot write {final.name} in {final.parent.resolve()} ({error}); its strips are kept"

@@ -30,8 +30,8 @@ from tfds_dwplus.command_line import Parser, run
 PORT = 8617
 """Where the page is if no port is asked for and this one is free."""
 
-CACHE_MB = 256
-"""What GDAL may keep of the files; its own choice is a twentieth of the machine's memory."""
+CACHE_BYTES = 256 * 2**20
+"""What GDAL may keep of the files; its own choice is a twentieth of the machine's memory. In rasterio, and only there, in bytes."""
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     names = tuple(name.strip() for name in args.s2_bands.split(",") if name.strip())
     files = _files()
     with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
+        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         open_map(args.map, args.s2, args.probabilities, names) as shown,
         _listen(shown, files, args.host, args.port) as server,
     ):

@@ -8,7 +8,12 @@ from tfds_dwplus.grids import Grid
 
 @pytest.mark.parametrize(
     ("pixel", "corner"),
-    [(10.0, (600000.0, 4200000.0)), (10.0, (600005.0, 4200015.0)), (0.1 / 1113, (73.0123, 31.4567)), (10.0, (0.0, -50.0))],
+    [
+        (10.0, (600000.0, 4200000.0)),
+        (10.0, (600005.0, 4200015.0)),
+        (0.1 / 1113, (73.0123, 31.4567)),
+        (10.0, (0.0, -50.0)),
+    ],
 )
 def test_a_part_counts_on(pixel, corner):
     """Whatever is cut out, and wherever a pixel begins, the numbers are those of the whole."""
@@ -22,6 +27,8 @@ def test_a_part_counts_on(pixel, corner):
 
 
 def test_a_turned_grid_has_no_place_on_a_lattice():
-    turned = rasterio.Affine.translation(600000, 4200000) @ rasterio.Affine.rotation(30) @ rasterio.Affine.scale(10, -10)
+    turned = (
+        rasterio.Affine.translation(600000, 4200000) @ rasterio.Affine.rotation(30) @ rasterio.Affine.scale(10, -10)
+    )
     assert Grid(rasterio.CRS.from_epsg(32643), turned, 10, 10).first_pixel == (0, 0)
     assert Grid(None, rasterio.Affine.identity(), 10, 10).first_pixel == (0, 0)

@@ -163,6 +163,13 @@ def test_wrong_files_are_refused(made, arguments, message):
     assert message in refused(command("specsar_jax.view", *arguments, cwd=made))
 
 
+def test_gdal_may_keep_what_a_page_of_tiles_needs():
+    from specsar_jax import view
+
+    # GDAL takes megabytes, rasterio bytes: 256 of them were once what was left of the cache.
+    assert view.CACHE_BYTES > 100e6
+
+
 def test_in_a_browser(shown):
     from specsar_jax import view
 
