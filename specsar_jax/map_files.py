@@ -34,7 +34,7 @@ from tfds_dwplus.command_line import written_whole
 SCALE = 0.004
 """Probability of 1 in the files: 250 and 0.004, so that 255 is free for nodata."""
 
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 32 * 2**20
 """Decoded blocks that GDAL keeps while it writes the final files: its own default is a twentieth of the memory, which a large map fills."""
 
 ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
@@ -56,6 +56,11 @@ class Outputs:
         """Those that are wanted."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: path for name, path in named.items() if path}
+
+    @property
+    def of_shares(self) -> bool:
+        """Whether one of them is made of probabilities."""
+        return bool(self.probabilities or self.confidence)
 
     def check(self) -> None:
         """Raises a ValueError if they cannot be written or are one file."""
@@ -106,16 +111,20 @@ class UnfinishedMap:
         return [strip for strip in range(len(self.tops) - 1) if not self._path("map", strip).exists()]
 
     def write(
-        self, strip: int, class_id: UInt8[np.ndarray, "rows columns"], share: UInt8[np.ndarray, "rows columns class"]
+        self,
+        strip: int,
+        class_id: UInt8[np.ndarray, "rows columns"],
+        share: UInt8[np.ndarray, "rows columns class"] | None = None,
     ) -> None:
-        """Writes a strip: classes, 255 where there are none, and probabilities as `scaled` gives them.
+        """Writes a strip: classes as `class_ids` gives them, probabilities as `scaled` does, which only `Outputs.of_shares` need.
 
         Raises:
             OSError: the disk is full or the like.
         """
-        rasters = {"map": class_id[None], "probabilities": np.moveaxis(share, -1, 0)}
-        if self.outputs.confidence:
-            rasters["confidence"] = np.where(class_id == bands.IGNORE, bands.IGNORE, share.max(axis=-1))[None]
+        rasters = {"map": class_id[None]}
+        if share is not None:
+            confidence = np.where(class_id == bands.IGNORE, bands.IGNORE, share.max(axis=-1))
+            rasters |= {"probabilities": np.moveaxis(share, -1, 0), "confidence": confidence[None]}
         for name in reversed(self.outputs.paths):  # the map last: with it the strip is there
             with written_whole(self._path(name, strip)) as part:
                 part.write_bytes(self._geotiff(rasters[name]))
@@ -171,8 +180,14 @@ class UnfinishedMap:
     def _geotiff(values: UInt8[np.ndarray, "band rows columns"]) -> bytes:
         """A strip as a file that is quickly written and read once."""
         profile = {"driver": "GTiff", "dtype": "uint8", "nodata": bands.IGNORE, "compress": "deflate", "zlevel": 1}
-        profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "transform": ANYWHERE}
         count, height, width = values.shape
+        # No higher than the strip: all strips are open when they are read.
+        profile |= {
+            "tiled": True,
+            "blockxsize": 512,
+            "blockysize": min(-(-height // 16) * 16, 512),
+            "transform": ANYWHERE,
+        }
         with MemoryFile() as memory:
             with memory.open(count=count, height=height, width=width, **profile) as raster:
                 raster.write(values)
@@ -216,19 +231,21 @@ def write_map(
     outputs.check()
     unfinished = UnfinishedMap(grid, outputs, tags, [0], {})
     try:
-        unfinished.write(0, *classified(probability, ~np.isnan(probability[..., 0])))
+        valid = ~np.isnan(probability[..., 0])
+        unfinished.write(0, class_ids(probability, valid), scaled(probability, valid) if outputs.of_shares else None)
         unfinished.finish()
     finally:
         unfinished.remove()
 
 
-def classified(
-    probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray
-) -> tuple[UInt8[np.ndarray, "*shape"], UInt8[np.ndarray, "*shape class"]]:
-    """The most probable class of each pixel, and probabilities in steps of `SCALE`; 255 where it is not valid."""
-    class_id = np.where(valid, probability.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
-    share = np.where(valid[..., None], np.rint(np.nan_to_num(probability) / SCALE), bands.IGNORE).astype(np.uint8)
-    return class_id, share
+def class_ids(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    """The most probable class of each pixel; 255 where it is not valid."""
+    return np.where(valid, probability.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
+
+
+def scaled(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray) -> UInt8[np.ndarray, "*shape class"]:
+    """Probabilities in steps of `SCALE`; 255 where a pixel is not valid."""
+    return np.where(valid[..., None], np.rint(np.nan_to_num(probability) / SCALE), bands.IGNORE).astype(np.uint8)
 
 
 def _mosaic(name: str, grid: Grid, tags: dict[str, str], strips: list[tuple[str, int]], heights: list[int]) -> str:

@@ -134,16 +134,18 @@ def probability_blocks(
     """
     down, across = windows.blend_weights(rows), windows.blend_weights(columns)
     first = windows.first_to_reach(rows, strips.start)
-    above, beside = np.zeros((0, columns.padded, len(bands.CLASSES)), np.float32), None
+    # What windows above have begun, of which the first rows count. The same memory takes what this strip begins, from the left
+    # as the other is used up: at the edge of a scene, where windows lie close, two of them would be the most that a map holds.
+    carried = np.zeros((rows.window - min(rows.counts), columns.padded, len(bands.CLASSES)), np.float32)
+    begun, beside = 0, None
     for part, computed in _ahead_of(_parts(read, rows, columns, at_once, range(first, strips.stop)), network):
         if part.places.start == 0:
-            begun, beside = above, np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
-            above = np.zeros((rows.window - rows.counts[part.strip], *begun.shape[1:]), np.float32)
+            beside = np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
         left = columns.starts[part.places.start]
         right = columns.starts[part.places[-1]] + columns.window
         sums = np.zeros((rows.window, right - left, len(bands.CLASSES)), np.float32)
         sums[:, : beside.shape[1]] = beside
-        sums[: len(begun), beside.shape[1] :] = begun[:, left + beside.shape[1] : right]
+        sums[:begun, beside.shape[1] :] = carried[:begun, left + beside.shape[1] : right]
         for place, probability in zip(part.needed, () if computed is None else np.asarray(computed), strict=False):
             at = columns.starts[place] - left
             blend = (down[part.strip][:, None] * across[place])[..., None]
@@ -151,8 +153,10 @@ def probability_blocks(
         whole = part.places.stop == len(columns.starts)
         end = (right if whole else columns.starts[part.places.stop]) - left
         height = rows.counts[part.strip]
-        above[:, left : left + end] = sums[height:, :end]
+        carried[: rows.window - height, left : left + end] = sums[height:, :end]
         beside = sums[:, end:].copy()
+        if whole:
+            begun = rows.window - height
         bar.update(len(part.places))
         if part.strip in strips:
             top, stop = rows.starts[part.strip], min(left + end, columns.size)

@@ -9,6 +9,7 @@ stopped goes on when it is given again.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import re
 import sys
@@ -27,7 +28,7 @@ from specsar_jax.checkpoints import Trained, load_trained
 from specsar_jax.compilation import keep_compiled_programs
 from specsar_jax.config import Predict
 from specsar_jax.journal import peak_memory_gb
-from specsar_jax.map_files import Outputs, UnfinishedMap, classified
+from specsar_jax.map_files import Outputs, UnfinishedMap, class_ids, scaled
 from specsar_jax.mapping import (
     Block,
     Probabilities,
@@ -85,6 +86,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overlap", type=float, help="of neighbouring squares, 0 to 0.75; the run's if not given")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     args = parser.parse_args(argv)
+    _share_arenas()
     keep_compiled_programs()
     trained = load_trained(args.workdir, args.checkpoint)
     given = {"window_px": args.window_px, "overlap": args.overlap}
@@ -181,8 +183,8 @@ def speed(grid: Grid, rows: int, seconds: float, network_s: float, memory_gb: fl
 
 
 def cache_bytes(scene: Scene) -> int:
-    """How much GDAL is to keep so that blocks are decoded once or twice, with a little to spare, and no more."""
-    return max(SMALLEST_CACHE, scene.row_of_blocks * 5 // 4)
+    """How much GDAL is to keep so that blocks are decoded once, but where windows lie across two rows of them; and no more."""
+    return max(SMALLEST_CACHE, scene.row_of_blocks * 21 // 20)
 
 
 def provenance(trained: Trained, inputs: dict[str, Sequence[str | Path]]) -> dict[str, str]:
@@ -224,9 +226,9 @@ def _do_strips(
         for strips in todo:
             for block in probability_blocks(scene.read, network, rows, columns, at_once, strips, bar):
                 if block.columns.start == 0:
-                    strip = _new_strip(block, columns.size)
-                for whole, part in zip(strip, classified(block.probability, block.valid), strict=True):
-                    whole[:, block.columns] = part
+                    strip = _new_strip(block, columns.size, shares=unfinished.outputs.of_shares)
+                for whole, made_of in zip(strip, (class_ids, scaled), strict=False):
+                    whole[:, block.columns] = made_of(block.probability, block.valid)
                 if block.columns.stop == columns.size:
                     if written:
                         written.result()
@@ -236,9 +238,19 @@ def _do_strips(
     return sum(rows.counts[strip] for strips in todo for strip in strips)
 
 
-def _new_strip(block: Block, width: int) -> tuple[np.ndarray, np.ndarray]:
-    height = block.rows.stop - block.rows.start
-    return np.empty((height, width), np.uint8), np.empty((height, width, len(bands.CLASSES)), np.uint8)
+def _new_strip(block: Block, width: int, *, shares: bool) -> list[np.ndarray]:
+    shape = block.rows.stop - block.rows.start, width
+    return [np.empty(shape, np.uint8)] + [np.empty((*shape, len(bands.CLASSES)), np.uint8)] * shares
+
+
+def _share_arenas() -> None:
+    """Lets the threads of this process share two arenas of memory, where the C library is glibc.
+
+    Else each has one of its own, with room in it that large arrays left: a tenth more memory for a large scene, and no less time.
+    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(ctypes.c_int(-8), ctypes.c_int(2))  # M_ARENA_MAX
 
 
 def _names(text: str) -> tuple[str, ...]:

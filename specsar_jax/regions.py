@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from specsar_jax import blocks, composites, region_files, windows
 from specsar_jax.blocks import Block
-from specsar_jax.map_files import classified
+from specsar_jax.map_files import class_ids
 from specsar_jax.mapping import Probabilities, map_pixels
 from specsar_jax.region_files import Job
 from tfds_dwplus import bands
@@ -78,7 +78,7 @@ def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]
         height, width = rows.stop - rows.start, columns.stop - columns.start
         probability[rows, columns] = mapped[top : top + height, left : left + width]
         probability[~wanted] = np.nan
-    class_id, _ = classified(probability, ~np.isnan(probability[..., 0]))
+    class_id = class_ids(probability, ~np.isnan(probability[..., 0]))
     area = blocks.pixel_hectares(block)
     hectares = np.bincount(class_id[wanted], area[wanted], minlength=bands.IGNORE + 1)
     region_files.write_block(block, job, probability, made, hectares)
