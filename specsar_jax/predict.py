@@ -86,7 +86,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overlap", type=float, help="of neighbouring squares, 0 to 0.75; the run's if not given")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     args = parser.parse_args(argv)
-    _share_arenas()
     keep_compiled_programs()
     trained = load_trained(args.workdir, args.checkpoint)
     given = {"window_px": args.window_px, "overlap": args.overlap}
@@ -232,7 +231,7 @@ def _do_strips(
                 if block.columns.stop == columns.size:
                     if written:
                         written.result()
-                    written = thread.submit(unfinished.write, block.strip, *strip)
+                    written = thread.submit(_write, unfinished, block.strip, strip)
         if written:
             written.result()
     return sum(rows.counts[strip] for strips in todo for strip in strips)
@@ -243,14 +242,11 @@ def _new_strip(block: Block, width: int, *, shares: bool) -> list[np.ndarray]:
     return [np.empty(shape, np.uint8)] + [np.empty((*shape, len(bands.CLASSES)), np.uint8)] * shares
 
 
-def _share_arenas() -> None:
-    """Lets the threads of this process share two arenas of memory, where the C library is glibc.
-
-    Else each has one of its own, with room in it that large arrays left: a tenth more memory for a large scene, and no less time.
-    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(ctypes.c_int(-8), ctypes.c_int(2))  # M_ARENA_MAX
+def _write(unfinished: UnfinishedMap, strip: int, layers: list[np.ndarray]) -> None:
+    """Writes a strip; then glibc's allocator, which keeps the room that large arrays left, gives it back: a sixth of the memory."""
+    unfinished.write(strip, *layers)
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(ctypes.c_size_t(0))
 
 
 def _names(text: str) -> tuple[str, ...]:
