@@ -34,6 +34,9 @@ class Data:
     crop_px: int = 128  # side of a training crop, and of what the network sees of a scene; 0 for whole tiles
     flips: bool = True  # random flips and quarter turns
     zoom: float = 1.0  # crops are taken up to this many times smaller or larger, and resized; 1 for none
+    brightness: float = (
+        0.0  # standard deviation of the logarithm of a random gain of all Sentinel-2 bands of a tile together
+    )
     band_jitter: float = 0.0  # standard deviation of the logarithm of a random gain of each Sentinel-2 band of a tile
     speckle_looks: float = 0.0  # Sentinel-1 gets the speckle of so many looks on top; 0 for none
     band_drop: float = 0.0  # probability that a band of a training tile is taken away; never all of a sensor

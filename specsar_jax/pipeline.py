@@ -119,10 +119,9 @@ def check_crop(source: Any, config: Config) -> None:
         raise ValueError(
             f"data.crop_px is {crop_px}, expected 0 (whole tiles) or {SMALLEST_SIZE_PX} to {tile_px}, the size of the tiles"
         )
-    if config.data.zoom <= 0.0 or min(config.data.band_jitter, config.data.speckle_looks, config.data.band_drop) < 0.0:
-        raise ValueError(
-            "data.zoom must be positive (1 for none), band_jitter, speckle_looks and band_drop not negative"
-        )
+    spreads = ("brightness", "band_jitter", "speckle_looks", "band_drop")
+    if config.data.zoom <= 0.0 or min(getattr(config.data, name) for name in spreads) < 0.0:
+        raise ValueError(f"data.zoom must be positive (1 for none), {', '.join(spreads)} not negative")
     drop = config.data.sensor_drop
     if drop and (len(drop) != 2 or min(drop) < 0.0 or sum(drop) > 1.0):
         raise ValueError(

@@ -135,8 +135,12 @@ def augment(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator)
     tile = resize_nearest(tile, config.crop_px)
     if config.flips:
         tile = turn(tile, rng)
-    if config.band_jitter:
-        gain = np.exp(rng.normal(0.0, config.band_jitter, tile["s2"].shape[-1]))
+    if config.brightness or config.band_jitter:
+        # Sun, slope and haze change all bands together, the season and the sensor each by itself.
+        gain = np.exp(
+            (rng.normal(0.0, config.brightness) if config.brightness else 0.0)
+            + (rng.normal(0.0, config.band_jitter, tile["s2"].shape[-1]) if config.band_jitter else 0.0)
+        )
         valid = tile["s2"] != bands.S2_NODATA
         tile["s2"] = np.where(valid, np.clip(np.rint(tile["s2"] * gain), 1, 65535), bands.S2_NODATA).astype(np.uint16)
     if config.speckle_looks:

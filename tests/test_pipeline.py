@@ -114,7 +114,7 @@ def test_unknown_data_set_names_those_there_are(builder, tmp_path):
         open_dataset(tmp_path, "yours")
 
 
-@pytest.mark.parametrize("setting", [{"zoom": 0.0}, {"band_jitter": -0.1}, {"band_drop": -1.0}])
+@pytest.mark.parametrize("setting", [{"zoom": 0.0}, {"brightness": -1.0}, {"band_jitter": -0.1}, {"band_drop": -1.0}])
 def test_augmentation_without_sense_is_refused(builder, setting):
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **setting))
     with pytest.raises(ValueError, match="zoom must be positive"):

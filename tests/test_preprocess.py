@@ -102,6 +102,17 @@ def test_band_jitter_is_one_gain_a_band_and_leaves_nodata():
     assert (after["s2"][:3] == bands.S2_NODATA).all() and after["s2"].dtype == np.uint16
 
 
+def test_brightness_is_one_gain_of_all_bands():
+    gains = []
+    for seed in range(40):
+        before, after = augmented(seed, brightness=0.2)
+        gain = after["s2"][3:] / before["s2"][3:]
+        assert np.ptp(gain) < 2e-3 and (after["s2"][:3] == bands.S2_NODATA).all()
+        np.testing.assert_array_equal(after["s1"], before["s1"])
+        gains.append(gain.mean())
+    assert 0.12 < np.std(np.log(gains)) < 0.28
+
+
 def test_speckle_has_the_variance_of_its_looks_and_keeps_the_mean_power():
     before, after = augmented(speckle_looks=4.0)
     factor = 10 ** ((after["s1"][3:] - before["s1"][3:]) / 10)
