@@ -7,7 +7,11 @@ Eighty chips are learnt by heart in a few hundred steps, and what is learnt does
 make it travel: a network whose width is in its first stage, so that a pixel is judged by what is near it and not by the look of the
 chip; a random brightness of Sentinel-2, which keeps seasons from being told by it; and weights that let the rare class built be found.
 The recipe was chosen in folds of the train chips, beside a random forest on 9 x 9 means: `benchmarks/chip_folds.py` makes such folds
-and scores the chips that are held out as they are and in another season.
+and scores the chips that are held out as they are and in another season. Overall accuracy and mIoU, seed 0:
+
+                        as they are         in another season
+    random forest       0.749  0.341        0.695  0.296
+    this recipe         0.766  0.349        0.742  0.332
 
 The checkpoint is that of the last step: the four train chips that are held out to fit the temperature are too few to choose one by. What was reached on the test chips stands in the README, from `benchmarks/results.py`.
 `--config.train.finetune=RUN` starts from a network of the same four bands and sizes. The ablations have a recipe of their own,
@@ -38,7 +42,7 @@ def get_config() -> Config:
             decoder_width=64,
             dropout=0.1,
         ),
-        loss=Loss(name="cross_entropy", alpha_power=0.6),
+        loss=Loss(name="cross_entropy", alpha_power=0.4),
         optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.1),
         train=Train(steps=400, batch_size=32, eval_every=400, ema_decay=0.99),
         predict=Predict(average_turns=True),
