@@ -13,7 +13,8 @@ and scores the chips that are held out as they are and in another season. Overal
     random forest       0.749  0.341        0.695  0.296
     this recipe         0.766  0.349        0.742  0.332
 
-The checkpoint is that of the last step: the four train chips that are held out to fit the temperature are too few to choose one by. What was reached on the test chips stands in the README, from `benchmarks/results.py`.
+The checkpoint is that of the last step: the four train chips that are held out to fit the temperature are too few to choose one
+by. What was reached on the test chips stands in the README, from `benchmarks/results.py`.
 `--config.train.finetune=RUN` starts from a network of the same four bands and sizes. The ablations have a recipe of their own,
 `ben_mini_branches`.
 """
