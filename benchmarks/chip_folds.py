@@ -109,7 +109,7 @@ def main() -> None:
         for held_out in range(FOLDS):
             learnt = [r for r, f in zip(records, fold, strict=True) if f != held_out]
             scored = [[r for r, f in zip(season, fold, strict=True) if f == held_out] for season in seasons]
-            confusion["forest"] += [forest(learnt, season, seed) for season in scored]
+            confusion["forest"] += forest(learnt, scored, seed)
             confusion["network"] += network(seeded, statistics, pipeline.dataset_bands(builder), learnt, scored)
         for what, of in confusion.items():
             figures = [metrics.summarise(season) for season in of]

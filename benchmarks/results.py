@@ -39,8 +39,8 @@ def trained(name: str, workdir: str, *flags: str) -> dict[str, Any]:
     return train(config, Path("runs") / workdir)
 
 
-def forest(learnt: Iterable[dict[str, Any]], scored: Iterable[dict[str, Any]], seed: int) -> np.ndarray:
-    """Confusion on the records `scored` of a random forest on the means of all bands over 9 x 9 pixels of the records `learnt`."""
+def forest(learnt: Iterable[dict[str, Any]], scored: list[list[dict[str, Any]]], seed: int) -> list[np.ndarray]:
+    """Confusion on each list of records in `scored` of a random forest on the means of all bands over 9 x 9 pixels of `learnt`."""
 
     def pixels(records: Iterable[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         features, labels = [], []
@@ -56,10 +56,12 @@ def forest(learnt: Iterable[dict[str, Any]], scored: Iterable[dict[str, Any]], s
     chosen = np.random.default_rng(seed).choice(len(labels), min(len(labels), 60_000), replace=False)
     model = RandomForestClassifier(200, min_samples_leaf=5, n_jobs=-1, random_state=seed)
     model.fit(features[chosen], labels[chosen])
-    features, labels = pixels(scored)
-    confusion = np.zeros((len(bands.CLASSES),) * 2, np.int64)
-    np.add.at(confusion, (labels, model.predict(features)), 1)
-    return confusion
+    confusions = []
+    for records in scored:
+        features, labels = pixels(records)
+        confusions.append(np.zeros((len(bands.CLASSES),) * 2, np.int64))
+        np.add.at(confusions[-1], (labels, model.predict(features)), 1)
+    return confusions
 
 
 def row(name: str, of: str, runs: list[dict[str, Any]]) -> str:
@@ -119,7 +121,7 @@ def main() -> None:
         rows.append(row(chips, "both sensors, from weights learnt on simulated tiles", runs))
         builder = open_dataset(config.data.data_dir, config.data.name)
         learnt, scored = (list(builder.as_data_source(split)) for split in ("train", "test"))
-        runs = [metrics.summarise(forest(learnt, scored, seed)) for seed in SEEDS]
+        runs = [metrics.summarise(forest(learnt, [scored], seed)[0]) for seed in SEEDS]
         rows.append(row("BigEarthNet chips", "both sensors, random forest on 9 x 9 means", runs))
     names = ("jax", "flax", "optax", "grain", "scikit-learn")
     print(
