@@ -93,8 +93,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
     keep_compiled_programs()
-    config = configs.override(configs.load(args.config), args.change)
-    builder = open_dataset(args.data_dir, config.data.name)
+    try:
+        config = configs.override(configs.load(args.config), args.change)
+        builder = open_dataset(args.data_dir, config.data.name)
+    except ValueError as error:
+        parser.error(str(error))
     config, statistics = resolve(config, builder)
     records = list(builder.as_data_source("train"))
     fold, seasons = folds_by_look(records), (records, in_another_season(records))
