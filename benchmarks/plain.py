@@ -18,23 +18,26 @@ from specsar_jax.config import Model
 
 def write_plainly() -> None:
     """Puts the plain formulation in place of this process's own; for processes that do nothing else."""
-    layers.attend = jax.nn.dot_product_attention
+    layers.attend = attend
     layers.depthwise_3x3 = grouped_convolution
     layers.layer_norm = layer_norm
     layers.gelu = functools.partial(jax.nn.gelu, approximate=False)
     model.Decoder = PlainDecoder
 
 
-def grouped_convolution(x: Array, kernel: Array) -> Array:
+def attend(query: Array, key_value: Array, heads: int) -> Array:
+    """JAX's own attention."""
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, *jnp.split(key_value, 2, axis=-1)))
+    return jax.nn.dot_product_attention(query, key, value).reshape(*query.shape[:2], -1)
+
+
+def grouped_convolution(x: Array, kernel: Array, bias: Array) -> Array:
     """Depthwise convolution as XLA's convolution with a group a channel."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
+    numbers, kernel = ("NHWC", "HWIO", "NHWC"), kernel[:, :, None].astype(x.dtype)
+    convolved = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=x.shape[-1]
     )
+    return convolved + bias.astype(x.dtype)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:

@@ -31,7 +31,7 @@ from specsar_jax.legends import LEGENDS
 from specsar_jax.model import Variables
 from specsar_jax.pipeline import Batch
 from specsar_jax.preprocess import Statistics, standardise
-from specsar_jax.sharding import by_tile, is_first, largest_of_all, make_mesh, put, replicated, shared_batch
+from specsar_jax.sharding import by_tile, for_mesh, is_first, largest_of_all, make_mesh, put, replicated, shared_batch
 from specsar_jax.tally import Tally
 from specsar_jax.train_state import evaluation_step
 from tfds_dwplus import bands
@@ -230,7 +230,10 @@ def make_pass(
     of every process. The network is a program of its own, the same whatever becomes of its output: compiled, it is kept for all.
     """
     network = jax.jit(
-        lambda variables, s2, s1: log_probabilities(variables, *standardise(s2, s1, statistics), config=config),
+        for_mesh(
+            lambda variables, s2, s1: log_probabilities(variables, *standardise(s2, s1, statistics), config=config),
+            mesh,
+        ),
         in_shardings=(shardings or replicated(mesh), by_tile(mesh), by_tile(mesh)),
         out_shardings=by_tile(mesh),
     )

@@ -16,30 +16,143 @@ import numpy as np
 from jaxtyping import Array, Float
 
 
+def accelerator() -> str | None:
+    """'cuda' or 'tpu' if that is what a program is traced for: the devices of the mesh in use, else JAX's default ones."""
+    of_mesh = jax.sharding.get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if of_mesh is None else of_mesh.platform
+    return {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform)
+
+
 def attend(
-    query: Float[Array, "batch query head channel"],
-    key: Float[Array, "batch key head channel"],
-    value: Float[Array, "batch key head channel"],
-) -> Float[Array, "batch query head channel"]:
+    query: Float[Array, "batch query channel"], key_value: Float[Array, "batch key two_channel"], heads: int
+) -> Float[Array, "batch query channel"]:
     """Softmax of query times key over the square root of the head's width, times value. Source: Vaswani et al. 2017.
 
-    Logits and softmax are float32 whatever the type of the arguments; the result has theirs.
+    Logits and softmax are float32 whatever the type of the arguments; the result has theirs. A program for a GPU or a TPU takes the
+    kernels of `attention.py`, which never write the logits; one that is exported, or is for a CPU, two matrix products.
 
-    With the heads in front the two products are plain matrix products, and only the small operands are turned;
+    Args:
+        query: the channels of the heads, one head behind the other.
+        key_value: keys, and behind them values, likewise.
+        heads: how many; they share the channels evenly.
+    """
+    platform = accelerator()
+    if platform is None:
+        return _attend_whole(query, key_value, heads)
+    from specsar_jax import attention  # only where it is used: Pallas takes half a second to import
+
+    if not attention.takes(query, key_value, heads, platform):
+        return _attend_whole(query, key_value, heads)
+
+    def kernel(query: Array, key_value: Array) -> Array:
+        return attention.attend(query, key_value, heads, platform)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size > 1:  # XLA cannot split a kernel; each device maps its own tiles
+        by_tile = jax.P(mesh.axis_names[0])
+        kernel = jax.shard_map(kernel, mesh=mesh, in_specs=by_tile, out_specs=by_tile, check_vma=False)
+    whole = functools.partial(_attend_whole, heads=heads)
+    # Traced for an accelerator, the program may still be compiled for the CPU beside it.
+    return jax.lax.platform_dependent(query, key_value, default=whole, **{platform: kernel})
+
+
+def _attend_whole(query: Array, key_value: Array, heads: int) -> Array:
+    """With the heads in front the two products are plain matrix products, and only the small operands are turned;
     `jax.nn.dot_product_attention`, which keeps the heads inside, has XLA turn the logits on a CPU. Dividing after the second
     product, not before, spares the gradient a pass over the weights.
     """
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
+    batch, _, channels = query.shape
+
+    def split(x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(batch, x.shape[1], heads, channels // heads), 1, 2)
+
+    key, value = jnp.split(key_value, 2, axis=-1)
+    query, key, value = split(query * (channels // heads) ** -0.5), split(key), split(value)
     logits = matmul_float32(query, jnp.swapaxes(key, 2, 3))
     # The result does not depend on what is subtracted, so neither does the gradient.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     attended = matmul_float32(weights.astype(value.dtype), value) / weights.sum(axis=-1, keepdims=True)
-    return jnp.swapaxes(attended, 1, 2).astype(query.dtype)
+    return jnp.swapaxes(attended, 1, 2).astype(query.dtype).reshape(batch, -1, channels)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def dense(
+    x: Float[Array, "*batch channel"],
+    kernel: Float[Array, "channel wide"],
+    bias: Float[Array, " wide"] | None = None,
+    out_type: Any = None,
+) -> Float[Array, "*batch wide"]:
+    """Each pixel's channels times the kernel, plus the bias, in the type of `x`, or summed and given in `out_type`.
+
+    The gradients of kernel and bias are summed in float32, over pixels and devices alike, whatever the type of `x`: left to
+    JAX, devices would add up bfloat16 numbers.
+    """
+    out = jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_type)
+    return out if bias is None else out + bias.astype(out.dtype)
+
+
+def _dense_forward(x: Array, kernel: Array, bias: Array | None, out_type: Any) -> tuple[Array, tuple[Any, ...]]:
+    return dense(x, kernel, bias, out_type), (x, kernel, bias)
+
+
+def _dense_backward(out_type: Any, residuals: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
+    del out_type
+    x, kernel, bias = residuals
+    pixels = tuple(range(x.ndim - 1))
+    by_bias = None if bias is None else gradient.sum(axis=pixels, dtype=bias.dtype)
+    gradient = gradient.astype(x.dtype)
+    by_x = jnp.matmul(gradient, kernel.astype(x.dtype).T)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    by_kernel = jax.lax.dot_general(x, gradient, ((pixels, pixels), ((), ())), preferred_element_type=wide)
+    return by_x, by_kernel.astype(kernel.dtype), by_bias
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def embed_patches(
+    x: Float[Array, "batch height width channel"],
+    kernel: Float[Array, "side side channel wide"],
+    bias: Float[Array, " wide"],
+    stride: int,
+) -> Float[Array, "batch _ _ wide"]:
+    """Convolution whose patches overlap, zero padding of half a patch; gradients of the weights are summed in float32."""
+    return _convolve(x, kernel.astype(x.dtype), stride) + bias.astype(x.dtype)
+
+
+def _convolve(x: Array, kernel: Array, stride: int) -> Array:
+    padding = [(kernel.shape[0] // 2,) * 2] * 2
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
+
+
+def _embed_forward(x: Array, kernel: Array, bias: Array, stride: int) -> tuple[Array, tuple[Array, ...]]:
+    return embed_patches(x, kernel, bias, stride), (x, kernel, bias)
+
+
+def _embed_backward(stride: int, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    x, kernel, bias = residuals
+    (by_x,) = jax.linear_transpose(lambda x: _convolve(x, kernel.astype(x.dtype), stride), x)(gradient)
+    wide = x.astype(kernel.dtype)
+    (by_kernel,) = jax.linear_transpose(lambda kernel: _convolve(wide, kernel, stride), kernel)(
+        gradient.astype(wide.dtype)
+    )
+    return by_x, by_kernel, gradient.sum(axis=(0, 1, 2), dtype=bias.dtype)
+
+
+embed_patches.defvjp(_embed_forward, _embed_backward)
 
 
 @jax.custom_vjp
-def depthwise_3x3(x: Array, kernel: Array) -> Array:
+def depthwise_3x3(
+    x: Float[Array, "batch height width channel"], kernel: Float[Array, "3 3 channel"], bias: Float[Array, " channel"]
+) -> Float[Array, "batch height width channel"]:
     """Depthwise convolution as nine shifted products: XLA has no fast grouped convolution on a CPU."""
+    return _shifted_products(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+
+
+def _shifted_products(x: Array, kernel: Array) -> Array:
     return sum(shifted * kernel[place] for place, shifted in _shifts(x))
 
 
@@ -50,33 +163,43 @@ def _shifts(x: Array) -> list[tuple[tuple[int, int], Array]]:
     return [((row, column), padded[:, row : row + height, column : column + width]) for row, column in np.ndindex(3, 3)]
 
 
-def _depthwise_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_3x3(x, kernel), (x, kernel)
+def _depthwise_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    return depthwise_3x3(x, kernel, bias), (x, kernel, bias)
 
 
-def _depthwise_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """Gradients of `depthwise_3x3`.
-
-    The kernel's nine sums share one pass over the rows (one reduction with nine operands): left to itself, XLA makes
-    nine passes on a CPU.
-    """
-    x, kernel = residuals
+def _depthwise_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    """Gradients of `depthwise_3x3`. The ten sums share one pass over the rows on a CPU: left to itself, XLA makes ten."""
+    x, kernel, bias = residuals
     batch, height, width, channels = x.shape
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    products = (
-        (shifted * gradient).astype(wide).reshape(batch * height, width * channels) for _, shifted in _shifts(x)
+    products = [(shifted * gradient).astype(wide) for _, shifted in _shifts(x)]
+    *by_kernel, by_bias = sums_over_pixels(
+        *(m.reshape(batch, height, width * channels) for m in (*products, gradient.astype(wide)))
     )
-    sums = _sums_over_pixels(*products)
-    kernel_gradient = jnp.stack(sums).reshape(3, 3, width, channels).sum(axis=2).astype(kernel.dtype)
-    return depthwise_3x3(gradient, kernel[::-1, ::-1]), kernel_gradient
+    by_kernel = jnp.stack(by_kernel).reshape(3, 3, width, channels).sum(axis=2).astype(kernel.dtype)
+    by_bias = by_bias.reshape(width, channels).sum(axis=0).astype(bias.dtype)
+    return _shifted_products(gradient, kernel[::-1, ::-1].astype(gradient.dtype)), by_kernel, by_bias
 
 
-def _sums_over_pixels(*maps: Float[Array, "*pixels channel"]) -> tuple[Float[Array, " channel"], ...]:
-    """The sum of each map over all but its last axis, in one pass: one reduction with many operands."""
-    zeros = tuple(np.zeros((), m.dtype) for m in maps)
-    return jax.lax.reduce(
-        maps, zeros, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), tuple(range(maps[0].ndim - 1))
-    )
+def sums_over_pixels(*maps: Float[Array, "batch *pixels channel"]) -> tuple[Float[Array, " channel"], ...]:
+    """The sum of each map over all but its last axis.
+
+    On a CPU in one pass: one reduction with many operands. It leaves the first axis, over which batches are split, for a second
+    sum, because XLA's partitioner cannot sum such a reduction over devices and would gather all maps on each. Elsewhere as plain
+    sums: GPUs have no shared memory for so many operands.
+    """
+
+    def in_one_pass(*maps: Array) -> tuple[Array, ...]:
+        zeros = tuple(np.zeros((), m.dtype) for m in maps)
+        of_tile = jax.lax.reduce(
+            maps, zeros, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)), tuple(range(1, maps[0].ndim - 1))
+        )
+        return tuple(m.sum(axis=0) for m in of_tile)
+
+    def one_by_one(*maps: Array) -> tuple[Array, ...]:
+        return tuple(m.sum(axis=tuple(range(m.ndim - 1))) for m in maps)
+
+    return jax.lax.platform_dependent(*maps, cpu=in_one_pass, default=one_by_one)
 
 
 depthwise_3x3.defvjp(_depthwise_forward, _depthwise_backward)
@@ -105,9 +228,11 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def reduce_patches(
-    x: Float[Array, "batch height width channel"], kernel: Float[Array, "side side channel wide"]
+    x: Float[Array, "batch height width channel"],
+    kernel: Float[Array, "side side channel wide"],
+    bias: Float[Array, " wide"],
 ) -> Float[Array, "batch _ _ wide"]:
-    """Each whole patch of `side` x `side` pixels times the kernel; rows and columns left over are not read.
+    """Each whole patch of `side` x `side` pixels times the kernel, plus the bias; rows and columns left over are not read.
 
     As one matrix product: XLA's convolution has a gradient that inside a loop took a hundred times as long on a CPU.
     """
@@ -116,7 +241,7 @@ def reduce_patches(
     rows, columns = height // side, width // side
     patches = x[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
     patches = jnp.swapaxes(patches, 2, 3).reshape(batch, rows, columns, side * side * channels)
-    return patches @ kernel.reshape(-1, wide)
+    return dense(patches, kernel.reshape(-1, wide), bias)
 
 
 def join_and_classify(
@@ -239,7 +364,28 @@ def _layer_norm_backward(epsilon: float, residuals: tuple[Array, ...], gradient:
     scaled = wide * scale
     along = (scaled * normed).mean(axis=-1, keepdims=True)
     by_x = inverse * (scaled - scaled.mean(axis=-1, keepdims=True) - normed * along)
-    return by_x.astype(x.dtype), *_sums_over_pixels(wide * normed, wide)
+    return by_x.astype(x.dtype), *sums_over_pixels(wide * normed, wide)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def scale_and_shift(
+    x: Float[Array, "batch *pixels channel"], factor: Float[Array, " channel"], offset: Float[Array, " channel"]
+) -> Float[Array, "batch *pixels channel"]:
+    """Each channel times its factor, plus its offset, in the type of `x`; gradients of the two are summed in theirs."""
+    return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+
+
+def _scale_forward(x: Array, factor: Array, offset: Array) -> tuple[Array, tuple[Array, Array]]:
+    return scale_and_shift(x, factor, offset), (x, factor)
+
+
+def _scale_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    x, factor = residuals
+    wide = gradient.astype(factor.dtype)
+    return gradient * factor.astype(gradient.dtype), *sums_over_pixels(wide * x.astype(factor.dtype), wide)
+
+
+scale_and_shift.defvjp(_scale_forward, _scale_backward)

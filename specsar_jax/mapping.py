@@ -67,11 +67,11 @@ def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = 
     """
     mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
 
-    @jax.jit
-    def compiled(variables: model.Variables, s2: Array, s1: Array) -> Array:
+    def probabilities(variables: model.Variables, s2: Array, s1: Array) -> Array:
         s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
         return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config, temperature=trained.temperature))
 
+    compiled = jax.jit(sharding.for_mesh(probabilities, mesh))
     variables = jax.device_put(trained.variables, sharding.replicated(mesh))
     return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), sharding.by_tile(mesh)))
 

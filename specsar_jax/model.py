@@ -187,9 +187,7 @@ class Stage(nn.Module):
         widths = config.branch_widths(stage)
         patch, stride = (7, 4) if stage == 0 else (3, 2)
         maps = tuple(
-            _norm(config, f"{name}_embed_norm")(
-                _conv(config, width, patch, stride, patch // 2, f"{name}_embed")(branch)
-            )
+            _norm(config, f"{name}_embed_norm")(PatchEmbedding(width, patch, stride, name=f"{name}_embed")(branch))
             for name, width, branch in zip(config.branch_names, widths, maps, strict=True)
         )
         maps = self._blocks(maps)
@@ -282,14 +280,10 @@ class Attention(nn.Module):
         if reduction > 1:
             context = PatchReduction(config, reduction, name="reduce")(context)
             context = _norm(config, "reduce_norm")(context)
-
-        def split(x: Array) -> Array:
-            return x.reshape(batch, -1, heads, channels // heads)
-
-        query = _dense(config, channels, "query")(query)
-        key, value = jnp.split(_dense(config, 2 * channels, "key_value")(context), 2, axis=-1)
-        attended = layers.attend(split(query), split(key), split(value))
-        return _dense(config, channels, "output")(attended.reshape(batch, height, width, channels))
+        query = Dense(channels, name="query")(query)
+        key_value = Dense(2 * channels, name="key_value")(context)
+        attended = layers.attend(query.reshape(batch, -1, channels), key_value.reshape(batch, -1, 2 * channels), heads)
+        return Dense(channels, name="output")(attended.reshape(batch, height, width, channels))
 
 
 class PatchReduction(nn.Module):
@@ -303,7 +297,7 @@ class PatchReduction(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", _shape_only, (self.side, self.side, channels, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        return layers.reduce_patches(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return layers.reduce_patches(x, kernel, bias)
 
 
 class MixFFN(nn.Module):
@@ -313,9 +307,9 @@ class MixFFN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        hidden = _dense(self.config, x.shape[-1] * self.config.mlp_ratio, "expand")(x)
+        hidden = Dense(x.shape[-1] * self.config.mlp_ratio, name="expand")(x)
         hidden = DepthwiseConv(self.config, name="depthwise")(hidden)
-        return _dense(self.config, x.shape[-1], "project")(layers.gelu(hidden))
+        return Dense(x.shape[-1], name="project")(layers.gelu(hidden))
 
 
 class DepthwiseConv(nn.Module):
@@ -328,7 +322,7 @@ class DepthwiseConv(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", _shape_only, (3, 3, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        return layers.depthwise_3x3(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return layers.depthwise_3x3(x, kernel, bias)
 
 
 class LayerNorm(nn.Module):
@@ -362,12 +356,12 @@ class Aggregation(nn.Module):
             maps = tuple(
                 m * self._gate(means, m.shape[-1], name) for name, m in zip(config.branch_names, maps, strict=True)
             )
-        return _dense(config, width, "join")(jnp.concatenate(maps, axis=-1))
+        return Dense(width, name="join")(jnp.concatenate(maps, axis=-1))
 
     def _gate(self, means: Array, channels: int, name: str) -> Array:
         hidden_width = self.config.mmam_ratio * self.config.widths[self.stage]
-        hidden = nn.relu(_dense(self.config, hidden_width, f"{name}_squeeze")(means))
-        return nn.sigmoid(_dense(self.config, channels, f"{name}_gate")(hidden))[:, None, None, :]
+        hidden = nn.relu(Dense(hidden_width, name=f"{name}_squeeze")(means))
+        return nn.sigmoid(Dense(channels, name=f"{name}_gate")(hidden))[:, None, None, :]
 
 
 class Decoder(nn.Module):
@@ -394,7 +388,7 @@ class Decoder(nn.Module):
             kernels.append(self.param(f"project{stage}_kernel", _shape_only, (feature.shape[-1], width)) @ join)
             bias += self.param(f"project{stage}_bias", _shape_only, (width,)) @ join
         norm = BatchNorm(config, self.train, name="norm")
-        classify = self.param("classify_kernel", _shape_only, (width, config.classes)).astype(compute)
+        classify = self.param("classify_kernel", _shape_only, (width, config.classes))
         classify_bias = self.param("classify_bias", _shape_only, (config.classes,))
 
         if not self.train:
@@ -402,15 +396,17 @@ class Decoder(nn.Module):
             factor, offset = norm(None)
             first, *others = ((kernel * factor).astype(compute) for kernel in kernels)
             maps = tuple(feature @ kernel for feature, kernel in zip(features[1:], others, strict=True))
-            logits = layers.join_and_classify(features[0], first, maps, bias * factor + offset, classify)
+            logits = layers.join_and_classify(
+                features[0], first, maps, bias * factor + offset, classify.astype(compute)
+            )
             return logits + classify_bias
         size = features[0].shape[1:3]
-        first, *maps = (feature @ kernel.astype(compute) for feature, kernel in zip(features, kernels, strict=True))
-        joined = bias.astype(compute) + first + layers.sum_resized(tuple(maps), size)
+        maps = tuple(layers.dense(feature, kernel) for feature, kernel in zip(features[1:], kernels[1:], strict=True))
+        joined = layers.dense(features[0], kernels[0], bias) + layers.sum_resized(maps, size)
         factor, offset = norm(joined)
-        hidden = nn.relu(joined * factor.astype(compute) + offset.astype(compute))
+        hidden = nn.relu(layers.scale_and_shift(joined, factor, offset))
         hidden = nn.Dropout(config.dropout, deterministic=False)(hidden)
-        return layers.matmul_float32(hidden, classify) + classify_bias
+        return layers.dense(hidden, classify, classify_bias, jnp.promote_types(compute, jnp.float32))
 
 
 class BatchNorm(nn.Module):
@@ -448,20 +444,28 @@ class BatchNorm(nn.Module):
 _shape_only = nn.initializers.zeros
 
 
-def _dense(config: Model, width: int, name: str) -> nn.Dense:
-    return nn.Dense(width, dtype=config.compute_dtype, kernel_init=_shape_only, name=name)
+class Dense(nn.Module):
+    """Each pixel's channels times a matrix, plus a bias."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", _shape_only, (x.shape[-1], self.width))
+        return layers.dense(x, kernel, self.param("bias", _shape_only, (self.width,)))
 
 
-def _conv(config: Model, width: int, kernel: int, stride: int, padding: int, name: str) -> nn.Conv:
-    return nn.Conv(
-        width,
-        (kernel, kernel),
-        strides=stride,
-        padding=padding,
-        dtype=config.compute_dtype,
-        kernel_init=_shape_only,
-        name=name,
-    )
+class PatchEmbedding(nn.Module):
+    """Convolution with patches that overlap, `side` pixels wide."""
+
+    width: int
+    side: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", _shape_only, (self.side, self.side, x.shape[-1], self.width))
+        return layers.embed_patches(x, kernel, self.param("bias", _shape_only, (self.width,)), self.stride)
 
 
 def _norm(config: Model, name: str) -> "LayerNorm":

@@ -4,8 +4,9 @@ Batches are split over "data". Weights are on every device, or split: their chan
 (FSDP), one more axis over "data". XLA's partitioner puts in the communication.
 """
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -132,6 +133,17 @@ def shared_batch(size: int, mesh: jax.sharding.Mesh) -> tuple[int, Sequence[int]
     """
     size = -(-size // mesh.shape["data"]) * mesh.shape["data"]
     return size, rows_here(size, mesh)
+
+
+def for_mesh(program: Callable[..., Any], mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    """`program`, to be compiled, with the devices told to what is traced in it: `layers.attend` chooses its form by them."""
+
+    @functools.wraps(program)
+    def traced(*arguments: Any, **named: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return program(*arguments, **named)
+
+    return traced
 
 
 def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

@@ -34,6 +34,7 @@ from specsar_jax.pretrained import Carried, load_segformer
 from specsar_jax.sharding import (
     by_tile,
     check_batch_size,
+    for_mesh,
     is_first,
     largest_of_all,
     make_mesh,
@@ -138,7 +139,7 @@ def make_program(config: Config, statistics: Statistics, mesh: jax.sharding.Mesh
     """
     alpha = losses.class_alpha(statistics.label_pixels, config.loss)
     return jax.jit(
-        functools.partial(train_step, config=config, statistics=statistics, alpha=alpha),
+        for_mesh(functools.partial(train_step, config=config, statistics=statistics, alpha=alpha), mesh),
         in_shardings=(shardings, by_tile(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

@@ -1,0 +1,265 @@
+"""What a compiled program moves: kernels, bytes of main memory and collectives, read from XLA's text of it.
+
+A kernel is an instruction of the entry computation, or of what it calls, that runs on the device; one in a loop counts as often as
+the loop turns. Its bytes are its operands and results. What only a slice is read of counts as the slice, what is updated in place as
+the update; workspaces of cuBLAS and cuDNN (`s8` results), and on a TPU what lies in the chip's fast memory (`S(1)` of a layout), are
+no traffic. Caches are not thought of: two kernels that read a map read it twice.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+
+_FREE = frozenset(
+    [
+        "parameter",
+        "constant",
+        "iota",
+        "get-tuple-element",
+        "tuple",
+        "bitcast",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "opt-barrier",
+        "domain",
+        "copy-done",
+        "slice-done",
+        "async-done",
+        "async-update",
+        "send-done",
+        "recv-done",
+        "add-dependency",
+        "rng-get-and-update-state",
+    ]
+) | {f"{name}-done" for name in COLLECTIVES}
+"""Instructions that run nothing, or that end what another one began."""
+
+_CALLS = frozenset(("while", "call", "conditional", "async-start"))
+_SLICES = frozenset(("slice", "dynamic-slice", "gather"))
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
+_ARRAY = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,]*)\](?:\{([^}]*)\})?")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Of one run of a program, on one device."""
+
+    kernels: int
+    gigabytes: float
+    """Of main memory, read and written."""
+    products_gigabytes: float
+    """The part of it that matrix products, convolutions and hand-written kernels move."""
+    collectives: dict[str, int]
+    """How many of each kind."""
+    collective_megabytes: dict[str, float]
+    """Results of the collectives, by kind."""
+    collective_types: frozenset[str]
+    """Types of what they combine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    opcode: str
+    shape: str
+    operands: tuple[str, ...]
+    text: str
+
+
+def traffic(text: str) -> Traffic:
+    """Counts the program whose `jax.stages.Compiled.as_text()` this is."""
+    computations, entry = _computations(text)
+    kernels, moved, by_products = 0, 0, 0
+    counts: collections.Counter[str] = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
+    types: set[str] = set()
+    for times, instruction, by_name in _run(computations, entry, 1):
+        kernels += times
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            counts[kind] += times
+            shape = _last_of_start(instruction)
+            sizes[kind] += times * _bytes(shape)
+            types |= {match[1] for match in _ARRAY.finditer(shape)}
+        bytes_moved = times * _moved(instruction, by_name, computations)
+        moved += bytes_moved
+        if _is_product(instruction, computations):
+            by_products += bytes_moved
+    megabytes = {name: size / 1e6 for name, size in sizes.items()}
+    return Traffic(kernels, moved / 1e9, by_products / 1e9, dict(counts), megabytes, frozenset(types))
+
+
+def costliest(text: str, count: int = 40) -> list[tuple[float, int, str]]:
+    """Gigabytes, kernels and name of the operations that move most, those of the same name in the user's program together."""
+    computations, entry = _computations(text)
+    moved: collections.Counter[str] = collections.Counter()
+    kernels: collections.Counter[str] = collections.Counter()
+    for times, instruction, by_name in _run(computations, entry, 1):
+        found = re.search(r'op_name="([^"]*)"', instruction.text)
+        parts = (found[1] if found else "").split("/")
+        name = f"{instruction.opcode} " + re.sub(r"(spectral|sar)_|\d", "", "/".join(parts[-3:]))
+        moved[name] += times * _moved(instruction, by_name, computations)
+        kernels[name] += times
+    return [(size / 1e9, kernels[name], name) for name, size in moved.most_common(count)]
+
+
+def _computations(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
+    """Instructions by name, of each computation by name; and the name of the entry."""
+    computations: dict[str, dict[str, _Instruction]] = {}
+    entry, current = "", {}
+    for line in text.splitlines():
+        if heading := _COMPUTATION.match(line):
+            current = computations[heading[2]] = {}
+            entry = heading[2] if heading[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            name, rest = found[1], found[2]
+            shape, rest = _shape_and_rest(rest)
+            opcode, _, arguments = rest.partition("(")
+            current[name] = _Instruction(
+                name, opcode.strip(), shape, tuple(re.findall(r"%([\w.-]+)", _in_parentheses(arguments))), rest
+            )
+    return computations, entry
+
+
+def _shape_and_rest(text: str) -> tuple[str, str]:
+    if not text.startswith("("):
+        shape, _, rest = text.partition(" ")
+        return shape, rest
+    inside = _in_parentheses(text[1:])
+    return f"({inside})", text[len(inside) + 2 :].lstrip()
+
+
+def _in_parentheses(text: str) -> str:
+    """What stands before the parenthesis that closes."""
+    depth = 1
+    for place, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return text[:place]
+    return text
+
+
+def _run(
+    computations: dict[str, dict[str, _Instruction]], name: str, times: int
+) -> Iterator[tuple[int, _Instruction, dict[str, _Instruction]]]:
+    """Each kernel that a computation runs, how often, and the instructions around it."""
+    by_name = computations[name]
+    for instruction in by_name.values():
+        if instruction.opcode in _FREE:
+            continue
+        if instruction.opcode not in _CALLS:
+            yield times, instruction, by_name
+            continue
+        turns = 1
+        if instruction.opcode == "while":
+            known = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.text)
+            turns = int(known[1]) if known else 1
+        called = re.findall(r"(?:body|to_apply|calls|called_computation)=%?([\w.-]+)", instruction.text)
+        if branches := re.search(r"branch_computations=\{([^}]*)\}", instruction.text):
+            called = [branch.strip().lstrip("%") for branch in branches[1].split(",")][:1]
+        for callee in called:
+            yield from _run(computations, callee, times * turns)
+
+
+def _moved(
+    instruction: _Instruction, by_name: dict[str, _Instruction], computations: dict[str, dict[str, _Instruction]]
+) -> int:
+    """Bytes of main memory that a kernel reads and writes."""
+    shapes = [by_name[operand].shape if operand in by_name else "" for operand in instruction.operands]
+    if instruction.opcode in _SLICES:
+        return 2 * _bytes(instruction.shape)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * _bytes(shapes[1])
+    if instruction.opcode.endswith("-start"):
+        # (operands, results, and what the device notes): once read, once written.
+        return _bytes(_last_of_start(instruction)) + sum(map(_bytes, shapes))
+    result = _without_workspace(instruction.shape) if instruction.opcode == "custom-call" else instruction.shape
+    fused = re.search(r"calls=%?([\w.-]+)", instruction.text) if instruction.opcode == "fusion" else None
+    if not fused:
+        return _bytes(result) + sum(map(_bytes, shapes))
+    return _fused_bytes(computations[fused[1]], shapes, result)
+
+
+def _fused_bytes(inside: dict[str, _Instruction], shapes: list[str], result: str) -> int:
+    """Of a fusion: parameters as far as they are read, results as far as they are written."""
+    users: dict[str, list[_Instruction]] = collections.defaultdict(list)
+    for instruction in inside.values():
+        for operand in instruction.operands:
+            users[operand].append(instruction)
+
+    def readers(name: str) -> list[_Instruction]:
+        """Who uses a value, through bitcasts."""
+        return [r for user in users[name] for r in (readers(user.name) if user.opcode == "bitcast" else [user])]
+
+    total, updated = 0, 0
+    for instruction in inside.values():
+        if instruction.opcode == "parameter":
+            shape = shapes[int(re.match(r"parameter\((\d+)", instruction.text)[1])]
+            of = readers(instruction.name)
+            if of and all(user.opcode in _SLICES for user in of) and not _in_fast_memory(shape):
+                total += min(_bytes(shape), sum(_bytes(user.shape) for user in of))
+            elif of and all(
+                user.opcode == "dynamic-update-slice" and user.operands[0] == instruction.name for user in of
+            ):
+                continue  # updated where it lies
+            else:
+                total += _bytes(shape)
+        elif instruction.opcode == "dynamic-update-slice" and _bytes(instruction.shape) <= _bytes(result):
+            updated += _bytes(instruction.shape) - _bytes(inside[instruction.operands[1]].shape)
+    return total + max(_bytes(result) - updated, 0)
+
+
+def _is_product(instruction: _Instruction, computations: dict[str, dict[str, _Instruction]]) -> bool:
+    if instruction.opcode in ("dot", "convolution", "custom-call"):
+        return True
+    fused = re.search(r"calls=%?([\w.-]+)", instruction.text) if instruction.opcode == "fusion" else None
+    return bool(fused) and any(i.opcode in ("dot", "convolution") for i in computations[fused[1]].values())
+
+
+def _last_of_start(instruction: _Instruction) -> str:
+    """The shape of the result: of a start it is the second part of a tuple; on a GPU an all-reduce's start has the result alone."""
+    shape = instruction.shape
+    if (
+        not shape.startswith("(")
+        or instruction.opcode == "all-reduce-start"
+        or not instruction.opcode.endswith("-start")
+    ):
+        return shape
+    parts = [match[0] for match in _ARRAY.finditer(shape)]
+    return " ".join(parts[len(instruction.operands) : 2 * len(instruction.operands)])
+
+
+def _without_workspace(shape: str) -> str:
+    """The results of a library's call without its workspace, which is the last of them."""
+    parts = [match[0] for match in _ARRAY.finditer(shape)]
+    return " ".join(part for part in parts if not (len(parts) > 1 and part.startswith("s8[")))
+
+
+def _in_fast_memory(shape: str) -> bool:
+    return "S(1)" in shape
+
+
+def _bytes(shape: str) -> int:
+    """Of all arrays of a shape that lie in main memory, with what tiles of the layout add (TPU)."""
+    total = 0
+    for match in _ARRAY.finditer(shape):
+        kind, sides, layout = match[1], match[2], match[3] or ""
+        if _in_fast_memory(layout):
+            continue
+        found = re.search(r"\d+", kind)
+        bits = _BITS.get(kind, int(found[0]) if found else 8)
+        sizes = [int(side) for side in sides.split(",") if side]
+        tile = re.search(r"T\(([0-9,]+)\)", layout)
+        if tile and sizes:
+            order = [int(axis) for axis in layout.partition(":")[0].split(",")]  # the fastest axis first
+            for axis, size in zip(order, reversed([int(side) for side in tile[1].split(",")]), strict=False):
+                sizes[axis] = -(-sizes[axis] // size) * size
+        total += math.prod(sizes) * bits // 8
+    return total

@@ -1,0 +1,367 @@
+"""Attention that never writes its logits, for GPUs and TPUs: kernels in Pallas, forward and backward.
+
+Enters: queries [batch, query, channel] and, side by side, keys and values [batch, key, 2 channel], the channels of the heads one
+behind the other. Leaves: [batch, query, channel]. What XLA makes of the formula writes logits and weights [batch, head, query, key]
+to main memory and reads them again: half of what the network's forward pass moved. Keys are few here (a hundredth of the pixels),
+so a kernel holds all it needs of them.
+
+On a GPU a program takes some queries of one head and goes through the keys block by block (Dao et al. 2022); the backward pass is two
+kernels, one for queries, one for keys and values. On a TPU pixels lie along the lanes and channels along the sublanes, so that
+sixteen channels of radar fill the registers, and one kernel does the whole backward pass. The softmax is float32 always.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float
+
+GPU_QUERIES, GPU_KEYS, GPU_WARPS = 64, 64, 4
+"""Of a program; logits of 64 x 64 stay in the registers of four warps."""
+
+GPU_SEGMENTS = 16
+"""Parts that the queries are split into where the gradient of the keys is summed: with one, few programs would do all of it."""
+
+TPU_LOGITS = 2**18
+"""Logits of a block, at most: 1 MB in float32, of the 16 MB that all of a kernel's maps may take; twice as many do not compile."""
+
+MOST_KEYS = 2**12
+"""More are left to XLA: a TPU's block would have too few queries. Windows of 2,048 pixels have as many."""
+
+
+def takes(query: Any, key_value: Any, heads: int, platform: str) -> bool:
+    """Whether the kernel of a platform ('cuda', 'tpu') takes arrays of these shapes and types."""
+    sizes = (*query.shape, *key_value.shape)
+    if not all(isinstance(size, int) for size in sizes):  # symbols, in an exported program
+        return False
+    if key_value.shape[1] > MOST_KEYS:
+        return False
+    whole_registers = 32 // query.dtype.itemsize  # of a TPU: so many channels of a head
+    return platform == "cuda" or (query.shape[-1] // heads) % whole_registers == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def attend(
+    query: Float[Array, "batch query channel"],
+    key_value: Float[Array, "batch key two_channel"],
+    heads: int,
+    platform: str,
+    interpret: bool = False,
+) -> Float[Array, "batch query channel"]:
+    """Softmax of query times key over the square root of a head's width, times value; as `layers.attend`, and its gradient.
+
+    Args:
+        query: of all heads.
+        key_value: keys, and behind them values.
+        heads: how many; they share the channels evenly.
+        platform: 'cuda' or 'tpu', whose kernel it is.
+        interpret: whether the kernel runs step by step in JAX, on any device, for tests.
+    """
+    return _forward(query, key_value, heads, platform, interpret)[0]
+
+
+def _forward(query: Array, key_value: Array, heads: int, platform: str, interpret: bool) -> tuple[Array, Array]:
+    """The result, and the logarithm of each softmax's sum, float32 [batch, head, query]."""
+    return {"cuda": _gpu_forward, "tpu": _tpu_forward}[platform](query, key_value, heads, interpret)
+
+
+def _attend_forward(
+    query: Array, key_value: Array, heads: int, platform: str, interpret: bool
+) -> tuple[Array, tuple[Array, ...]]:
+    attended, log_sum = _forward(query, key_value, heads, platform, interpret)
+    return attended, (query, key_value, attended, log_sum)
+
+
+def _attend_backward(
+    heads: int, platform: str, interpret: bool, residuals: tuple[Array, ...], gradient: Array
+) -> tuple[Array, Array]:
+    backward = {"cuda": _gpu_backward, "tpu": _tpu_backward}[platform]
+    return backward(*residuals, gradient, heads, interpret)
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _product(one: Array, two: Array, contract: tuple[int, int]) -> Array:
+    """A matrix product that sums in float32; of float32 numbers in full precision."""
+    precision = jax.lax.Precision.HIGHEST if one.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(one, two, dimensions, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _cost(query: Array, key_value: Array, heads: int, products: int, moved: int) -> pl.CostEstimate:
+    """What XLA shall think of a kernel: so many products of logits' size, and the bytes that enter and leave."""
+    logits = query.shape[0] * heads * query.shape[1] * key_value.shape[1]
+    return pl.CostEstimate(
+        flops=products * 2 * logits * (query.shape[-1] // heads), transcendentals=logits, bytes_accessed=moved
+    )
+
+
+# GPU: [query, channel] blocks of one head, whose width is padded to a power of two.
+
+
+class _Head:
+    """Where a program's head lies among the channels, and blocks of pixels of it."""
+
+    def __init__(self, batch: Any, head: Any, width: int) -> None:
+        self.batch, self.head, self.width = batch, head, width
+        self.padded = max(16, pl.next_power_of_2(width))
+
+    def load(self, ref: Any, start: Any, count: int, first_channel: int = 0) -> Array:
+        """Pixels from `start`, [count, padded]; 0 beyond the last one and beyond the head."""
+        return plgpu.load(self._at(ref, start, count, first_channel), mask=self._mask(ref, start, count), other=0.0)
+
+    def store(self, ref: Any, start: Any, values: Array, first_channel: int = 0) -> None:
+        """The inverse of `load`."""
+        count = values.shape[0]
+        place = self._at(ref, start, count, first_channel)
+        plgpu.store(place, values.astype(ref.dtype), mask=self._mask(ref, start, count))
+
+    def _at(self, ref: Any, start: Any, count: int, first_channel: int) -> Any:
+        channel = first_channel + self.head * self.width
+        return ref.at[self.batch, pl.ds(start, count), pl.ds(channel, self.padded)]
+
+    def _mask(self, ref: Any, start: Any, count: int) -> Array:
+        rows, channels = start + jnp.arange(count), jnp.arange(self.padded)
+        return (rows < ref.shape[1])[:, None] & (channels < self.width)[None, :]
+
+
+def _gpu_call(kernel: Any, name: str, grid: tuple[int, ...], out_shape: Any, cost: Any, interpret: bool) -> Any:
+    parameters = plgpu.CompilerParams(num_warps=GPU_WARPS, num_stages=2)
+    return pl.pallas_call(
+        kernel, grid=grid, out_shape=out_shape, compiler_params=parameters, cost_estimate=cost, interpret=interpret, name=name
+    )  # fmt: skip
+
+
+def _gpu_logits(query: Array, key: Array, start: Any, keys: int, scale: float) -> Array:
+    """Logits of queries and a block of keys, minus infinity beyond the last key."""
+    logits = _product(query, key, (1, 1)) * scale
+    return jnp.where((start + jnp.arange(key.shape[0]) < keys)[None, :], logits, -jnp.inf)
+
+
+def _gpu_forward(query: Array, key_value: Array, heads: int, interpret: bool) -> tuple[Array, Array]:
+    batch, queries, channels = query.shape
+    keys, width = key_value.shape[1], channels // heads
+    scale = width**-0.5
+
+    def kernel(query_ref: Any, key_value_ref: Any, out_ref: Any, log_sum_ref: Any) -> None:
+        start = pl.program_id(0) * GPU_QUERIES
+        head = _Head(pl.program_id(2), pl.program_id(1), width)
+        query = head.load(query_ref, start, GPU_QUERIES)
+
+        def add(block: Any, carried: tuple[Array, ...]) -> tuple[Array, ...]:
+            attended, largest, total = carried
+            first = block * GPU_KEYS
+            logits = _gpu_logits(query, head.load(key_value_ref, first, GPU_KEYS), first, keys, scale)
+            new = jnp.maximum(largest, logits.max(axis=1))
+            weights, shrink = jnp.exp(logits - new[:, None]), jnp.exp(largest - new)
+            value = head.load(key_value_ref, first, GPU_KEYS, channels)
+            attended = attended * shrink[:, None] + _product(weights.astype(value.dtype), value, (1, 0))
+            return attended, new, total * shrink + weights.sum(axis=1)
+
+        begin = (
+            jnp.zeros((GPU_QUERIES, head.padded), jnp.float32),
+            jnp.full(GPU_QUERIES, -jnp.inf, jnp.float32),
+            jnp.zeros(GPU_QUERIES, jnp.float32),
+        )
+        attended, largest, total = jax.lax.fori_loop(0, pl.cdiv(keys, GPU_KEYS), add, begin)
+        head.store(out_ref, start, attended / total[:, None])
+        rows = start + jnp.arange(GPU_QUERIES)
+        place = log_sum_ref.at[pl.program_id(2), pl.program_id(1), pl.ds(start, GPU_QUERIES)]
+        plgpu.store(place, largest + jnp.log(total), mask=rows < queries)
+
+    out_shape = (
+        jax.ShapeDtypeStruct(query.shape, query.dtype),
+        jax.ShapeDtypeStruct((batch, heads, queries), jnp.float32),
+    )
+    cost = _cost(query, key_value, heads, 2, 2 * query.nbytes + key_value.nbytes)
+    grid = (pl.cdiv(queries, GPU_QUERIES), heads, batch)
+    return _gpu_call(kernel, "attend", grid, out_shape, cost, interpret)(query, key_value)
+
+
+def _gpu_backward(
+    query: Array, key_value: Array, attended: Array, log_sum: Array, gradient: Array, heads: int, interpret: bool
+) -> tuple[Array, Array]:
+    batch, queries, channels = query.shape
+    keys, width = key_value.shape[1], channels // heads
+    scale = width**-0.5
+    blocks = pl.cdiv(queries, GPU_QUERIES)
+    segments = min(GPU_SEGMENTS, blocks)
+    blocks_each = pl.cdiv(blocks, segments)
+
+    def rows_of(log_sum_ref: Any, head: _Head, start: Any) -> Array:
+        rows = start + jnp.arange(GPU_QUERIES)
+        place = log_sum_ref.at[head.batch, head.head, pl.ds(start, GPU_QUERIES)]
+        # Beyond the last query all weights are to be 0.
+        return plgpu.load(place, mask=rows < queries, other=jnp.inf)
+
+    def by_query(
+        query_ref: Any, kv_ref: Any, out_ref: Any, log_sum_ref: Any, gradient_ref: Any, d_query_ref: Any
+    ) -> None:
+        start = pl.program_id(0) * GPU_QUERIES
+        head = _Head(pl.program_id(2), pl.program_id(1), width)
+        query, gradient, attended = (head.load(ref, start, GPU_QUERIES) for ref in (query_ref, gradient_ref, out_ref))
+        along = (gradient.astype(jnp.float32) * attended.astype(jnp.float32)).sum(axis=1)
+        log_sum = rows_of(log_sum_ref, head, start)
+
+        def add(block: Any, d_query: Array) -> Array:
+            first = block * GPU_KEYS
+            key, value = (head.load(kv_ref, first, GPU_KEYS, channel) for channel in (0, channels))
+            weights = jnp.exp(_gpu_logits(query, key, first, keys, scale) - log_sum[:, None])
+            d_logits = weights * (_product(gradient, value, (1, 1)) - along[:, None]) * scale
+            return d_query + _product(d_logits.astype(key.dtype), key, (1, 0))
+
+        begin = jnp.zeros((GPU_QUERIES, head.padded), jnp.float32)
+        head.store(d_query_ref, start, jax.lax.fori_loop(0, pl.cdiv(keys, GPU_KEYS), add, begin))
+
+    def by_key(query_ref: Any, kv_ref: Any, out_ref: Any, log_sum_ref: Any, gradient_ref: Any, d_kv_ref: Any) -> None:
+        segment, first = pl.program_id(0) % segments, pl.program_id(0) // segments * GPU_KEYS
+        head = _Head(pl.program_id(2), pl.program_id(1), width)
+        key, value = (head.load(kv_ref, first, GPU_KEYS, channel) for channel in (0, channels))
+
+        def add(block: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
+            d_key, d_value = carried
+            start = (segment * blocks_each + block) * GPU_QUERIES
+            query, gradient, attended = (
+                head.load(ref, start, GPU_QUERIES) for ref in (query_ref, gradient_ref, out_ref)
+            )
+            along = (gradient.astype(jnp.float32) * attended.astype(jnp.float32)).sum(axis=1)
+            weights = jnp.exp(_gpu_logits(query, key, first, keys, scale) - rows_of(log_sum_ref, head, start)[:, None])
+            d_value += _product(weights.astype(gradient.dtype), gradient, (0, 0))
+            d_logits = weights * (_product(gradient, value, (1, 1)) - along[:, None]) * scale
+            return d_key + _product(d_logits.astype(query.dtype), query, (0, 0)), d_value
+
+        begin = jnp.zeros((GPU_KEYS, head.padded), jnp.float32)
+        d_key, d_value = jax.lax.fori_loop(0, blocks_each, add, (begin, begin))
+        of_batch = _Head(segment * batch + head.batch, head.head, width)
+        of_batch.store(d_kv_ref, first, d_key)
+        of_batch.store(d_kv_ref, first, d_value, channels)
+
+    arguments = (query, key_value, attended, log_sum, gradient)
+    moved = 4 * query.nbytes + key_value.nbytes
+    d_query = _gpu_call(
+        by_query, "attend_by_query", (blocks, heads, batch), jax.ShapeDtypeStruct(query.shape, query.dtype),
+        _cost(query, key_value, heads, 3, moved), interpret,
+    )(*arguments)  # fmt: skip
+    d_key_value = _gpu_call(
+        by_key, "attend_by_key", (segments * pl.cdiv(keys, GPU_KEYS), heads, batch),
+        jax.ShapeDtypeStruct((segments * batch, keys, 2 * channels), jnp.float32),
+        _cost(query, key_value, heads, 4, moved), interpret,
+    )(*arguments)  # fmt: skip
+    return d_query, d_key_value.reshape(segments, *key_value.shape).sum(axis=0).astype(key_value.dtype)
+
+
+# TPU: [channel, pixel] blocks of all heads.
+
+
+def _tpu_queries(query: Array, key_value: Array) -> int:
+    """Queries of a block: a multiple of the 128 lanes, or all there are."""
+    most = max(TPU_LOGITS // key_value.shape[1] // 128, 1) * 128
+    return min(most, 2048, query.shape[1])
+
+
+def _tpu_call(
+    kernel: Any,
+    name: str,
+    sizes: tuple[int, int, int, int, int],
+    in_blocks: str,
+    outputs: str,
+    types: Any,
+    cost: Any,
+    interpret: bool,
+) -> Any:
+    """A kernel over blocks of queries; 'q', 'k' and 's' stand for queries, keys and values, and sums of the softmaxes."""
+    batch, heads, channels, (queries, block), keys = sizes
+    shapes = {"q": (channels, queries), "k": (2 * channels, keys), "s": (heads, queries)}
+    blocks = {
+        "q": pl.BlockSpec((None, channels, block), lambda b, i: (b, 0, i)),
+        "k": pl.BlockSpec((None, 2 * channels, keys), lambda b, i: (b, 0, 0)),
+        "s": pl.BlockSpec((None, heads, block), lambda b, i: (b, 0, i)),
+    }
+    return pl.pallas_call(
+        kernel,
+        grid=(batch, pl.cdiv(queries, block)),
+        in_specs=[blocks[kind] for kind in in_blocks],
+        out_specs=[blocks[kind] for kind in outputs],
+        out_shape=[jax.ShapeDtypeStruct((batch, *shapes[kind]), of) for kind, of in zip(outputs, types, strict=True)],
+        # Blocks of one tile follow each other, for they add to one gradient of the keys.
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        cost_estimate=cost,
+        interpret=interpret,
+        name=name,
+    )
+
+
+def _turned(x: Array) -> Array:
+    return jnp.swapaxes(x, 1, 2)
+
+
+def _tpu_forward(query: Array, key_value: Array, heads: int, interpret: bool) -> tuple[Array, Array]:
+    batch, queries, channels = query.shape
+    width = channels // heads
+    scale = width**-0.5
+
+    def kernel(query_ref: Any, kv_ref: Any, out_ref: Any, log_sum_ref: Any) -> None:
+        for head in range(heads):
+            of, of_value = (slice(first, first + width) for first in (head * width, channels + head * width))
+            value = kv_ref[of_value]
+            logits = _product(kv_ref[of], query_ref[of], (0, 0)) * scale
+            largest = logits.max(axis=0, keepdims=True)
+            weights = jnp.exp(logits - largest)
+            total = weights.sum(axis=0, keepdims=True)
+            out_ref[of] = (_product(value, weights.astype(value.dtype), (1, 0)) / total).astype(out_ref.dtype)
+            log_sum_ref[pl.ds(head, 1)] = largest + jnp.log(total)
+
+    sizes = (batch, heads, channels, (queries, _tpu_queries(query, key_value)), key_value.shape[1])
+    cost = _cost(query, key_value, heads, 2, 2 * query.nbytes + key_value.nbytes)
+    attended, log_sum = _tpu_call(
+        kernel, "attend", sizes, "qk", "qs", (query.dtype, jnp.float32), cost, interpret
+    )(_turned(query), _turned(key_value))  # fmt: skip
+    return _turned(attended), log_sum
+
+
+def _tpu_backward(
+    query: Array, key_value: Array, attended: Array, log_sum: Array, gradient: Array, heads: int, interpret: bool
+) -> tuple[Array, Array]:
+    batch, queries, channels = query.shape
+    width = channels // heads
+    scale = width**-0.5
+    block = _tpu_queries(query, key_value)
+
+    def kernel(
+        query_ref: Any, kv_ref: Any, out_ref: Any, log_sum_ref: Any, gradient_ref: Any, d_query_ref: Any, d_kv_ref: Any
+    ) -> None:
+        start = pl.program_id(1) * block
+
+        @pl.when(start == 0)
+        def _() -> None:
+            d_kv_ref[...] = jnp.zeros_like(d_kv_ref)
+
+        # Beyond the last query a block holds anything.
+        there = start + jax.lax.broadcasted_iota(jnp.int32, (1, block), 1) < queries
+        for head in range(heads):
+            of, of_value = (slice(first, first + width) for first in (head * width, channels + head * width))
+            query, gradient, attended = (
+                jnp.where(there, ref[of].astype(jnp.float32), 0.0) for ref in (query_ref, gradient_ref, out_ref)
+            )
+            along = (gradient * attended).sum(axis=0, keepdims=True)
+            query, gradient = query.astype(query_ref.dtype), gradient.astype(gradient_ref.dtype)
+            key, value = kv_ref[of], kv_ref[of_value]
+            logits = _product(key, query, (0, 0)) * scale
+            weights = jnp.where(there, jnp.exp(logits - log_sum_ref[pl.ds(head, 1)]), 0.0)
+            d_logits = weights * (_product(value, gradient, (0, 0)) - along) * scale
+            d_logits = d_logits.astype(query.dtype)
+            d_query_ref[of] = _product(key, d_logits, (1, 0)).astype(d_query_ref.dtype)
+            d_kv_ref[of] += _product(query, d_logits, (1, 1))
+            d_kv_ref[of_value] += _product(gradient, weights.astype(gradient.dtype), (1, 1))
+
+    sizes = (batch, heads, channels, (queries, block), key_value.shape[1])
+    cost = _cost(query, key_value, heads, 5, 4 * query.nbytes + 3 * key_value.nbytes)
+    d_query, d_key_value = _tpu_call(
+        kernel, "attend_backward", sizes, "qkqsq", "qk", (query.dtype, jnp.float32), cost, interpret
+    )(*map(_turned, (query, key_value, attended)), log_sum, _turned(gradient))  # fmt: skip
+    return _turned(d_query), _turned(d_key_value).astype(key_value.dtype)
