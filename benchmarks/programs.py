@@ -188,32 +188,31 @@ def _moved(
 
 
 def _fused_bytes(inside: dict[str, _Instruction], shapes: list[str], result: str) -> int:
-    """Of a fusion: parameters as far as they are read, results as far as they are written."""
-    users: dict[str, list[_Instruction]] = collections.defaultdict(list)
-    for instruction in inside.values():
-        for operand in instruction.operands:
-            users[operand].append(instruction)
+    """Of a fusion: parameters as far as its results need them, results as far as they are written.
 
-    def readers(name: str) -> list[_Instruction]:
-        """Who uses a value, through bitcasts."""
-        return [r for user in users[name] for r in (readers(user.name) if user.opcode == "bitcast" else [user])]
-
-    total, updated = 0, 0
-    for instruction in inside.values():
+    What is needed goes from the results to the parameters as a share of each value: a slice needs as many elements as it has, a
+    sum all of what it adds, anything else the share of its operands that is needed of itself.
+    """
+    needed: dict[str, float] = collections.defaultdict(float)
+    root = list(inside.values())[-1]
+    needed[root.name] = _elements(root.shape)
+    moved = float(_bytes(result))
+    for instruction in reversed(inside.values()):
+        wanted = min(needed[instruction.name], _elements(instruction.shape))
+        share = wanted / max(_elements(instruction.shape), 1)
         if instruction.opcode == "parameter":
             shape = shapes[int(re.match(r"parameter\((\d+)", instruction.text)[1])]
-            of = readers(instruction.name)
-            if of and all(user.opcode in _SLICES for user in of) and not _in_fast_memory(shape):
-                total += min(_bytes(shape), sum(_bytes(user.shape) for user in of))
-            elif of and all(
-                user.opcode == "dynamic-update-slice" and user.operands[0] == instruction.name for user in of
-            ):
-                continue  # updated where it lies
+            moved += share * _bytes(shape)
+        for place, operand in enumerate(instruction.operands):
+            size = _elements(inside[operand].shape) if operand in inside else 0
+            if instruction.opcode in (*_SLICES, "broadcast"):
+                needed[operand] += min(wanted, size)
+            elif instruction.opcode == "dynamic-update-slice" and place == 0:
+                # Updated where it lies: neither read nor written but for the update.
+                moved -= share * (_bytes(instruction.shape) - _bytes(inside[instruction.operands[1]].shape))
             else:
-                total += _bytes(shape)
-        elif instruction.opcode == "dynamic-update-slice" and _bytes(instruction.shape) <= _bytes(result):
-            updated += _bytes(instruction.shape) - _bytes(inside[instruction.operands[1]].shape)
-    return total + max(_bytes(result) - updated, 0)
+                needed[operand] += share * size
+    return max(round(moved), 0)
 
 
 def _is_product(instruction: _Instruction, computations: dict[str, dict[str, _Instruction]]) -> bool:
@@ -242,8 +241,10 @@ def _without_workspace(shape: str) -> str:
     return " ".join(part for part in parts if not (len(parts) > 1 and part.startswith("s8[")))
 
 
-def _in_fast_memory(shape: str) -> bool:
-    return "S(1)" in shape
+def _elements(shape: str) -> int:
+    """Of all arrays of a shape."""
+    sides = (match[2] for match in _ARRAY.finditer(shape))
+    return sum(math.prod(int(side) for side in of.split(",") if side) for of in sides)
 
 
 def _bytes(shape: str) -> int:
@@ -251,7 +252,7 @@ def _bytes(shape: str) -> int:
     total = 0
     for match in _ARRAY.finditer(shape):
         kind, sides, layout = match[1], match[2], match[3] or ""
-        if _in_fast_memory(layout):
+        if "S(1)" in layout:  # of a TPU: its fast memory
             continue
         found = re.search(r"\d+", kind)
         bits = _BITS.get(kind, int(found[0]) if found else 8)

@@ -1,7 +1,7 @@
 """Attention that never writes its logits, for GPUs and TPUs: kernels in Pallas, forward and backward.
 
-Enters: queries [batch, query, channel] and, side by side, keys and values [batch, key, 2 channel], the channels of the heads one
-behind the other. Leaves: [batch, query, channel]. What XLA makes of the formula writes logits and weights [batch, head, query, key]
+Enters: queries [batch, ..., channel], a map or patches of one, and, side by side, keys and values [batch, key, 2 channel], the
+channels of the heads one behind the other. Leaves: what the queries became, of their shape. What XLA makes of the formula writes logits and weights [batch, head, query, key]
 to main memory and reads them again: half of what the network's forward pass moved. Keys are few here (a hundredth of the pixels),
 so a kernel holds all it needs of them.
 
@@ -11,6 +11,7 @@ sixteen channels of radar fill the registers, and one kernel does the whole back
 """
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -23,8 +24,8 @@ from jaxtyping import Array, Float
 GPU_QUERIES, GPU_KEYS, GPU_WARPS = 64, 64, 4
 """Of a program; logits of 64 x 64 stay in the registers of four warps."""
 
-GPU_SEGMENTS = 16
-"""Parts that the queries are split into where the gradient of the keys is summed: with one, few programs would do all of it."""
+GPU_PROGRAMS = 512
+"""That sum the gradient of the keys, four for each processor of a large GPU: the queries are split into parts until there are as many."""
 
 TPU_LOGITS = 2**18
 """Logits of a block, at most: 1 MB in float32, of the 16 MB that all of a kernel's maps may take; twice as many do not compile."""
@@ -44,14 +45,13 @@ def takes(query: Any, key_value: Any, heads: int, platform: str) -> bool:
     return platform == "cuda" or (query.shape[-1] // heads) % whole_registers == 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def attend(
-    query: Float[Array, "batch query channel"],
+    query: Float[Array, "batch *pixels channel"],
     key_value: Float[Array, "batch key two_channel"],
     heads: int,
     platform: str,
     interpret: bool = False,
-) -> Float[Array, "batch query channel"]:
+) -> Float[Array, "batch *pixels channel"]:
     """Softmax of query times key over the square root of a head's width, times value; as `layers.attend`, and its gradient.
 
     Args:
@@ -61,11 +61,21 @@ def attend(
         platform: 'cuda' or 'tpu', whose kernel it is.
         interpret: whether the kernel runs step by step in JAX, on any device, for tests.
     """
+    # XLA has a TPU's maps with whole rows along the lanes: their pixels as one line would be a copy.
+    rows = query.shape[1] if query.ndim == 4 and platform == "tpu" and query.shape[2] % 128 == 0 else 1
+    lines = query.reshape(query.shape[0], rows, -1, query.shape[-1])
+    return _attend(lines, key_value, heads, platform, interpret).reshape(query.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _attend(
+    query: Float[Array, "batch line pixel channel"], key_value: Array, heads: int, platform: str, interpret: bool
+) -> Float[Array, "batch line pixel channel"]:
     return _forward(query, key_value, heads, platform, interpret)[0]
 
 
 def _forward(query: Array, key_value: Array, heads: int, platform: str, interpret: bool) -> tuple[Array, Array]:
-    """The result, and the logarithm of each softmax's sum, float32 [batch, head, query]."""
+    """The result, and the logarithm of each softmax's sum, float32."""
     return {"cuda": _gpu_forward, "tpu": _tpu_forward}[platform](query, key_value, heads, interpret)
 
 
@@ -83,7 +93,7 @@ def _attend_backward(
     return backward(*residuals, gradient, heads, interpret)
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _product(one: Array, two: Array, contract: tuple[int, int]) -> Array:
@@ -95,10 +105,9 @@ def _product(one: Array, two: Array, contract: tuple[int, int]) -> Array:
 
 def _cost(query: Array, key_value: Array, heads: int, products: int, moved: int) -> pl.CostEstimate:
     """What XLA shall think of a kernel: so many products of logits' size, and the bytes that enter and leave."""
-    logits = query.shape[0] * heads * query.shape[1] * key_value.shape[1]
-    return pl.CostEstimate(
-        flops=products * 2 * logits * (query.shape[-1] // heads), transcendentals=logits, bytes_accessed=moved
-    )
+    products_of = query.size * key_value.shape[1]
+    logits = products_of // query.shape[-1] * heads
+    return pl.CostEstimate(flops=products * 2 * products_of, transcendentals=logits, bytes_accessed=moved)
 
 
 # GPU: [query, channel] blocks of one head, whose width is padded to a power of two.
@@ -144,6 +153,7 @@ def _gpu_logits(query: Array, key: Array, start: Any, keys: int, scale: float) -
 
 
 def _gpu_forward(query: Array, key_value: Array, heads: int, interpret: bool) -> tuple[Array, Array]:
+    query, shape = query[:, 0], query.shape
     batch, queries, channels = query.shape
     keys, width = key_value.shape[1], channels // heads
     scale = width**-0.5
@@ -180,17 +190,19 @@ def _gpu_forward(query: Array, key_value: Array, heads: int, interpret: bool) ->
     )
     cost = _cost(query, key_value, heads, 2, 2 * query.nbytes + key_value.nbytes)
     grid = (pl.cdiv(queries, GPU_QUERIES), heads, batch)
-    return _gpu_call(kernel, "attend", grid, out_shape, cost, interpret)(query, key_value)
+    attended, log_sum = _gpu_call(kernel, "attend", grid, out_shape, cost, interpret)(query, key_value)
+    return attended.reshape(shape), log_sum
 
 
 def _gpu_backward(
     query: Array, key_value: Array, attended: Array, log_sum: Array, gradient: Array, heads: int, interpret: bool
 ) -> tuple[Array, Array]:
+    query, attended, gradient = (x[:, 0] for x in (query, attended, gradient))
     batch, queries, channels = query.shape
     keys, width = key_value.shape[1], channels // heads
     scale = width**-0.5
     blocks = pl.cdiv(queries, GPU_QUERIES)
-    segments = min(GPU_SEGMENTS, blocks)
+    segments = min(max(GPU_PROGRAMS // (batch * heads * pl.cdiv(keys, GPU_KEYS)), 1), blocks)
     blocks_each = pl.cdiv(blocks, segments)
 
     def rows_of(log_sum_ref: Any, head: _Head, start: Any) -> Array:
@@ -252,44 +264,52 @@ def _gpu_backward(
         jax.ShapeDtypeStruct((segments * batch, keys, 2 * channels), jnp.float32),
         _cost(query, key_value, heads, 4, moved), interpret,
     )(*arguments)  # fmt: skip
-    return d_query, d_key_value.reshape(segments, *key_value.shape).sum(axis=0).astype(key_value.dtype)
+    return d_query[:, None], d_key_value.reshape(segments, *key_value.shape).sum(axis=0).astype(key_value.dtype)
 
 
-# TPU: [channel, pixel] blocks of all heads.
+# TPU: [channel, pixel] blocks of all heads, of some lines.
 
 
-def _tpu_queries(query: Array, key_value: Array) -> int:
-    """Queries of a block: a multiple of the 128 lanes, or all there are."""
+def _tpu_block(query: Array, key_value: Array) -> tuple[int, int]:
+    """Lines of a block, and pixels of each: whole lines if there are several, else a multiple of the 128 lanes or all there are."""
+    _, lines, pixels, _ = query.shape
     most = max(TPU_LOGITS // key_value.shape[1] // 128, 1) * 128
-    return min(most, 2048, query.shape[1])
+    if lines > 1 and pixels <= most:
+        return min(most // pixels, lines, 16), pixels
+    return 1, min(most, 2048, pixels)
 
 
 def _tpu_call(
     kernel: Any,
     name: str,
-    sizes: tuple[int, int, int, int, int],
-    in_blocks: str,
-    outputs: str,
+    query: Array,
+    key_value: Array,
+    heads: int,
+    kinds: tuple[str, str],
     types: Any,
     cost: Any,
     interpret: bool,
 ) -> Any:
-    """A kernel over blocks of queries; 'q', 'k' and 's' stand for queries, keys and values, and sums of the softmaxes."""
-    batch, heads, channels, (queries, block), keys = sizes
-    shapes = {"q": (channels, queries), "k": (2 * channels, keys), "s": (heads, queries)}
+    """A kernel over blocks of queries. Of its arguments and of its results 'q', 'k' and 's' stand for queries [batch, line,
+    channel, pixel], keys and values [batch, 2 channel, key], and logarithms of the softmaxes' sums [batch, line, head, pixel].
+    """
+    batch, lines, pixels, channels = query.shape
+    keys = key_value.shape[1]
+    lines_each, pixels_each = _tpu_block(query, key_value)
+    shapes = {"q": (lines, channels, pixels), "k": (2 * channels, keys), "s": (lines, heads, pixels)}
     blocks = {
-        "q": pl.BlockSpec((None, channels, block), lambda b, i: (b, 0, i)),
-        "k": pl.BlockSpec((None, 2 * channels, keys), lambda b, i: (b, 0, 0)),
-        "s": pl.BlockSpec((None, heads, block), lambda b, i: (b, 0, i)),
+        "q": pl.BlockSpec((None, lines_each, channels, pixels_each), lambda b, i, j: (b, i, 0, j)),
+        "k": pl.BlockSpec((None, 2 * channels, keys), lambda b, i, j: (b, 0, 0)),
+        "s": pl.BlockSpec((None, lines_each, heads, pixels_each), lambda b, i, j: (b, i, 0, j)),
     }
     return pl.pallas_call(
         kernel,
-        grid=(batch, pl.cdiv(queries, block)),
-        in_specs=[blocks[kind] for kind in in_blocks],
-        out_specs=[blocks[kind] for kind in outputs],
-        out_shape=[jax.ShapeDtypeStruct((batch, *shapes[kind]), of) for kind, of in zip(outputs, types, strict=True)],
+        grid=(batch, pl.cdiv(lines, lines_each), pl.cdiv(pixels, pixels_each)),
+        in_specs=[blocks[kind] for kind in kinds[0]],
+        out_specs=[blocks[kind] for kind in kinds[1]],
+        out_shape=[jax.ShapeDtypeStruct((batch, *shapes[kind]), of) for kind, of in zip(kinds[1], types, strict=True)],
         # Blocks of one tile follow each other, for they add to one gradient of the keys.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary", "arbitrary")),
         cost_estimate=cost,
         interpret=interpret,
         name=name,
@@ -297,71 +317,74 @@ def _tpu_call(
 
 
 def _turned(x: Array) -> Array:
-    return jnp.swapaxes(x, 1, 2)
+    return jnp.swapaxes(x, -1, -2)
 
 
 def _tpu_forward(query: Array, key_value: Array, heads: int, interpret: bool) -> tuple[Array, Array]:
-    batch, queries, channels = query.shape
+    channels = query.shape[-1]
     width = channels // heads
     scale = width**-0.5
+    lines, _ = _tpu_block(query, key_value)
 
     def kernel(query_ref: Any, kv_ref: Any, out_ref: Any, log_sum_ref: Any) -> None:
-        for head in range(heads):
+        for line, head in itertools.product(range(lines), range(heads)):
             of, of_value = (slice(first, first + width) for first in (head * width, channels + head * width))
             value = kv_ref[of_value]
-            logits = _product(kv_ref[of], query_ref[of], (0, 0)) * scale
+            logits = _product(kv_ref[of], query_ref[line, of], (0, 0)) * scale
             largest = logits.max(axis=0, keepdims=True)
             weights = jnp.exp(logits - largest)
             total = weights.sum(axis=0, keepdims=True)
-            out_ref[of] = (_product(value, weights.astype(value.dtype), (1, 0)) / total).astype(out_ref.dtype)
-            log_sum_ref[pl.ds(head, 1)] = largest + jnp.log(total)
+            attended = _product(value, weights.astype(value.dtype), (1, 0)) / total
+            out_ref[line, of] = attended.astype(out_ref.dtype)
+            log_sum_ref[line, pl.ds(head, 1)] = largest + jnp.log(total)
 
-    sizes = (batch, heads, channels, (queries, _tpu_queries(query, key_value)), key_value.shape[1])
     cost = _cost(query, key_value, heads, 2, 2 * query.nbytes + key_value.nbytes)
-    attended, log_sum = _tpu_call(
-        kernel, "attend", sizes, "qk", "qs", (query.dtype, jnp.float32), cost, interpret
-    )(_turned(query), _turned(key_value))  # fmt: skip
+    call = _tpu_call(
+        kernel, "attend", query, key_value, heads, ("qk", "qs"), (query.dtype, jnp.float32), cost, interpret
+    )  # fmt: skip
+    attended, log_sum = call(_turned(query), _turned(key_value))
     return _turned(attended), log_sum
 
 
 def _tpu_backward(
     query: Array, key_value: Array, attended: Array, log_sum: Array, gradient: Array, heads: int, interpret: bool
 ) -> tuple[Array, Array]:
-    batch, queries, channels = query.shape
+    _, all_lines, all_pixels, channels = query.shape
     width = channels // heads
     scale = width**-0.5
-    block = _tpu_queries(query, key_value)
+    lines, pixels = _tpu_block(query, key_value)
 
     def kernel(
         query_ref: Any, kv_ref: Any, out_ref: Any, log_sum_ref: Any, gradient_ref: Any, d_query_ref: Any, d_kv_ref: Any
     ) -> None:
-        start = pl.program_id(1) * block
+        first_line, first_pixel = pl.program_id(1) * lines, pl.program_id(2) * pixels
 
-        @pl.when(start == 0)
+        @pl.when(first_line + first_pixel == 0)
         def _() -> None:
             d_kv_ref[...] = jnp.zeros_like(d_kv_ref)
 
-        # Beyond the last query a block holds anything.
-        there = start + jax.lax.broadcasted_iota(jnp.int32, (1, block), 1) < queries
-        for head in range(heads):
+        # Beyond the last line and the last pixel a block holds anything.
+        in_line = first_pixel + jax.lax.broadcasted_iota(jnp.int32, (1, pixels), 1) < all_pixels
+        for line, head in itertools.product(range(lines), range(heads)):
+            there = in_line & (first_line + line < all_lines)
             of, of_value = (slice(first, first + width) for first in (head * width, channels + head * width))
             query, gradient, attended = (
-                jnp.where(there, ref[of].astype(jnp.float32), 0.0) for ref in (query_ref, gradient_ref, out_ref)
+                jnp.where(there, ref[line, of].astype(jnp.float32), 0.0) for ref in (query_ref, gradient_ref, out_ref)
             )
             along = (gradient * attended).sum(axis=0, keepdims=True)
             query, gradient = query.astype(query_ref.dtype), gradient.astype(gradient_ref.dtype)
             key, value = kv_ref[of], kv_ref[of_value]
             logits = _product(key, query, (0, 0)) * scale
-            weights = jnp.where(there, jnp.exp(logits - log_sum_ref[pl.ds(head, 1)]), 0.0)
+            weights = jnp.where(there, jnp.exp(logits - log_sum_ref[line, pl.ds(head, 1)]), 0.0)
             d_logits = weights * (_product(value, gradient, (0, 0)) - along) * scale
             d_logits = d_logits.astype(query.dtype)
-            d_query_ref[of] = _product(key, d_logits, (1, 0)).astype(d_query_ref.dtype)
+            d_query_ref[line, of] = _product(key, d_logits, (1, 0)).astype(d_query_ref.dtype)
             d_kv_ref[of] += _product(query, d_logits, (1, 1))
             d_kv_ref[of_value] += _product(gradient, weights.astype(gradient.dtype), (1, 1))
 
-    sizes = (batch, heads, channels, (queries, block), key_value.shape[1])
     cost = _cost(query, key_value, heads, 5, 4 * query.nbytes + 3 * key_value.nbytes)
-    d_query, d_key_value = _tpu_call(
-        kernel, "attend_backward", sizes, "qkqsq", "qk", (query.dtype, jnp.float32), cost, interpret
-    )(*map(_turned, (query, key_value, attended)), log_sum, _turned(gradient))  # fmt: skip
+    call = _tpu_call(
+        kernel, "attend_backward", query, key_value, heads, ("qkqsq", "qk"), (query.dtype, jnp.float32), cost, interpret
+    )  # fmt: skip
+    d_query, d_key_value = call(*map(_turned, (query, key_value, attended)), log_sum, _turned(gradient))
     return _turned(d_query), _turned(d_key_value).astype(key_value.dtype)

@@ -8,6 +8,7 @@ accelerators are XLA's own and not measured yet.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -24,8 +25,8 @@ def accelerator() -> str | None:
 
 
 def attend(
-    query: Float[Array, "batch query channel"], key_value: Float[Array, "batch key two_channel"], heads: int
-) -> Float[Array, "batch query channel"]:
+    query: Float[Array, "batch *pixels channel"], key_value: Float[Array, "batch *keys two_channel"], heads: int
+) -> Float[Array, "batch *pixels channel"]:
     """Softmax of query times key over the square root of the head's width, times value. Source: Vaswani et al. 2017.
 
     Logits and softmax are float32 whatever the type of the arguments; the result has theirs. A program for a GPU or a TPU takes the
@@ -41,6 +42,7 @@ def attend(
         return _attend_whole(query, key_value, heads)
     from specsar_jax import attention  # only where it is used: Pallas takes half a second to import
 
+    key_value = key_value.reshape(key_value.shape[0], -1, key_value.shape[-1])
     if not attention.takes(query, key_value, heads, platform):
         return _attend_whole(query, key_value, heads)
 
@@ -61,18 +63,18 @@ def _attend_whole(query: Array, key_value: Array, heads: int) -> Array:
     `jax.nn.dot_product_attention`, which keeps the heads inside, has XLA turn the logits on a CPU. Dividing after the second
     product, not before, spares the gradient a pass over the weights.
     """
-    batch, _, channels = query.shape
+    batch, channels = query.shape[0], query.shape[-1]
 
     def split(x: Array) -> Array:
-        return jnp.swapaxes(x.reshape(batch, x.shape[1], heads, channels // heads), 1, 2)
+        return jnp.swapaxes(x.reshape(batch, -1, heads, channels // heads), 1, 2)
 
-    key, value = jnp.split(key_value, 2, axis=-1)
+    shape, (key, value) = query.shape, jnp.split(key_value, 2, axis=-1)
     query, key, value = split(query * (channels // heads) ** -0.5), split(key), split(value)
     logits = matmul_float32(query, jnp.swapaxes(key, 2, 3))
     # The result does not depend on what is subtracted, so neither does the gradient.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     attended = matmul_float32(weights.astype(value.dtype), value) / weights.sum(axis=-1, keepdims=True)
-    return jnp.swapaxes(attended, 1, 2).astype(query.dtype).reshape(batch, -1, channels)
+    return jnp.swapaxes(attended, 1, 2).astype(query.dtype).reshape(shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -184,9 +186,10 @@ def _depthwise_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[
 def sums_over_pixels(*maps: Float[Array, "batch *pixels channel"]) -> tuple[Float[Array, " channel"], ...]:
     """The sum of each map over all but its last axis.
 
-    On a CPU in one pass: one reduction with many operands. It leaves the first axis, over which batches are split, for a second
-    sum, because XLA's partitioner cannot sum such a reduction over devices and would gather all maps on each. Elsewhere as plain
-    sums: GPUs have no shared memory for so many operands.
+    In one pass, as far as the platform allows. On a CPU as one reduction with many operands. It leaves the first axis, over which
+    batches are split, for a second sum, because XLA's partitioner cannot sum such a reduction over devices and would gather all
+    maps on each. On a GPU as one reduction of the maps behind each other: many operands do not fit a kernel's shared memory,
+    and sums one by one read what the maps are made of again and again.
     """
 
     def in_one_pass(*maps: Array) -> tuple[Array, ...]:
@@ -196,10 +199,13 @@ def sums_over_pixels(*maps: Float[Array, "batch *pixels channel"]) -> tuple[Floa
         )
         return tuple(m.sum(axis=0) for m in of_tile)
 
+    def stacked(*maps: Array) -> tuple[Array, ...]:
+        return tuple(jnp.stack(maps).sum(axis=tuple(range(1, maps[0].ndim))))
+
     def one_by_one(*maps: Array) -> tuple[Array, ...]:
         return tuple(m.sum(axis=tuple(range(m.ndim - 1))) for m in maps)
 
-    return jax.lax.platform_dependent(*maps, cpu=in_one_pass, default=one_by_one)
+    return jax.lax.platform_dependent(*maps, cpu=in_one_pass, cuda=stacked, default=one_by_one)
 
 
 depthwise_3x3.defvjp(_depthwise_forward, _depthwise_backward)
@@ -227,21 +233,32 @@ def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+def to_patches(x: Float[Array, "batch height width channel"], side: int) -> Float[Array, "batch _ _ pixel channel"]:
+    """Whole patches of `side` x `side` pixels, [batch, rows, columns, side * side, channel]; what is left over is not there."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // side, width // side
+    x = x[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
+    return jnp.swapaxes(x, 2, 3).reshape(batch, rows, columns, side * side, channels)
+
+
+def from_patches(patches: Float[Array, "batch rows columns pixel channel"]) -> Float[Array, "batch _ _ channel"]:
+    """The inverse of `to_patches`, of a map without anything left over."""
+    batch, rows, columns, pixels, channels = patches.shape
+    side = math.isqrt(pixels)
+    x = jnp.swapaxes(patches.reshape(batch, rows, columns, side, side, channels), 2, 3)
+    return x.reshape(batch, rows * side, columns * side, channels)
+
+
 def reduce_patches(
-    x: Float[Array, "batch height width channel"],
+    patches: Float[Array, "batch rows columns pixel channel"],
     kernel: Float[Array, "side side channel wide"],
     bias: Float[Array, " wide"],
-) -> Float[Array, "batch _ _ wide"]:
-    """Each whole patch of `side` x `side` pixels times the kernel, plus the bias; rows and columns left over are not read.
+) -> Float[Array, "batch rows columns wide"]:
+    """Each of `to_patches` times the kernel, plus the bias.
 
     As one matrix product: XLA's convolution has a gradient that inside a loop took a hundred times as long on a CPU.
     """
-    side, _, channels, wide = kernel.shape
-    batch, height, width, _ = x.shape
-    rows, columns = height // side, width // side
-    patches = x[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
-    patches = jnp.swapaxes(patches, 2, 3).reshape(batch, rows, columns, side * side * channels)
-    return dense(patches, kernel.reshape(-1, wide), bias)
+    return dense(patches.reshape(*patches.shape[:3], -1), kernel.reshape(-1, kernel.shape[-1]), bias)
 
 
 def join_and_classify(
@@ -263,7 +280,17 @@ def join_and_classify(
 def _join_whole(
     first: Array, first_kernel: Array, maps: tuple[Array, ...], bias: Array, classify_kernel: Array
 ) -> Array:
-    joined = first @ first_kernel + bias.astype(first.dtype) + sum_resized(maps, first.shape[1:3])
+    size = first.shape[1:3]
+
+    def by_neighbours(*maps: Array) -> Array:
+        """Within the kernel that adds, in float32; a product for each map would write them at full size."""
+        if not all(isinstance(side, int) for side in size):
+            return sum_resized(maps, size)
+        wide = (m.astype(jnp.promote_types(m.dtype, jnp.float32)) for m in maps)
+        return sum(_resize_by_neighbours(m, size) for m in wide).astype(first.dtype)
+
+    resized = jax.lax.platform_dependent(*maps, cuda=by_neighbours, default=lambda *maps: sum_resized(maps, size))
+    joined = first @ first_kernel + bias.astype(first.dtype) + resized
     return matmul_float32(jax.nn.relu(joined), classify_kernel)
 
 
@@ -307,7 +334,39 @@ def resize_bilinear(x: Float[Array, "batch _ _ channel"], size: tuple[Any, Any])
     """Bilinear resize, half-pixel centres, no antialias."""
     if x.shape[1:3] == tuple(size):
         return x
+    if not all(isinstance(side, int) for side in (*x.shape, *size)):  # symbols, in an exported program
+        return _resize_by_products(x, size)
+    return _resize_static(x, size)
+
+
+def _resize_by_products(x: Array, size: tuple[Any, Any]) -> Array:
     return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), method="bilinear", antialias=False)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _resize_static(x: Array, size: tuple[int, int]) -> Array:
+    """On a GPU each pixel from its four neighbours, one kernel; elsewhere as two matrix products, and so is the gradient."""
+    products = functools.partial(_resize_by_products, size=size)
+    return jax.lax.platform_dependent(x, cuda=functools.partial(_resize_by_neighbours, size=size), default=products)
+
+
+def _resize_by_neighbours(x: Array, size: tuple[int, int]) -> Array:
+    for axis, wanted in enumerate(size, start=1):
+        low, high, share = _bilinear(x.shape[axis], wanted)
+        share = jnp.asarray(share.reshape(-1, *[1] * (3 - axis)), x.dtype)
+        x = jnp.take(x, low, axis) * (1 - share) + jnp.take(x, high, axis) * share
+    return x
+
+
+def _resize_forward(x: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    return _resize_static(x, size), x
+
+
+def _resize_backward(size: tuple[int, int], x: Array, gradient: Array) -> tuple[Array]:
+    return jax.linear_transpose(functools.partial(_resize_by_products, size=size), x)(gradient)
+
+
+_resize_static.defvjp(_resize_forward, _resize_backward)
 
 
 def sum_resized(

@@ -72,7 +72,8 @@ def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = 
         return jnp.exp(log_probabilities(variables, s2, s1, config=trained.config, temperature=trained.temperature))
 
     compiled = jax.jit(sharding.for_mesh(probabilities, mesh))
-    variables = jax.device_put(trained.variables, sharding.replicated(mesh))
+    variables = model.for_inference(trained.variables, trained.config.model)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), sharding.by_tile(mesh)))
 
 

@@ -61,6 +61,34 @@ def init_params(config: Model, rng: Array) -> Variables:
     return jax.tree.map(jnp.asarray, variables)
 
 
+def for_inference(variables: Variables, config: Model) -> Variables:
+    """The variables in the form that maps and scores are computed from: blocks apart, and weights in the type that they are computed with.
+
+    `apply` takes both forms, with the same results; `apply_train` and all files take that of `init_params`. Where the weights of
+    a stage are one array, a program for a GPU spends 140 kernels on cutting out and converting them, each time it runs.
+
+    Args:
+        variables: as `init_params` returns them.
+        config: of the network.
+    """
+
+    def converted(path: Any, leaf: Array) -> Array:
+        of_norm = path[-2].key.endswith("norm")  # computed in float32
+        return leaf if of_norm else leaf.astype(config.compute_dtype)
+
+    params = dict(variables["params"])
+    for name, part in params.items():
+        if name != "decoder":  # whose matrices are multiplied with each other first
+            part = jax.tree_util.tree_map_with_path(converted, part)
+        if "blocks" in part:
+            count = config.blocks[int(name.removeprefix("stage")) - 1]
+            part = part | {
+                "blocks": tuple(jax.tree.map(lambda leaf, i=i: leaf[i], part["blocks"]) for i in range(count))
+            }
+        params[name] = part
+    return variables | {"params": params}
+
+
 def abstract_params(config: Model) -> Variables:
     """Shapes and types of what `init_params` returns, without a computation."""
     size = SMALLEST_SIZE_PX
@@ -95,7 +123,7 @@ def apply(
     """Logits of a batch of standardised tiles, with BatchNorm's running moments. Pure.
 
     Args:
-        variables: as `init_params` returns them.
+        variables: as `init_params` or `for_inference` returns them.
         s2: float [batch, height, width, s2_channels]; anything, None too, for a network that does not read it.
         s1: float [batch, height, width, s1_channels]; likewise.
         config: of the network.
@@ -220,7 +248,7 @@ class Stage(nn.Module):
             return jax.lax.scan(apply_block, maps, (stacked, rates, rngs))[0]
         apply_block = jax.jit(apply_block)  # traced once for all blocks
         for i in range(count):
-            weights = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+            weights = stacked[i] if isinstance(stacked, tuple) else jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
             maps, _ = apply_block(maps, (weights, rates[i], None if rngs is None else rngs[i]))
         return maps
 
@@ -246,11 +274,22 @@ class DMEMBlock(nn.Module):
         def norms(kind: str, maps: tuple[Array, ...]) -> tuple[Array, ...]:
             return tuple(_norm(config, f"{name}_{kind}_norm")(m) for name, m in zip(names, maps, strict=True))
 
-        normed = norms("self", maps)
-        maps = _add(maps, attend("self", normed, normed))
+        side = config.reductions[stage]
+        if self._in_patches(maps[0]):
+            # Attention does not ask for the order of the queries: norms write patches, residuals are added from them.
+            def arrange(maps: tuple[Array, ...]) -> tuple[Array, ...]:
+                return tuple(layers.to_patches(m, side) for m in maps)
+
+            def restore(maps: tuple[Array, ...]) -> tuple[Array, ...]:
+                return tuple(layers.from_patches(m) for m in maps)
+        else:
+            arrange = restore = tuple
+
+        normed = arrange(norms("self", maps))
+        maps = _add(maps, restore(attend("self", normed, normed)))
         if len(maps) == 2 and config.cross_attention:
-            normed = norms("cross", maps)
-            maps = _add(maps, attend("cross", normed, normed[::-1]))
+            normed = arrange(norms("cross", maps))
+            maps = _add(maps, restore(attend("cross", normed, normed[::-1])))
         normed = norms("ffn", maps)
         mixed = tuple(
             self._drop_path(MixFFN(config, name=f"{name}_ffn")(m), drop_rate)
@@ -258,16 +297,23 @@ class DMEMBlock(nn.Module):
         )
         return _add(maps, mixed)
 
+    def _in_patches(self, maps: Array) -> bool:
+        """Whether attention takes the pixels patch by patch: for a GPU, which else turns each map in a kernel of its own."""
+        side = self.config.reductions[self.stage]
+        whole = all(isinstance(n, int) and n % side == 0 for n in maps.shape[1:3])
+        return layers.accelerator() == "cuda" and side > 1 and whole
+
     def _drop_path(self, residual: Array, rate: Array) -> Array:
         """Stochastic depth: in training, drops the residual of a whole tile with probability `rate`."""
         if not self.train or self.config.drop_path == 0.0:
             return residual
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, (residual.shape[0], 1, 1, 1))
+        of_tile = (residual.shape[0], *[1] * (residual.ndim - 1))
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, of_tile)
         return jnp.where(keep, residual / (1.0 - rate).astype(residual.dtype), 0)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of every pixel of `query` to a spatially reduced `context`."""
+    """Multi-head attention of every pixel of `query` to a spatially reduced `context`; both as maps or as patches of them."""
 
     config: Model
     stage: int
@@ -275,29 +321,29 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, query: Array, context: Array) -> Array:
         config = self.config
-        batch, height, width, channels = query.shape
-        heads, reduction = config.heads[self.stage], config.reductions[self.stage]
+        channels, heads, reduction = query.shape[-1], config.heads[self.stage], config.reductions[self.stage]
         if reduction > 1:
-            context = PatchReduction(config, reduction, name="reduce")(context)
-            context = _norm(config, "reduce_norm")(context)
+            patches = context if context.ndim == 5 else layers.to_patches(context, reduction)
+            context = _norm(config, "reduce_norm")(PatchReduction(reduction, name="reduce")(patches))
+        else:
+            # Seen to be the queries' own map, XLA would join the two products, and make two more kernels of the biases.
+            context = jax.lax.optimization_barrier(context)
         query = Dense(channels, name="query")(query)
         key_value = Dense(2 * channels, name="key_value")(context)
-        attended = layers.attend(query.reshape(batch, -1, channels), key_value.reshape(batch, -1, 2 * channels), heads)
-        return Dense(channels, name="output")(attended.reshape(batch, height, width, channels))
+        return Dense(channels, name="output")(layers.attend(query, key_value, heads))
 
 
 class PatchReduction(nn.Module):
-    """One pixel for each whole patch of `side` x `side`: a convolution whose stride is its kernel's size."""
+    """One pixel for each patch of `side` x `side`: a convolution whose stride is its kernel's size."""
 
-    config: Model
     side: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
+    def __call__(self, patches: Array) -> Array:
+        channels = patches.shape[-1]
         kernel = self.param("kernel", _shape_only, (self.side, self.side, channels, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        return layers.reduce_patches(x, kernel, bias)
+        return layers.reduce_patches(patches, kernel, bias)
 
 
 class MixFFN(nn.Module):
