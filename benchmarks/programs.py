@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
@@ -43,7 +44,7 @@ _CALLS = frozenset(("while", "call", "conditional", "async-start"))
 _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,]*)\](?:\{([^}]*)\})?")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 
 
@@ -71,6 +72,7 @@ class _Instruction:
     shape: str
     operands: tuple[str, ...]
     text: str
+    is_root: bool
 
 
 def traffic(text: str) -> Traffic:
@@ -86,7 +88,7 @@ def traffic(text: str) -> Traffic:
         if kind in COLLECTIVES:
             counts[kind] += times
             shape = _last_of_start(instruction)
-            sizes[kind] += times * _bytes(shape)
+            sizes[kind] += times * _bytes(shape.replace("S(1)", ""))
             types |= {match[1] for match in _ARRAY.finditer(shape)}
         bytes_moved = times * _moved(instruction, by_name, computations)
         moved += bytes_moved
@@ -94,6 +96,41 @@ def traffic(text: str) -> Traffic:
             by_products += bytes_moved
     megabytes = {name: size / 1e6 for name, size in sizes.items()}
     return Traffic(kernels, moved / 1e9, by_products / 1e9, dict(counts), megabytes, frozenset(types))
+
+
+def products_flop(jaxpr: Any) -> float:
+    """FLOP of the matrix products and convolutions of a `jax.core.Jaxpr`, those of loops as often as they turn; where there are forms
+    for several platforms, of the costliest.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, of = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = of["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval, of["dimension_numbers"]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[numbers.rhs_spec[0]]
+        elif name == "cond":
+            total += max(products_flop(branch.jaxpr) for branch in of["branches"])
+        elif name == "pallas_call":
+            total += of["cost_estimate"].flops
+        else:
+            # A device's part of a `shard_map` stands there once for all devices.
+            turns = {"scan": of.get("length", 1), "shard_map": getattr(of.get("mesh"), "size", 1)}.get(name, 1)
+            total += turns * sum(map(products_flop, _inner(of)))
+    return total
+
+
+def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
+    """The programs within an equation of a jaxpr."""
+    for value in parameters.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
+            elif hasattr(getattr(item, "jaxpr", None), "eqns"):
+                yield item.jaxpr
 
 
 def costliest(text: str, count: int = 40) -> list[tuple[float, int, str]]:
@@ -119,12 +156,11 @@ def _computations(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
             current = computations[heading[2]] = {}
             entry = heading[2] if heading[1] else entry
         elif found := _INSTRUCTION.match(line):
-            name, rest = found[1], found[2]
+            name, rest = found[2], found[3]
             shape, rest = _shape_and_rest(rest)
             opcode, _, arguments = rest.partition("(")
-            current[name] = _Instruction(
-                name, opcode.strip(), shape, tuple(re.findall(r"%([\w.-]+)", _in_parentheses(arguments))), rest
-            )
+            operands = tuple(re.findall(r"%([\w.-]+)", _in_parentheses(arguments)))
+            current[name] = _Instruction(name, opcode.strip(), shape, operands, rest, bool(found[1]))
     return computations, entry
 
 
@@ -194,7 +230,7 @@ def _fused_bytes(inside: dict[str, _Instruction], shapes: list[str], result: str
     sum all of what it adds, anything else the share of its operands that is needed of itself.
     """
     needed: dict[str, float] = collections.defaultdict(float)
-    root = list(inside.values())[-1]
+    root = next((i for i in inside.values() if i.is_root), next(reversed(inside.values())))
     needed[root.name] = _elements(root.shape)
     moved = float(_bytes(result))
     for instruction in reversed(inside.values()):

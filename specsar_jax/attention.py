@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 GPU_QUERIES, GPU_KEYS, GPU_WARPS = 64, 64, 4
 """Of a program; logits of 64 x 64 stay in the registers of four warps."""
 
-GPU_PROGRAMS = 512
-"""That sum the gradient of the keys, four for each processor of a large GPU: the queries are split into parts until there are as many."""
+GPU_PROGRAMS = 256
+"""That sum the gradient of the keys, two for each processor of a large GPU: the queries are split into parts until there are as many."""
 
 TPU_LOGITS = 2**18
 """Logits of a block, at most: 1 MB in float32, of the 16 MB that all of a kernel's maps may take; twice as many do not compile."""
@@ -97,10 +97,9 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _product(one: Array, two: Array, contract: tuple[int, int]) -> Array:
-    """A matrix product that sums in float32; of float32 numbers in full precision."""
-    precision = jax.lax.Precision.HIGHEST if one.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    """A matrix product that sums in float32."""
     dimensions = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(one, two, dimensions, precision=precision, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(one, two, dimensions, preferred_element_type=jnp.float32)
 
 
 def _cost(query: Array, key_value: Array, heads: int, products: int, moved: int) -> pl.CostEstimate:

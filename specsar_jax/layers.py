@@ -24,6 +24,11 @@ def accelerator() -> str | None:
     return {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform)
 
 
+def tile_axes(mesh: Any, size: int) -> tuple[str, ...]:
+    """Axes of a mesh over which a batch of `size` tiles is computed: all, or the first where they cannot share it."""
+    return mesh.axis_names if size % mesh.size == 0 else mesh.axis_names[:1]
+
+
 def attend(
     query: Float[Array, "batch *pixels channel"], key_value: Float[Array, "batch *keys two_channel"], heads: int
 ) -> Float[Array, "batch *pixels channel"]:
@@ -51,7 +56,7 @@ def attend(
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.size > 1:  # XLA cannot split a kernel; each device maps its own tiles
-        by_tile = jax.P(mesh.axis_names[0])
+        by_tile = jax.P(tile_axes(mesh, query.shape[0]))
         kernel = jax.shard_map(kernel, mesh=mesh, in_specs=by_tile, out_specs=by_tile, check_vma=False)
     whole = functools.partial(_attend_whole, heads=heads)
     # Traced for an accelerator, the program may still be compiled for the CPU beside it.
@@ -280,17 +285,7 @@ def join_and_classify(
 def _join_whole(
     first: Array, first_kernel: Array, maps: tuple[Array, ...], bias: Array, classify_kernel: Array
 ) -> Array:
-    size = first.shape[1:3]
-
-    def by_neighbours(*maps: Array) -> Array:
-        """Within the kernel that adds, in float32; a product for each map would write them at full size."""
-        if not all(isinstance(side, int) for side in size):
-            return sum_resized(maps, size)
-        wide = (m.astype(jnp.promote_types(m.dtype, jnp.float32)) for m in maps)
-        return sum(_resize_by_neighbours(m, size) for m in wide).astype(first.dtype)
-
-    resized = jax.lax.platform_dependent(*maps, cuda=by_neighbours, default=lambda *maps: sum_resized(maps, size))
-    joined = first @ first_kernel + bias.astype(first.dtype) + resized
+    joined = first @ first_kernel + bias.astype(first.dtype) + sum_resized(maps, first.shape[1:3])
     return matmul_float32(jax.nn.relu(joined), classify_kernel)
 
 
@@ -372,9 +367,38 @@ _resize_static.defvjp(_resize_forward, _resize_backward)
 def sum_resized(
     maps: tuple[Float[Array, "batch _rows _columns channel"], ...], size: tuple[Any, Any]
 ) -> Float[Array, "batch height width channel"]:
-    """The sum of `maps`, each resized to `size`: bilinear, half-pixel centres, no antialias.
+    """The sum of `maps`, each resized to `size`: bilinear, half-pixel centres, no antialias."""
+    if not all(isinstance(side, int) for m in maps for side in (*m.shape, *size)):
+        return _sum_by_products(maps, size)
+    return _sum_static(maps, size)
 
-    A resize is a matrix of rows times the map times a matrix of columns. With the columns first, all maps share one product
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sum_static(maps: tuple[Array, ...], size: tuple[int, int]) -> Array:
+    """On a GPU from neighbours, in float32, within the kernel that goes on with the sum: products would write each map at full
+    width before. Elsewhere, and in the gradient, as products.
+    """
+
+    def by_neighbours(*maps: Array) -> Array:
+        wide = jnp.promote_types(maps[0].dtype, jnp.float32)
+        return sum(_resize_by_neighbours(m.astype(wide), size) for m in maps).astype(maps[0].dtype)
+
+    return jax.lax.platform_dependent(*maps, cuda=by_neighbours, default=lambda *maps: _sum_by_products(maps, size))
+
+
+def _sum_forward(maps: tuple[Array, ...], size: tuple[int, int]) -> tuple[Array, tuple[Array, ...]]:
+    return _sum_static(maps, size), maps
+
+
+def _sum_backward(size: tuple[int, int], maps: tuple[Array, ...], gradient: Array) -> tuple[tuple[Array, ...]]:
+    return jax.linear_transpose(functools.partial(_sum_by_products, size=size), maps)(gradient)
+
+
+_sum_static.defvjp(_sum_forward, _sum_backward)
+
+
+def _sum_by_products(maps: tuple[Array, ...], size: tuple[Any, Any]) -> Array:
+    """A resize is a matrix of rows times the map times a matrix of columns. With the columns first, all maps share one product
     of rows, which sums them, and nothing is turned, forward or backward.
     """
     batch, _, _, channels = maps[0].shape

@@ -1,7 +1,7 @@
 """Devices as a mesh ("data", "model"), over one process or many, and which of them hold what.
 
 Batches are split over "data". Weights are on every device, or split: their channels over "model", and, fully sharded
-(FSDP), one more axis over "data". XLA's partitioner puts in the communication.
+(FSDP), one more axis over "data". XLA's partitioner puts in the communication; what is split is put together before it is used.
 """
 
 import functools
@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from specsar_jax import config as configs
+from specsar_jax.layers import tile_axes
 
 BARRIER_TIMEOUT_MS = 3_600_000
 """How long a process waits for the others: simulating a data set or compiling may take them minutes."""
@@ -112,6 +113,20 @@ def of_state(state: Any, mesh: jax.sharding.Mesh, config: configs.Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*split))
 
     return jax.tree_util.tree_map_with_path(one, state)
+
+
+def for_computing(params: Any, batch: Any, config: configs.Mesh) -> tuple[Any, Any]:
+    """Within a program of `for_mesh`: weights that are split put together on each device, and the tiles of a batch spread over all
+    devices, those along "model" too if there are tiles enough.
+
+    That is one collective a weight, and one for its gradient. Left to itself, XLA's partitioner splits products by the weights, and
+    moves maps about, of which there is far more.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or (config.parameters == "replicated" and config.model == 1):
+        return params, batch
+    size = jax.tree.leaves(batch)[0].shape[0]
+    return jax.lax.with_sharding_constraint((params, batch), (PartitionSpec(), PartitionSpec(tile_axes(mesh, size))))
 
 
 def check_batch_size(size: int, mesh: jax.sharding.Mesh, name: str, parts: int = 1) -> None:

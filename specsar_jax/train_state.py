@@ -9,7 +9,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from specsar_jax import losses, metrics, model
+from specsar_jax import losses, metrics, model, sharding
 from specsar_jax.config import Config
 from specsar_jax.inference import tempered
 from specsar_jax.optimizer import make_optimizer
@@ -115,6 +115,7 @@ def _loss_and_gradient(
     pixels = jnp.maximum((batch["label"] != bands.IGNORE).sum(), 1)
 
     def loss_of(params: Any, batch_stats: Any, part: dict[str, Array], rng: Array) -> tuple[Float[Array, ""], Any]:
+        params, part = sharding.for_computing(params, part, config.mesh)
         s2, s1 = standardise(part["s2"], part["s1"], statistics)
         variables = {"params": params, "batch_stats": batch_stats}
         logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng)

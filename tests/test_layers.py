@@ -78,7 +78,16 @@ def test_patch_reduction_equals_a_convolution_of_the_same_stride(size):
     def convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         return convolved(x, kernel, 2, "VALID") + bias
 
-    same(layers.reduce_patches, convolution, normal(0, 2, *size, 5), normal(1, 2, 2, 5, 6), normal(2, 6))
+    def reduction(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        return layers.reduce_patches(layers.to_patches(x, 2), kernel, bias)
+
+    same(reduction, convolution, normal(0, 2, *size, 5), normal(1, 2, 2, 5, 6), normal(2, 6))
+
+
+def test_patches_put_together_are_the_map():
+    x = normal(0, 2, 6, 9, 4)
+    np.testing.assert_array_equal(layers.from_patches(layers.to_patches(x, 3)), x)
+    assert (layers.to_patches(x, 3)[1, 1, 2] == x[1, 3:, 6:].reshape(9, 4)).all()
 
 
 @pytest.mark.parametrize(("side", "stride"), [(7, 4), (3, 2)])
@@ -136,6 +145,14 @@ def test_maps_summed_while_resized_equal_jaxs_own_resizes():
         return sum(layers.resize_bilinear(m, (16, 18)) for m in maps)
 
     same(lambda *maps: layers.sum_resized(maps, (16, 18)), plain, *maps)
+
+
+@pytest.mark.parametrize("size", [(16, 18), (7, 30)])
+def test_neighbours_resize_as_products_do(size):
+    """The form for a GPU against the one for all else."""
+    x = normal(0, 2, 8, 9, 6)
+    given, wanted = layers._resize_by_neighbours(x, size), layers._resize_by_products(x, size)
+    np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_gelu_equals_jaxs_own():

@@ -1,0 +1,461 @@
+"""The network on accelerators: compiled ahead of time for devices that are not there, measured on those that are.
+
+    pip install -e '.[aot]'
+    python benchmarks/accelerator.py --results FILE [--devices h100,v5e|all|here] [--presets specsar_former,tiny|all]
+                                     [--programs forward:8,train:32:x8:fsdp] [--types bfloat16,float32] [--jobs 2]
+    python benchmarks/accelerator.py --results FILE --table
+
+XLA compiles for a TPU (libtpu) and for an NVIDIA GPU (the CUDA plugin) on any machine, and the program says what it needs of
+memory, what it moves, and which collectives it holds (`programs.py`). It says no time: a *bound* is what the device's peak and
+bandwidth allow at best, not a measurement. `--devices here` compiles for the devices of this machine, runs, and measures.
+
+A program is forward:BATCH, evaluate:BATCH (the evaluation step: probabilities and sums) or train:BATCH (`train.make_program` with the
+paper's recipe), with BATCH tiles over all devices, and options: x8 (eight devices), fsdp, model2 (two along the mesh's model
+axis), accumulate2, remat. Each is compiled in a process of its own; FILE gets a line of JSON for each, and what stands there already
+is not compiled again. `--jobs 2` needs about 6 GB of memory a job.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import programs
+
+REPOSITORY = Path(__file__).parent.parent
+LIMIT_S = 3600
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """An accelerator: how XLA calls it, and what its maker says of it."""
+
+    topologies: dict[int, str]
+    """By number of devices: for a TPU the name of a slice that has as many."""
+    memory_gb: float
+    gb_per_s: float
+    tflop_per_s: dict[str, float]
+    """Of matrix products, dense, by the type of the computation. Of float32 as JAX multiplies it by default: TF32 on a GPU, one
+    pass of bfloat16 on a TPU."""
+    description: str = ""
+    """Of a GPU, for XLA; numbers of cores, registers and shared memory as the CUDA runtime tells them."""
+
+
+_GPU = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 shared_memory_per_block: 49152
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536 %s }
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "%s" """
+
+# Memory, bandwidth and peaks: NVIDIA's data sheets of H100 SXM and A100 SXM 80 GB; Google Cloud's pages of the TPU versions.
+DEVICES = {
+    "h100": Device(
+        {1: "1x1x1", 8: "1x1x8"}, 80, 3352, {"bfloat16": 989, "float32": 494},
+        _GPU % (
+            "core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 "
+            "device_memory_size: 84942979072 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 "
+            "cuda_compute_capability { major: 9 minor: 0 }", "NVIDIA H100 80GB HBM3",
+        ),
+    ),
+    "a100": Device(
+        {1: "1x1x1", 8: "1x1x8"}, 80, 2039, {"bfloat16": 312, "float32": 156},
+        _GPU % (
+            "core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 memory_bandwidth: 2039040000000 l2_cache_size: 41943040 "
+            "device_memory_size: 85100068864 shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912 "
+            "cuda_compute_capability { major: 8 minor: 0 }", "NVIDIA A100-SXM4-80GB",
+        ),
+    ),
+    "v5e": Device({1: "v5e:2x2", 8: "v5e:2x4"}, 16, 819, {"bfloat16": 197, "float32": 197}),
+    "v6e": Device({1: "v6e:2x2", 8: "v6e:2x4"}, 32, 1640, {"bfloat16": 918, "float32": 918}),
+    "v4": Device({1: "v4:2x2x1", 8: "v4:2x2x2"}, 32, 1228, {"bfloat16": 275, "float32": 275}),
+    "v5p": Device({1: "v5p:2x2x1", 8: "v5p:2x2x2"}, 95, 2765, {"bfloat16": 459, "float32": 459}),
+}  # fmt: skip
+
+PROGRAMS = (
+    *(f"forward:{batch}" for batch in (1, 8, 32)),
+    "evaluate:8",
+    *(
+        "train:4",
+        "train:16",
+        "train:32:x8",
+        "train:32:x8:fsdp",
+        "train:32:x8:model2",
+        "train:4:accumulate2",
+        "train:4:remat",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is compiled, of `PROGRAM:BATCH[:OPTION...]`."""
+
+    kind: str
+    batch: int
+    devices: int = 1
+    fsdp: bool = False
+    model: int = 1
+    accumulate: int = 1
+    remat: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Program":
+        """Raises ValueError unless `text` is of that form."""
+        kind, *rest = text.split(":")
+        known = {
+            "x8": {"devices": 8},
+            "fsdp": {"fsdp": True},
+            "model2": {"model": 2},
+            "accumulate2": {"accumulate": 2},
+            "remat": {"remat": True},
+        }
+        if (
+            kind not in ("forward", "evaluate", "train")
+            or not rest
+            or not rest[0].isdecimal()
+            or set(rest[1:]) - set(known)
+        ):
+            raise ValueError(
+                f"{text!r} is not forward, evaluate or train, then :BATCH, then any of :{', :'.join(known)}"
+            )
+        fields: dict[str, Any] = {}
+        for option in rest[1:]:
+            fields |= known[option]
+        return cls(kind, int(rest[0]), **fields)
+
+
+def prepare_environment() -> None:
+    """What libtpu and the CUDA plugin must be told before JAX starts, where there is no such device."""
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    nvidia = importlib.util.find_spec("nvidia")
+    for folder in nvidia.submodule_search_locations if nvidia else ():
+        compiler = Path(folder) / "cuda_nvcc"
+        if compiler.is_dir():
+            os.environ["PATH"] = f"{compiler / 'bin'}:{os.environ['PATH']}"
+            # Nothing can be tried out on a device that is not there, and without trials Triton products find no tiles.
+            flags = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xla_gpu_cuda_data_dir={compiler}"
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+
+
+def devices_of(name: str, count: int) -> list[Any]:
+    """So many devices: descriptions of them, or of 'here' JAX's own.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    if name == "here":
+        found = jax.devices()
+    elif description := DEVICES[name].description:
+        shape = DEVICES[name].topologies[count]
+        found = topologies.get_topology_desc(name, "cuda", target_config=description, topology=shape).devices
+    else:
+        found = topologies.get_topology_desc(topology_name=DEVICES[name].topologies[count], platform="tpu").devices
+    if len(found) < count:
+        raise ValueError(f"{name} has {len(found)} devices, the program is for {count}")
+    return list(found)[:count]
+
+
+def lower(
+    preset: str, program: Program, compute_type: str, devices: list[Any], size_px: int, changes: dict[str, Any]
+) -> Any:
+    """The program for these devices, traced: a `jax.stages.Lowered`; and its FLOP, those of all devices."""
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import AxisType, Mesh
+
+    from specsar_jax import config as configs
+    from specsar_jax import inference, model, sharding, train_state
+    from specsar_jax.preprocess import SensorStatistics, Statistics, standardise
+    from specsar_jax.train import make_program
+
+    mesh = Mesh(np.array(devices).reshape(-1, program.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    recipe = configs.load(REPOSITORY / "configs" / "specsar_former.py")
+    fields = {"compute_dtype": compute_type, "rematerialise": program.remat} | changes
+    network = configs.model_preset(preset, loop_blocks_from=recipe.model.loop_blocks_from, **fields)
+    config = dataclasses.replace(
+        recipe,
+        model=network,
+        train=dataclasses.replace(recipe.train, batch_size=program.batch, accumulate=program.accumulate),
+        mesh=configs.Mesh(model=program.model, parameters="sharded" if program.fsdp else "replicated"),
+    )
+
+    def sensor(count: int, low: float, high: float) -> SensorStatistics:
+        names, mean, std = tuple(map(str, range(count))), (low + high) / 2, (high - low) / 4
+        return SensorStatistics(names, *((v,) * count for v in (mean, std, low, high)), "", (1,) * count)
+
+    statistics = Statistics(sensor(network.s2_channels, 1, 10_000), sensor(network.s1_channels, -30, 0), (1,) * 9)
+    by_tile, replicated = sharding.by_tile(mesh), sharding.replicated(mesh)
+    shape = (program.batch, size_px, size_px)
+    batch = {
+        "s2": jax.ShapeDtypeStruct((*shape, network.s2_channels), jnp.uint16, sharding=by_tile),
+        "s1": jax.ShapeDtypeStruct((*shape, network.s1_channels), jnp.float32, sharding=by_tile),
+        "label": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=by_tile),
+        "expert": jax.ShapeDtypeStruct(shape[:1], bool, sharding=by_tile),
+    }
+
+    def placed(tree: Any, where: Any) -> Any:
+        return jax.tree.map(lambda leaf, of: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=of), tree, where)
+
+    if program.kind == "train":
+        abstract = jax.eval_shape(lambda: train_state.init_state(config))
+        shardings = sharding.of_state(abstract, mesh, config.mesh)
+        function, arguments = make_program(config, statistics, mesh, shardings), (placed(abstract, shardings), batch)
+    else:
+
+        def compute(variables: Any, batch: Any) -> Any:
+            s2, s1 = standardise(batch["s2"], batch["s1"], statistics)
+            if program.kind == "forward":
+                return model.apply(variables, s2, s1, config=network)
+            log_p = inference.log_probabilities(variables, s2, s1, config=config)
+            return train_state.evaluation_step(batch, log_p, config=config, alpha=(1.0,) * 9)
+
+        abstract = jax.eval_shape(
+            functools.partial(model.for_inference, config=network), model.abstract_params(network)
+        )
+        where = jax.tree.map(lambda _: replicated, abstract)
+        function, arguments = jax.jit(sharding.for_mesh(compute, mesh)), (placed(abstract, where), batch)
+    traced = function.trace(*arguments)
+    return traced.lower(), programs.products_flop(traced.jaxpr.jaxpr), arguments
+
+
+def work(case: dict[str, Any]) -> dict[str, Any]:
+    """Compiles one case, and runs it if it is for devices that are here; what there is to tell of it."""
+    program = Program.parse(case["program"])
+    here = case["device"] == "here"
+    if not here:
+        prepare_environment()
+    sys.path.insert(0, str(REPOSITORY))
+    import jax
+
+    devices = devices_of(case["device"], program.devices)
+    started = time.perf_counter()
+    lowered, flop, arguments = lower(case["preset"], program, case["type"], devices, case["size_px"], case["changes"])
+    traced_s = time.perf_counter() - started
+    started = time.perf_counter()
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - started
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    text = compiled.as_text()
+    if case.get("text"):
+        Path(case["text"]).write_text(text)
+    found = {
+        "device_kind": devices[0].device_kind,
+        "traced_s": traced_s,
+        "compile_s": compile_s,
+        "arguments_gb": memory.argument_size_in_bytes / 1e9,
+        "temporaries_gb": memory.temp_size_in_bytes / 1e9,
+        "output_gb": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / 1e9,
+        "gflop": flop / 1e9,
+        "compiler_gb": cost["bytes accessed"] / 1e9
+        if "bytes accessed" in cost and devices[0].platform == "tpu"
+        else None,
+        "versions": {name: version(name) for name in ("jax", "libtpu", "jax-cuda12-plugin") if has(name)},
+        **dataclasses.asdict(programs.traffic(text)),
+    }
+    found["collective_types"] = sorted(found["collective_types"])
+    return found | ({"ms": measure(compiled, arguments, jax)} if here else {})
+
+
+def has(package: str) -> bool:
+    """Whether a package is installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return bool(version(package))
+    return False
+
+
+def measure(compiled: Any, arguments: Any, jax: Any, rounds: int = 20) -> list[float]:
+    """Milliseconds of each of some calls, on zeros, after two that do not count; a training step goes on from the state before."""
+    arguments = jax.tree.map(lambda of: jax.device_put(jax.numpy.zeros(of.shape, of.dtype), of.sharding), arguments)
+    ms = []
+    for _ in range(rounds + 2):
+        started = time.perf_counter()
+        result = jax.block_until_ready(compiled(*arguments))
+        ms.append(1e3 * (time.perf_counter() - started))
+        if isinstance(result, tuple):
+            arguments = (result[0], arguments[1])
+    return ms[2:]
+
+
+def run_case(case: dict[str, Any]) -> dict[str, Any]:
+    """`work` in a process of its own: the case with what it found, or with the reason why it does not compile."""
+    command = [sys.executable, __file__, "--worker", json.dumps(case)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return case | {"failed": f"not compiled within {LIMIT_S} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        return case | json.loads(lines[-1])
+    reasons = [line for line in done.stderr.strip().splitlines() if "Error" in line or "error" in line]
+    return case | {"failed": (reasons or done.stderr.strip().splitlines() or ["no word"])[-1][:300]}
+
+
+def bound(case: dict[str, Any]) -> float | None:
+    """Tiles per second that the peak of the devices and the bandwidth of their memory allow at best."""
+    if case["device"] == "here" or "failed" in case:
+        return None
+    program, device = Program.parse(case["program"]), DEVICES[case["device"]]
+    seconds = max(
+        case["gflop"] / program.devices / device.tflop_per_s[case["type"]] / 1e3, case["gigabytes"] / device.gb_per_s
+    )
+    return program.batch / seconds
+
+
+HEADER = (
+    *(
+        "preset",
+        "program",
+        "device",
+        "type",
+        "arguments GB",
+        "temporaries GB",
+        "output GB",
+        "of its memory",
+        "GFLOP a tile",
+    ),
+    *(
+        "GB a tile",
+        "compiler's GB a tile",
+        "kernels",
+        "collectives",
+        "MB",
+        "compile s",
+        "bound, tiles/s",
+        "measured, tiles/s",
+    ),
+)
+NOTES = """
+Program: kind, tiles of {size_px} x {size_px} over all devices, options (x8: eight devices). Memory of one device: arguments, temporaries
+and results as the compiler places them; of its memory: their sum over the device's. GFLOP: of matrix products and convolutions, counted in
+the program before it is compiled. GB a tile: of main memory, operands and results of each kernel of the scheduled program, on one
+device, over the tiles of that device. On a TPU what stays in the chip's fast memory is left out; the compiler's count has all of it,
+and counts the turns of a loop once. Collectives: how many a step, of which types, and the size of their results. Bound: the larger
+of FLOP over peak and bytes over bandwidth, communication left out: what no program of this form can exceed, not what was seen.
+"""
+
+
+def row(case: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    name = [case["preset"], case["program"], case["device"], case["type"]]
+    if "failed" in case:
+        return [*name, f"does not compile: {case['failed']}", *[""] * (len(HEADER) - 5)]
+    program = Program.parse(case["program"])
+    a_device = program.batch / program.devices
+    used = case["arguments_gb"] + case["temporaries_gb"] + case["output_gb"]
+    share = "-" if case["device"] == "here" else f"{used / DEVICES[case['device']].memory_gb:.0%}"
+    collectives = ", ".join(f"{count} {kind}" for kind, count in sorted(case["collectives"].items()))
+    types = f" ({', '.join(case['collective_types'])})" if collectives else ""
+    measured = "-" if "ms" not in case else f"{1e3 * program.batch / sorted(case['ms'])[len(case['ms']) // 2]:.4g}"
+    limit = bound(case)
+    return [
+        *name,
+        *(f"{case[key]:.2f}" for key in ("arguments_gb", "temporaries_gb", "output_gb")),
+        share,
+        f"{case['gflop'] / program.batch:.1f}",
+        f"{case['gigabytes'] / a_device:.2f}",
+        "-" if case["compiler_gb"] is None else f"{case['compiler_gb'] / a_device:.2f}",
+        str(case["kernels"]),
+        (collectives or "-") + types,
+        f"{sum(case['collective_megabytes'].values()):.1f}" if collectives else "-",
+        f"{case['compile_s']:.0f}",
+        "-" if limit is None else f"{limit:.4g}",
+        measured,
+    ]
+
+
+def tables(cases: list[dict[str, Any]]) -> str:
+    """Markdown: versions, a table, notes."""
+    versions = sorted({f"{name} {number}" for case in cases for name, number in case.get("versions", {}).items()})
+    lines = [list(HEADER), ["---"] * 4 + ["---:"] * (len(HEADER) - 4), *map(row, cases)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{', '.join(versions)}\n\n{text}\n{NOTES.format(size_px=cases[0]['size_px'])}"
+
+
+def main() -> None:
+    """Compiles what is not in the file of results yet; prints the table of what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}\n")
+    sys.path.insert(0, str(REPOSITORY))
+    from specsar_jax.config import PRESETS  # brings no JAX along
+
+    def one_of(known: Any) -> Any:
+        def parse(text: str) -> list[str]:
+            chosen = list(known) if text == "all" else text.split(",")
+            if unknown := set(chosen) - {*known, "here"}:
+                raise argparse.ArgumentTypeError(f"no {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+            return chosen
+
+        return parse
+
+    def program(text: str) -> list[str]:
+        try:
+            return [part for part in text.split(",") if Program.parse(part)]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument("--results", type=Path, help="lines of JSON, made or added to")
+    parser.add_argument(
+        "--devices", type=one_of(DEVICES), default=["h100", "v5e"], help=f"of {', '.join(DEVICES)}, here; or all"
+    )
+    parser.add_argument("--presets", type=one_of(PRESETS), default=["specsar_former"])
+    parser.add_argument("--programs", type=program, default=list(PROGRAMS))
+    parser.add_argument("--types", type=one_of(("bfloat16", "float32")), default=["bfloat16"])
+    parser.add_argument("--size_px", type=int, default=510)
+    parser.add_argument("--jobs", type=int, default=1, help="compilations at a time")
+    parser.add_argument("--table", action="store_true", help="print all of the file, compile nothing")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(work(args.worker)))
+        return
+    if args.results is None:
+        parser.error("give --results FILE")
+    known: list[dict[str, Any]] = []
+    if args.results.is_file():
+        known = [json.loads(line) for line in args.results.read_text().splitlines()]
+    if args.table:
+        if not known:
+            parser.error(f"nothing in {args.results}")
+        print(tables(known))
+        return
+    keys = ("preset", "program", "device", "type", "size_px")
+    wanted = [
+        dict(zip(keys, of, strict=True)) | {"changes": {}}
+        for of in itertools.product(args.presets, args.programs, args.devices, args.types, [args.size_px])
+    ]
+    there = [{key: case[key] for key in keys} for case in known]
+    todo = [case for case in wanted if {key: case[key] for key in keys} not in there]
+    with args.results.open("a") as file, ThreadPoolExecutor(args.jobs) as pool:
+        for number, case in enumerate(pool.map(run_case, todo), start=1):
+            print(json.dumps(case), file=file, flush=True)
+            known.append(case)
+            names = " ".join(str(case[key]) for key in keys)
+            print(f"{number} of {len(todo)}: {names}: {case.get('failed') or 'compiled'}", file=sys.stderr)
+    chosen = [case for case in known if any(all(case[key] == of[key] for key in keys) for of in wanted)]
+    print(tables(chosen))
+
+
+if __name__ == "__main__":
+    main()
