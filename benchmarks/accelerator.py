@@ -140,6 +140,7 @@ def prepare_environment() -> None:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several jobs: nothing is at hand that they could fight for
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
@@ -432,29 +433,26 @@ def main() -> None:
         return
     if args.results is None:
         parser.error("give --results FILE")
-    known: list[dict[str, Any]] = []
-    if args.results.is_file():
-        known = [json.loads(line) for line in args.results.read_text().splitlines()]
+    keys = ("preset", "program", "device", "type", "size_px")
+    lines = args.results.read_text().splitlines() if args.results.is_file() else []
+    known = {tuple(case[key] for key in keys): case for case in map(json.loads, lines)}  # the last word counts
     if args.table:
         if not known:
             parser.error(f"nothing in {args.results}")
-        print(tables(known))
+        print(tables(list(known.values())))
         return
-    keys = ("preset", "program", "device", "type", "size_px")
     wanted = [
         dict(zip(keys, of, strict=True)) | {"changes": {}}
         for of in itertools.product(args.presets, args.programs, args.devices, args.types, [args.size_px])
     ]
-    there = [{key: case[key] for key in keys} for case in known]
-    todo = [case for case in wanted if {key: case[key] for key in keys} not in there]
+    todo = [case for case in wanted if "failed" in known.get(tuple(case[key] for key in keys), {"failed": ""})]
     with args.results.open("a") as file, ThreadPoolExecutor(args.jobs) as pool:
         for number, case in enumerate(pool.map(run_case, todo), start=1):
             print(json.dumps(case), file=file, flush=True)
-            known.append(case)
-            names = " ".join(str(case[key]) for key in keys)
-            print(f"{number} of {len(todo)}: {names}: {case.get('failed') or 'compiled'}", file=sys.stderr)
-    chosen = [case for case in known if any(all(case[key] == of[key] for key in keys) for of in wanted)]
-    print(tables(chosen))
+            key = tuple(case[key] for key in keys)
+            known[key] = case
+            print(f"{number} of {len(todo)}: {key}: {case.get('failed') or 'compiled'}", file=sys.stderr)
+    print(tables([known[tuple(case[key] for key in keys)] for case in wanted]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from specsar_jax.config import Loss
+from specsar_jax.metrics import of_class
 from tfds_dwplus import bands
 
 
@@ -72,7 +73,7 @@ def pixel_loss(
             cost *= jnp.maximum(-jnp.expm1(log_p), 1e-7) ** config.gamma
         return cost
 
-    loss = cost(jnp.take_along_axis(log_p, ids[..., None], axis=-1)[..., 0], weights[ids])
+    loss = cost(of_class(log_p, ids), of_class(weights, ids))
     if config.smoothing_expert or config.smoothing_non_expert:
         smoothing = jnp.asarray(config.smoothing_expert, logits.dtype)
         if expert is not None:

@@ -58,7 +58,7 @@ def tile_sums(
     edges = np.linspace(0.0, 1.0, BINS + 1)[1:-1].astype(np.float32)
     place = sum((confidence >= edge).astype(jnp.int32) for edge in edges)
     ids = jnp.where(labelled, label, 0).astype(jnp.int32)
-    nll = jnp.clip(-jnp.take_along_axis(log_p, ids[..., None], axis=-1)[..., 0], 0.0, LARGEST_NLL)
+    nll = jnp.clip(-of_class(log_p, ids), 0.0, LARGEST_NLL)
     right = _counts(place, labelled & (prediction == label), BINS)
     return map_sums(label, prediction, valid) | {
         "reliability": jnp.stack([_counts(place, labelled, BINS), right], axis=-1),
@@ -66,6 +66,22 @@ def tile_sums(
         "brier": _digit_sums(brier, labelled),
         "nll": _digit_sums(nll, labelled),
     }
+
+
+def of_class(values: Float[Array, "*values class"], ids: Integer[Array, "*pixels"]) -> Float[Array, "*pixels"]:
+    """The value of each pixel's class, of its own values or of a table [class].
+
+    Accelerators compare with all classes: a TPU gathers element by element, and the gradient of that, on a GPU too, adds element by
+    element.
+    """
+
+    def gathered(values: Array, ids: Array) -> Array:
+        return values[ids] if values.ndim == 1 else jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
+
+    def compared(values: Array, ids: Array) -> Array:
+        return jnp.where(ids[..., None] == jnp.arange(values.shape[-1], dtype=ids.dtype), values, 0).sum(axis=-1)
+
+    return jax.lax.platform_dependent(values, ids, cpu=gathered, default=compared)
 
 
 def finite(log_p: Float[Array, "*n class"]) -> Float[Array, "*n class"]:
@@ -274,7 +290,15 @@ def _counts(
     added = jnp.where(where, 1 if weights is None else weights, 0)
     ids = jnp.where(where, ids, 0).astype(jnp.int32)
     rows = [values.reshape(len(values), -1) for values in (ids, added)]
-    return jax.vmap(lambda ids, added: jnp.zeros(length, jnp.int32).at[ids].add(added))(*rows)
+
+    def one_by_one(ids: Array, added: Array) -> Array:
+        return jax.vmap(lambda ids, added: jnp.zeros(length, jnp.int32).at[ids].add(added))(ids, added)
+
+    def compared(ids: Array, added: Array) -> Array:
+        """For accelerators: a TPU adds at places one after the other, a GPU's threads wait for each other at few places."""
+        return jnp.where(ids[:, None] == jnp.arange(length)[:, None], added[:, None], 0).sum(axis=-1)
+
+    return jax.lax.platform_dependent(*rows, cpu=one_by_one, default=compared)
 
 
 def _largest_around(values: Shaped[Array, "*n height width"], distance: int) -> Shaped[Array, "*n height width"]:

@@ -4,10 +4,13 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
-from specsar_jax.config import Config, Optimizer
+from specsar_jax.config import Config, Mesh, Optimizer
 
 
 def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
@@ -31,9 +34,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """
     of = config.optimizer
     norm_and_moments = optax.chain(optax.clip_by_global_norm(of.clip_norm), optax.scale_by_adam())
-    whole = config.mesh.parameters == "replicated" and config.mesh.model == 1
     parts = [
-        optax.flatten(norm_and_moments) if whole else norm_and_moments,
+        optax.flatten(norm_and_moments) if are_whole(config.mesh) else norm_and_moments,
         optax.add_decayed_weights(of.weight_decay, mask=kernels),
     ]
     if of.group_rates or of.layer_decay != 1.0:
@@ -41,6 +43,16 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
             optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, rate_factors(updates, config)))
         )
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(of, config.train.steps)))
+
+
+def are_whole(config: Mesh) -> bool:
+    """Whether every device holds all weights."""
+    return config.parameters == "replicated" and config.model == 1
+
+
+def gradient_norm(gradient: Any, config: Mesh) -> Float[Array, ""]:
+    """Of the gradient as a vector: of one long vector where every device holds all of it, else weight by weight, as it is split."""
+    return jnp.linalg.norm(ravel_pytree(gradient)[0]) if are_whole(config) else optax.global_norm(gradient)
 
 
 def kernels(params: Any) -> Any:

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from specsar_jax import losses, metrics, model, sharding
 from specsar_jax.config import Config
 from specsar_jax.inference import tempered
-from specsar_jax.optimizer import make_optimizer
+from specsar_jax.optimizer import gradient_norm, make_optimizer
 from specsar_jax.preprocess import Statistics, standardise
 from tfds_dwplus import bands
 
@@ -79,7 +78,7 @@ def train_step(
     """
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
     loss, batch_stats, gradient = _loss_and_gradient(state, batch, rng, config, statistics, alpha)
-    norm = jnp.linalg.norm(ravel_pytree(gradient)[0])
+    norm = gradient_norm(gradient, config.mesh)
     updates, optimizer_state = make_optimizer(config).update(gradient, state.optimizer_state, state.params)
     params = optax.apply_updates(state.params, updates)
     averaged = state.averaged_params
