@@ -111,7 +111,7 @@ def test_scores_and_losses_are_the_same_in_the_forms_for_accelerators(platform):
         np.testing.assert_allclose(values, wanted[name], rtol=1e-6, err_msg=name)  # of counts that is equality
 
     def loss(logits: jax.Array) -> jax.Array:
-        return losses.pixel_loss(logits, label, tuple(range(1, 10)), config=Loss(smoothing_expert=0.1))
+        return losses.pixel_loss(logits, label, tuple(map(float, range(1, 10))), config=Loss(smoothing_expert=0.1))
 
     for given, wanted in zip(
         on_platform(jax.value_and_grad(loss), platform)(log_p), jax.value_and_grad(loss)(log_p), strict=True
