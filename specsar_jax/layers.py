@@ -1,10 +1,16 @@
-"""The costly functions of the network, each in the form that measured fastest: attention, depthwise convolution, LayerNorm,
-resizing, and the joining of four resolutions.
+"""The costly functions of the network, each in the form that measured fastest, or moves least: attention, dense layers,
+convolutions, LayerNorm, resizing, and the joining of four resolutions.
 
-Pure functions of arrays; `model.py` holds the weights. Where the form depends on the hardware, XLA is given two and takes
-the one of the platform that it compiles for (`jax.lax.platform_dependent`), so that an exported program suits each. The
-forms were chosen on a CPU of 2 cores; `benchmarks/plain.py` holds the plain ones, `benchmarks/network.py` times both. Those for
-accelerators are XLA's own and not measured yet.
+Pure functions of arrays; `model.py` holds the weights. Where the form depends on the hardware, XLA is given several and takes
+the one of the platform that it compiles for (`jax.lax.platform_dependent`), so that an exported program suits each. Forms for a CPU were
+chosen by time on 2 cores (`benchmarks/network.py`; `benchmarks/plain.py` holds the plain ones), those for GPUs and TPUs by the
+traffic and the collectives of the compiled program (`benchmarks/accelerator.py`); no time was measured there.
+
+Precision. Factors of products have JAX's default precision (on a GPU TF32, on a TPU bfloat16, for float32), sums are float32: the
+classes of real tiles are those of float64 on 99.5 % of pixels and more (`tests/test_precision.py`). In full precision are products of
+weights with weights in the decoder, and the resizing of logits, which cost nothing. LayerNorm, BatchNorm, softmax, loss, optimizer
+and running moments are float32 and have no products. Gradients of weights are summed in float32 over pixels and devices, whatever
+the type of the maps.
 """
 
 import functools

@@ -52,7 +52,7 @@ def are_whole(config: Mesh) -> bool:
 
 def gradient_norm(gradient: Any, config: Mesh) -> Float[Array, ""]:
     """Of the gradient as a vector: of one long vector where every device holds all of it, else weight by weight, as it is split."""
-    return jnp.linalg.norm(ravel_pytree(gradient)[0]) if are_whole(config) else optax.global_norm(gradient)
+    return jnp.linalg.norm(ravel_pytree(gradient)[0]) if are_whole(config) else optax.tree.norm(gradient)
 
 
 def kernels(params: Any) -> Any:
