@@ -18,67 +18,22 @@ is not compiled again. `--jobs 2` needs about 6 GB of memory a job.
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
+import importlib.metadata
 import itertools
 import json
-import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import devices
 import programs
+from devices import DEVICES
 
 REPOSITORY = Path(__file__).parent.parent
 LIMIT_S = 3600
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """An accelerator: how XLA calls it, and what its maker says of it."""
-
-    topologies: dict[int, str]
-    """By number of devices: for a TPU the name of a slice that has as many."""
-    memory_gb: float
-    gb_per_s: float
-    tflop_per_s: dict[str, float]
-    """Of matrix products, dense, by the type of the computation. Of float32 as JAX multiplies it by default: TF32 on a GPU, one
-    pass of bfloat16 on a TPU."""
-    description: str = ""
-    """Of a GPU, for XLA; numbers of cores, registers and shared memory as the CUDA runtime tells them."""
-
-
-_GPU = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 shared_memory_per_block: 49152
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536 %s }
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } device_description_str: "%s" """
-
-# Memory, bandwidth and peaks: NVIDIA's data sheets of H100 SXM and A100 SXM 80 GB; Google Cloud's pages of the TPU versions.
-DEVICES = {
-    "h100": Device(
-        {1: "1x1x1", 8: "1x1x8"}, 80, 3352, {"bfloat16": 989, "float32": 494},
-        _GPU % (
-            "core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 "
-            "device_memory_size: 84942979072 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448 "
-            "cuda_compute_capability { major: 9 minor: 0 }", "NVIDIA H100 80GB HBM3",
-        ),
-    ),
-    "a100": Device(
-        {1: "1x1x1", 8: "1x1x8"}, 80, 2039, {"bfloat16": 312, "float32": 156},
-        _GPU % (
-            "core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 memory_bandwidth: 2039040000000 l2_cache_size: 41943040 "
-            "device_memory_size: 85100068864 shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912 "
-            "cuda_compute_capability { major: 8 minor: 0 }", "NVIDIA A100-SXM4-80GB",
-        ),
-    ),
-    "v5e": Device({1: "v5e:2x2", 8: "v5e:2x4"}, 16, 819, {"bfloat16": 197, "float32": 197}),
-    "v6e": Device({1: "v6e:2x2", 8: "v6e:2x4"}, 32, 1640, {"bfloat16": 918, "float32": 918}),
-    "v4": Device({1: "v4:2x2x1", 8: "v4:2x2x2"}, 32, 1228, {"bfloat16": 275, "float32": 275}),
-    "v5p": Device({1: "v5p:2x2x1", 8: "v5p:2x2x2"}, 95, 2765, {"bfloat16": 459, "float32": 459}),
-}  # fmt: skip
 
 PROGRAMS = (
     *(f"forward:{batch}" for batch in (1, 8, 32)),
@@ -131,48 +86,6 @@ class Program:
         for option in rest[1:]:
             fields |= known[option]
         return cls(kind, int(rest[0]), **fields)
-
-
-def prepare_environment() -> None:
-    """What libtpu and the CUDA plugin must be told before JAX starts, where there is no such device."""
-    os.environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several jobs: nothing is at hand that they could fight for
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-    }
-    nvidia = importlib.util.find_spec("nvidia")
-    for folder in nvidia.submodule_search_locations if nvidia else ():
-        compiler = Path(folder) / "cuda_nvcc"
-        if compiler.is_dir():
-            os.environ["PATH"] = f"{compiler / 'bin'}:{os.environ['PATH']}"
-            # Nothing can be tried out on a device that is not there, and without trials Triton products find no tiles.
-            flags = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false --xla_gpu_cuda_data_dir={compiler}"
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
-
-
-def devices_of(name: str, count: int) -> list[Any]:
-    """So many devices: descriptions of them, or of 'here' JAX's own.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    import jax
-    from jax.experimental import topologies
-
-    if name == "here":
-        found = jax.devices()
-    elif description := DEVICES[name].description:
-        shape = DEVICES[name].topologies[count]
-        found = topologies.get_topology_desc(name, "cuda", target_config=description, topology=shape).devices
-    else:
-        found = topologies.get_topology_desc(topology_name=DEVICES[name].topologies[count], platform="tpu").devices
-    if len(found) < count:
-        raise ValueError(f"{name} has {len(found)} devices, the program is for {count}")
-    return list(found)[:count]
 
 
 def lower(
@@ -246,13 +159,13 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     program = Program.parse(case["program"])
     here = case["device"] == "here"
     if not here:
-        prepare_environment()
+        devices.prepare_environment()
     sys.path.insert(0, str(REPOSITORY))
     import jax
 
-    devices = devices_of(case["device"], program.devices)
+    chosen = devices.find(case["device"], program.devices)
     started = time.perf_counter()
-    lowered, flop, arguments = lower(case["preset"], program, case["type"], devices, case["size_px"], case["changes"])
+    lowered, flop, arguments = lower(case["preset"], program, case["type"], chosen, case["size_px"], case["changes"])
     traced_s = time.perf_counter() - started
     started = time.perf_counter()
     compiled = lowered.compile()
@@ -262,7 +175,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     if case.get("text"):
         Path(case["text"]).write_text(text)
     found = {
-        "device_kind": devices[0].device_kind,
+        "device_kind": chosen[0].device_kind,
         "traced_s": traced_s,
         "compile_s": compile_s,
         "arguments_gb": memory.argument_size_in_bytes / 1e9,
@@ -270,9 +183,11 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
         "output_gb": (memory.output_size_in_bytes - memory.alias_size_in_bytes) / 1e9,
         "gflop": flop / 1e9,
         "compiler_gb": cost["bytes accessed"] / 1e9
-        if "bytes accessed" in cost and devices[0].platform == "tpu"
+        if "bytes accessed" in cost and chosen[0].platform == "tpu"
         else None,
-        "versions": {name: version(name) for name in ("jax", "libtpu", "jax-cuda12-plugin") if has(name)},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("jax", "libtpu", "jax-cuda12-plugin") if has(name)
+        },
         **dataclasses.asdict(programs.traffic(text)),
     }
     found["collective_types"] = sorted(found["collective_types"])
@@ -282,7 +197,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
 def has(package: str) -> bool:
     """Whether a package is installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return bool(version(package))
+        return bool(importlib.metadata.version(package))
     return False
 
 
@@ -433,6 +348,8 @@ def main() -> None:
         return
     if args.results is None:
         parser.error("give --results FILE")
+    if not args.results.parent.is_dir():
+        parser.error(f"no folder {args.results.parent.resolve()} to write {args.results.name} to")
     keys = ("preset", "program", "device", "type", "size_px")
     lines = args.results.read_text().splitlines() if args.results.is_file() else []
     known = {tuple(case[key] for key in keys): case for case in map(json.loads, lines)}  # the last word counts
