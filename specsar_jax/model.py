@@ -326,7 +326,7 @@ class Attention(nn.Module):
         if reduction > 1:
             patches = context if context.ndim == 5 else layers.to_patches(context, reduction)
             context = _norm(config, "reduce_norm")(PatchReduction(reduction, name="reduce")(patches))
-        else:
+        elif layers.accelerator() == "cuda":
             # Seen to be the queries' own map, XLA would join the two products, and make two more kernels of the biases.
             context = jax.lax.optimization_barrier(context)
         query = Dense(channels, name="query")(query)
