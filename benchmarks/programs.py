@@ -84,12 +84,13 @@ def traffic(text: str) -> Traffic:
     types: set[str] = set()
     for times, instruction, by_name in _run(computations, entry, 1):
         kernels += times
-        kind = instruction.opcode.removesuffix("-start")
-        if kind in COLLECTIVES:
-            counts[kind] += times
-            shape = _last_of_start(instruction)
-            sizes[kind] += times * _bytes(shape.replace("S(1)", ""))
-            types |= {match[1] for match in _ARRAY.finditer(shape)}
+        for part in (instruction, *_fused(instruction, computations).values()):  # a TPU fuses some with what follows
+            kind = part.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                counts[kind] += times
+                shape = _last_of_start(part)
+                sizes[kind] += times * _bytes(shape.replace("S(1)", ""))
+                types |= {match[1] for match in _ARRAY.finditer(shape)}
         bytes_moved = times * _moved(instruction, by_name, computations)
         moved += bytes_moved
         if _is_product(instruction, computations):
@@ -195,13 +196,24 @@ def _run(
             continue
         turns = 1
         if instruction.opcode == "while":
-            known = re.search(r'known_trip_count":\{"n":"(\d+)"', instruction.text)
-            turns = int(known[1]) if known else 1
+            turns = _turns(instruction, computations)
         called = re.findall(r"(?:body|to_apply|calls|called_computation)=%?([\w.-]+)", instruction.text)
         if branches := re.search(r"branch_computations=\{([^}]*)\}", instruction.text):
             called = [branch.strip().lstrip("%") for branch in branches[1].split(",")][:1]
         for callee in called:
             yield from _run(computations, callee, times * turns)
+
+
+def _turns(loop: _Instruction, computations: dict[str, dict[str, _Instruction]]) -> int:
+    """How often a loop turns: as XLA notes it for a GPU, else the number that its condition compares with."""
+    if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text):
+        return int(known[1])
+    condition = computations[re.search(r"condition=%?([\w.-]+)", loop.text)[1]]
+    inside = [part for i in condition.values() for part in (i, *_fused(i, computations).values())]
+    numbers = [int(found[1]) for i in inside if (found := re.match(r"constant\((\d+)\)", i.text))]
+    if len(numbers) != 1:
+        raise ValueError(f"loop {loop.name}: its condition has the numbers {numbers}, expected the one it counts to")
+    return numbers[0]
 
 
 def _moved(
@@ -217,10 +229,15 @@ def _moved(
         # (operands, results, and what the device notes): once read, once written.
         return _bytes(_last_of_start(instruction)) + sum(map(_bytes, shapes))
     result = _without_workspace(instruction.shape) if instruction.opcode == "custom-call" else instruction.shape
-    fused = re.search(r"calls=%?([\w.-]+)", instruction.text) if instruction.opcode == "fusion" else None
-    if not fused:
-        return _bytes(result) + sum(map(_bytes, shapes))
-    return _fused_bytes(computations[fused[1]], shapes, result)
+    if inside := _fused(instruction, computations):
+        return _fused_bytes(inside, shapes, result)
+    return _bytes(result) + sum(map(_bytes, shapes))
+
+
+def _fused(instruction: _Instruction, computations: dict[str, dict[str, _Instruction]]) -> dict[str, _Instruction]:
+    """What a fusion is made of; nothing of any other instruction."""
+    called = re.search(r"calls=%?([\w.-]+)", instruction.text) if instruction.opcode == "fusion" else None
+    return computations[called[1]] if called else {}
 
 
 def _fused_bytes(inside: dict[str, _Instruction], shapes: list[str], result: str) -> int:
@@ -254,8 +271,7 @@ def _fused_bytes(inside: dict[str, _Instruction], shapes: list[str], result: str
 def _is_product(instruction: _Instruction, computations: dict[str, dict[str, _Instruction]]) -> bool:
     if instruction.opcode in ("dot", "convolution", "custom-call"):
         return True
-    fused = re.search(r"calls=%?([\w.-]+)", instruction.text) if instruction.opcode == "fusion" else None
-    return bool(fused) and any(i.opcode in ("dot", "convolution") for i in computations[fused[1]].values())
+    return any(i.opcode in ("dot", "convolution") for i in _fused(instruction, computations).values())
 
 
 def _last_of_start(instruction: _Instruction) -> str:

@@ -21,7 +21,7 @@ def get_config() -> Config:
     """The published recipe."""
     return Config(
         data=Data(name="full", crop_px=0),
-        model=model_preset("specsar_former", loop_blocks_from=3),  # a TPU's compiler takes a third of the time
+        model=model_preset("specsar_former", loop_blocks_from=3),  # on one TPU all stages are loops: less to compile
         loss=Loss(name="focal", gamma=2.0, alpha_power=0.5),
         optimizer=Optimizer(learning_rate=5e-4, warmup_steps=1500),
         train=Train(steps=TILES * EPOCHS // BATCH, batch_size=BATCH, log_every=50, eval_every=TILES // BATCH),

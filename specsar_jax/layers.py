@@ -30,6 +30,15 @@ def accelerator() -> str | None:
     return {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform)
 
 
+def loops_are_cheap() -> bool:
+    """Whether equal blocks may be compiled as a loop, where gradients are wanted; a forward pass alone is built fast enough.
+
+    Not on a GPU, where each turn cuts its weights and maps out of larger arrays, in kernels of their own: a tenth of all traffic, and
+    half of the kernels. Nor on many devices, which would sum the gradients of each turn by themselves.
+    """
+    return accelerator() != "cuda" and jax.sharding.get_abstract_mesh().size <= 1
+
+
 def tile_axes(mesh: Any, size: int) -> tuple[str, ...]:
     """Axes of a mesh over which a batch of `size` tiles is computed: all, or the first where they cannot share it."""
     return mesh.axis_names if size % mesh.size == 0 else mesh.axis_names[:1]

@@ -243,9 +243,7 @@ class Stage(nn.Module):
             apply_block = jax.checkpoint(apply_block)
         rates = config.drop_path_rates(self.stage)
         rngs = jax.random.split(self.make_rng("dropout"), count) if self.train and config.drop_path else None
-        # The gradient only: a forward pass alone is built fast enough. Not on a GPU, where each turn of a loop cuts its weights and
-        # maps out of larger arrays, in kernels of their own: a tenth of all traffic, and half of the kernels.
-        if self.train and count >= config.loop_blocks_from and layers.accelerator() != "cuda":
+        if self.train and count >= config.loop_blocks_from and layers.loops_are_cheap():
             return jax.lax.scan(apply_block, maps, (stacked, rates, rngs))[0]
         apply_block = jax.jit(apply_block)  # traced once for all blocks
         for i in range(count):
@@ -326,8 +324,8 @@ class Attention(nn.Module):
         if reduction > 1:
             patches = context if context.ndim == 5 else layers.to_patches(context, reduction)
             context = _norm(config, "reduce_norm")(PatchReduction(reduction, name="reduce")(patches))
-        elif layers.accelerator() == "cuda":
-            # Seen to be the queries' own map, XLA would join the two products, and make two more kernels of the biases.
+        elif layers.accelerator() is not None:
+            # Seen to be the queries' own map, XLA would join the two products, and make two more kernels of the biases on a GPU.
             context = jax.lax.optimization_barrier(context)
         query = Dense(channels, name="query")(query)
         key_value = Dense(2 * channels, name="key_value")(context)
