@@ -38,15 +38,7 @@ LIMIT_S = 3600
 PROGRAMS = (
     *(f"forward:{batch}" for batch in (1, 8, 32)),
     "evaluate:8",
-    *(
-        "train:4",
-        "train:16",
-        "train:32:x8",
-        "train:32:x8:fsdp",
-        "train:32:x8:model2",
-        "train:4:accumulate2",
-        "train:4:remat",
-    ),
+    *(f"train:{of}" for of in ("4", "16", "32:x8", "32:x8:fsdp", "32:x8:model2", "4:accumulate2", "4:remat")),
 )
 
 
@@ -172,8 +164,6 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     compile_s = time.perf_counter() - started
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     text = compiled.as_text()
-    if case.get("text"):
-        Path(case["text"]).write_text(text)
     found = {
         "device_kind": chosen[0].device_kind,
         "traced_s": traced_s,
@@ -268,7 +258,8 @@ and results as the compiler places them; of its memory: their sum over the devic
 the program before it is compiled. GB a tile: of main memory, operands and results of each kernel of the scheduled program, on one
 device, over the tiles of that device. On a TPU what stays in the chip's fast memory is left out; the compiler's count has all of it,
 and counts the turns of a loop once. Collectives: how many a step, of which types, and the size of their results. Bound: the larger
-of FLOP over peak and bytes over bandwidth, communication left out: what no program of this form can exceed, not what was seen.
+of FLOP over peak and bytes over bandwidth, communication left out and caches too, which may spare a GPU some reads: arithmetic, not what was
+seen.
 """
 
 
@@ -338,7 +329,7 @@ def main() -> None:
     parser.add_argument("--presets", type=one_of(PRESETS), default=["specsar_former"])
     parser.add_argument("--programs", type=program, default=list(PROGRAMS))
     parser.add_argument("--types", type=one_of(("bfloat16", "float32")), default=["bfloat16"])
-    parser.add_argument("--size_px", type=int, default=510)
+    parser.add_argument("--size_px", type=int, default=510, help="side of a tile, 32 at least")
     parser.add_argument("--jobs", type=int, default=1, help="compilations at a time")
     parser.add_argument("--table", action="store_true", help="print all of the file, compile nothing")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
@@ -350,6 +341,10 @@ def main() -> None:
         parser.error("give --results FILE")
     if not args.results.parent.is_dir():
         parser.error(f"no folder {args.results.parent.resolve()} to write {args.results.name} to")
+    if args.size_px < 32 or args.jobs < 1:
+        parser.error(f"--size_px is {args.size_px}, --jobs {args.jobs}; expected at least 32 and 1")
+    if missing := [] if args.table else devices.without_compiler(args.devices):
+        parser.error(f"no compiler for {', '.join(missing)} is installed: pip install -e '.[aot]'")
     keys = ("preset", "program", "device", "type", "size_px")
     lines = args.results.read_text().splitlines() if args.results.is_file() else []
     known = {tuple(case[key] for key in keys): case for case in map(json.loads, lines)}  # the last word counts

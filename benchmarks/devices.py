@@ -52,6 +52,12 @@ DEVICES = {
 }  # fmt: skip
 
 
+def without_compiler(names: list[str]) -> list[str]:
+    """Those of some devices that XLA cannot compile for, because its part for them is not installed."""
+    needed = {name: "jax_cuda12_plugin" if device.description else "libtpu" for name, device in DEVICES.items()}
+    return [name for name in names if name != "here" and importlib.util.find_spec(needed[name]) is None]
+
+
 def prepare_environment() -> None:
     """What libtpu and the CUDA plugin must be told before JAX starts, where there is no such device."""
     os.environ |= {

@@ -134,20 +134,6 @@ def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
                 yield item.jaxpr
 
 
-def costliest(text: str, count: int = 40) -> list[tuple[float, int, str]]:
-    """Gigabytes, kernels and name of the operations that move most, those of the same name in the user's program together."""
-    computations, entry = _computations(text)
-    moved: collections.Counter[str] = collections.Counter()
-    kernels: collections.Counter[str] = collections.Counter()
-    for times, instruction, by_name in _run(computations, entry, 1):
-        found = re.search(r'op_name="([^"]*)"', instruction.text)
-        parts = (found[1] if found else "").split("/")
-        name = f"{instruction.opcode} " + re.sub(r"(spectral|sar)_|\d", "", "/".join(parts[-3:]))
-        moved[name] += times * _moved(instruction, by_name, computations)
-        kernels[name] += times
-    return [(size / 1e9, kernels[name], name) for name, size in moved.most_common(count)]
-
-
 def _computations(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
     """Instructions by name, of each computation by name; and the name of the entry."""
     computations: dict[str, dict[str, _Instruction]] = {}

@@ -267,3 +267,12 @@ def test_bfloat16_computes_near_float32_and_gives_float32(variables):
     half = logits_of(variables, s2, s1, dataclasses.replace(SMALL, compute_dtype="bfloat16"))
     assert half.dtype == jnp.float32
     assert 0 < np.abs(full - half).max() < 0.05 * np.abs(full).max()
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_variables_for_inference_give_the_same_logits(variables, compute_dtype):
+    config = dataclasses.replace(SMALL, compute_dtype=compute_dtype)
+    apart = model.for_inference(variables, config)
+    assert len(apart["params"]["stage2"]["blocks"]) == 2
+    one, two = (logits_of(of, *inputs(), config) for of in (variables, apart))
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5 * np.abs(one).max())
