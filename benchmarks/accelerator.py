@@ -6,7 +6,7 @@
     python benchmarks/accelerator.py --results FILE --table
 
 XLA compiles for a TPU (libtpu) and for an NVIDIA GPU (the CUDA plugin) on any machine, and the program says what it needs of
-memory, what it moves, and which collectives it holds (`programs.py`). It says no time: a *bound* is what the device's peak and
+memory, what it moves, and which collectives it holds (`accelerators/programs.py`). It says no time: a *bound* is what the device's peak and
 bandwidth allow at best, not a measurement. `--devices here` compiles for the devices of this machine, runs, and measures.
 
 A program is forward:BATCH, evaluate:BATCH (the evaluation step: probabilities and sums) or train:BATCH (`train.make_program` with the
@@ -28,9 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import devices
-import programs
-from devices import DEVICES
+from accelerators import devices, programs
+from accelerators.devices import DEVICES
+
+from specsar_jax.training import evaluation
 
 REPOSITORY = Path(__file__).parent.parent
 LIMIT_S = 3600
@@ -92,9 +93,11 @@ def lower(
     from jax.sharding import AxisType, Mesh
 
     from specsar_jax import config as configs
-    from specsar_jax import inference, model, sharding, train_state
-    from specsar_jax.preprocess import SensorStatistics, Statistics, standardise
-    from specsar_jax.train import make_program
+    from specsar_jax.batches.preprocess import SensorStatistics, Statistics, standardise
+    from specsar_jax.devices import sharding
+    from specsar_jax.network import model, probabilities
+    from specsar_jax.training import train_state
+    from specsar_jax.training.train_state import make_program
 
     mesh = Mesh(np.array(devices).reshape(-1, program.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     recipe = configs.load(REPOSITORY / "configs" / "specsar_former.py")
@@ -134,8 +137,8 @@ def lower(
             s2, s1 = standardise(batch["s2"], batch["s1"], statistics)
             if program.kind == "forward":
                 return model.apply(variables, s2, s1, config=network)
-            log_p = inference.log_probabilities(variables, s2, s1, config=config)
-            return train_state.evaluation_step(batch, log_p, config=config, alpha=(1.0,) * 9)
+            log_p = probabilities.log_probabilities(variables, s2, s1, config=config.model)
+            return evaluation.evaluation_step(batch, log_p, config=config.loss, alpha=(1.0,) * 9)
 
         abstract = jax.eval_shape(
             functools.partial(model.for_inference, config=network), model.abstract_params(network)

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "archives"))
 from local_archive import Archive, files_served, stac, stac_served
 
 from tfds_dwplus import bands
-from tfds_dwplus.acquire import Task, acquire
-from tfds_dwplus.imagery import Wanted
-from tfds_dwplus.labels import list_labels
+from tfds_dwplus.imagery.acquisitions import Wanted
+from tfds_dwplus.labels.published import survey
+from tfds_dwplus.tiles.acquiring import Task, acquire
 
 TILES = 17_192
 """16,893 of the train split and 299 of the test split."""
@@ -91,7 +91,7 @@ def write_labels(folder: Path, count: int) -> None:
 
 def measure(folder: Path, files: object, url: str, args: argparse.Namespace) -> None:
     """Acquires with several numbers of workers, and prints a line each; then the plan by the cost of a tile."""
-    tiles = list_labels([folder / "Experts"])
+    tiles = survey([folder / "Experts"]).tiles
     task = Task(stac(url, "s2", "s1", "power"), Wanted())
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, rasterio {rasterio.__version__}"

@@ -20,16 +20,17 @@ from results import REPOSITORY, forest
 from sklearn.cluster import KMeans
 
 from specsar_jax import config as configs
-from specsar_jax import metrics, pipeline
-from specsar_jax.compilation import keep_compiled_programs
+from specsar_jax.accuracy import metrics
+from specsar_jax.batches import dataset, pipeline
+from specsar_jax.batches.dataset import resolve
+from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
-from specsar_jax.evaluate import make_score
-from specsar_jax.preprocess import Statistics
-from specsar_jax.sharding import make_mesh, of_state
-from specsar_jax.train import make_program, resolve
-from specsar_jax.train_state import init_state
+from specsar_jax.devices.compilation import keep_compiled_programs
+from specsar_jax.devices.sharding import make_mesh, of_state
+from specsar_jax.training.evaluation import make_score
+from specsar_jax.training.train_state import init_state, make_program
 from tfds_dwplus import bands
-from tfds_dwplus.prepared import open_dataset
+from tfds_dwplus.tiles.prepared import open_dataset
 
 FOLDS, GROUPS = 4, 8
 GAIN, BAND_GAIN, OFFSET_DB = 0.35, 0.12, 0.5
@@ -70,7 +71,9 @@ def network(
     state = jax.device_put(state, shardings)
     program = make_program(config, statistics, mesh, shardings)
     rasters = pipeline.select(config.data.s2_bands, s2_bands, config.model.sensors)
-    batches = pipeline.train_batches(learnt, rasters, config, 0)
+    batches = pipeline.train_batches(
+        learnt, rasters, config.data, batch_size=config.train.batch_size, seed=config.train.seed
+    )
     for _ in range(config.train.steps):
         batch = next(batches)
         state, _ = program(state, {name: batch[name] for name in ("s2", "s1", "label", "expert")})
@@ -78,7 +81,7 @@ def network(
     score = make_score(config, statistics, mesh, shardings.variables(config))
 
     def confusion(records: list[Any]) -> np.ndarray:
-        held_out = pipeline.evaluation_batches(records, rasters, config, config.train.eval_batch_size)
+        held_out = pipeline.evaluation_batches(records, rasters, config.data, config.train.eval_batch_size)
         return np.array(score(state.variables(config), held_out)["confusion_matrix"])
 
     return [confusion(records) for records in scored]
@@ -113,7 +116,7 @@ def main() -> None:
             learnt = [r for r, f in zip(records, fold, strict=True) if f != held_out]
             scored = [[r for r, f in zip(season, fold, strict=True) if f == held_out] for season in seasons]
             confusion["forest"] += forest(learnt, scored, seed)
-            confusion["network"] += network(seeded, statistics, pipeline.dataset_bands(builder), learnt, scored)
+            confusion["network"] += network(seeded, statistics, dataset.dataset_bands(builder), learnt, scored)
         for what, of in confusion.items():
             figures = [metrics.summarise(season) for season in of]
             told = (f"{100 * f['mean_iou']:.1f} | {100 * f['overall_accuracy']:.1f}" for f in figures)

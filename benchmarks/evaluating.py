@@ -30,13 +30,15 @@ import jax
 import numpy as np
 
 from specsar_jax import config as configs
-from specsar_jax import evaluate, losses, model, pipeline, preprocess
-from specsar_jax.checkpoints import Trained
-from specsar_jax.inference import log_probabilities
-from specsar_jax.train_state import evaluation_step
+from specsar_jax.batches import dataset, pipeline, preprocess
+from specsar_jax.network import model
+from specsar_jax.network.probabilities import log_probabilities
+from specsar_jax.trained.trained_network import Trained
+from specsar_jax.training import evaluation, losses
+from specsar_jax.training.evaluation import evaluation_step
 from tfds_dwplus import DynamicWorldPlusConfig
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.prepared import open_dataset, read_split
+from tfds_dwplus.tiles.prepared import open_dataset, read_split
 
 SIZE_PX = 510
 PAPER_TILES = 299
@@ -50,10 +52,10 @@ def simulated(folder: Path, tiles: int, batch_size: int, preset: str) -> Trained
         prepare(DynamicWorldPlusConfig(name="simulated", simulated_tiles=splits, tile_size_px=SIZE_PX), folder)
     builder = open_dataset(folder, "simulated")
     config = configs.override(configs.Config(), [f"model={preset}", f"train.eval_batch_size={batch_size}"])
-    data = dataclasses.replace(config.data, data_dir=str(folder), s2_bands=pipeline.dataset_bands(builder))
+    data = dataclasses.replace(config.data, data_dir=str(folder), s2_bands=dataset.dataset_bands(builder))
     config = dataclasses.replace(config, data=data)
     variables = model.init_params(config.model, jax.random.key(0))
-    return Trained(config, pipeline.dataset_statistics(builder), variables, 0, temperature=1.25)
+    return Trained(config, dataset.dataset_statistics(builder), variables, 0, temperature=1.25)
 
 
 def ways(trained: Trained, tiles: int) -> dict[str, Callable[[], Any]]:
@@ -61,25 +63,30 @@ def ways(trained: Trained, tiles: int) -> dict[str, Callable[[], Any]]:
     config = trained.config
     source = read_split(open_dataset(config.data.data_dir, "simulated"), "test")
     rasters = pipeline.select(config.data.s2_bands, config.data.s2_bands, config.model.sensors)
-    read = functools.partial(pipeline.evaluation_batches, source, rasters, config, config.train.eval_batch_size)
+    read = functools.partial(pipeline.evaluation_batches, source, rasters, config.data, config.train.eval_batch_size)
     batch = {name: jax.device_put(of) for name, of in next(read()).items() if of.dtype.kind != "S"}
     variables = jax.device_put(trained.variables)
     batches = range(-(-tiles // config.train.eval_batch_size))
 
     @jax.jit
     def network(variables: model.Variables, s2: jax.Array, s1: jax.Array) -> jax.Array:
-        return log_probabilities(variables, *preprocess.standardise(s2, s1, trained.statistics), config=config)
+        return log_probabilities(
+            variables,
+            *preprocess.standardise(s2, s1, trained.statistics),
+            config=config.model,
+            average_turns=config.predict.average_turns,
+        )
 
     alpha = losses.class_alpha(trained.statistics.label_pixels, config.loss)
-    sums = jax.jit(functools.partial(evaluation_step, config=config, alpha=alpha, temperature=trained.temperature))
+    sums = jax.jit(functools.partial(evaluation_step, config=config.loss, alpha=alpha, temperature=trained.temperature))
     log_p = network(variables, batch["s2"], batch["s1"])
-    evaluation = functools.partial(evaluate.evaluate, trained, config.data.data_dir, "simulated")
+    evaluate = functools.partial(evaluation.evaluate, trained, config.data.data_dir, "simulated")
     return {
         "network": lambda: [jax.block_until_ready(network(variables, batch["s2"], batch["s1"])) for _ in batches],
         "sums": lambda: [jax.block_until_ready(sums(batch, log_p)) for _ in batches],
         "reading": lambda: list(map(len, read())),
-        "evaluation": lambda: evaluation("test"),
-        "first batch": lambda: evaluation(f"test[:{config.train.eval_batch_size}]"),
+        "evaluation": lambda: evaluate("test"),
+        "first batch": lambda: evaluate(f"test[:{config.train.eval_batch_size}]"),
     }
 
 

@@ -53,10 +53,10 @@ def write_network(folder: Path, workdir: str) -> None:
     """All forms of the network, as files."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from specsar_jax.bundle import write_bundle
-    from specsar_jax.checkpoints import load_trained
-    from specsar_jax.onnx_graph import write_onnx
-    from specsar_jax.stablehlo import write_stablehlo
+    from specsar_jax.exports.onnx_graph import write_onnx
+    from specsar_jax.exports.stablehlo import write_stablehlo
+    from specsar_jax.trained.bundle import write_bundle
+    from specsar_jax.trained.loading import load_trained
 
     trained = load_trained(Path(workdir)) if workdir else drawn()
     write_bundle(trained, folder / FILES["jax"])
@@ -73,9 +73,9 @@ def drawn() -> Any:
     import jax
 
     from specsar_jax import config as configs
-    from specsar_jax import model
-    from specsar_jax.bundle import Trained
-    from specsar_jax.preprocess import SensorStatistics, Statistics
+    from specsar_jax.batches.preprocess import SensorStatistics, Statistics
+    from specsar_jax.network import model
+    from specsar_jax.trained.trained_network import Trained
     from tfds_dwplus import bands
 
     rng = np.random.default_rng(0)
@@ -129,8 +129,9 @@ def load(form: str, path: Path, size_px: int) -> Run:
     if form == "jax":
         import jax
 
-        from specsar_jax.bundle import named_weights, read_bundle
-        from specsar_jax.stablehlo import program
+        from specsar_jax.exports.stablehlo import program
+        from specsar_jax.trained.bundle import read_bundle
+        from specsar_jax.trained.trained_network import named_weights
 
         trained = read_bundle(path)
         compiled, weights = jax.jit(program(trained)), named_weights(trained.variables)
@@ -155,7 +156,7 @@ def load(form: str, path: Path, size_px: int) -> Run:
             network.load_state_dict(load_file(path))
             pixels = torch.randn(1, 11, size_px, size_px)
             return torch.inference_mode()(lambda *_: network(pixels).numpy())
-        sys.path.insert(0, str(Path(__file__).parent.parent / "specsar_jax"))
+        sys.path.insert(0, str(Path(__file__).parent.parent / "specsar_jax" / "exports"))
         import torch_model
 
         network = torch_model.load(path)

@@ -15,9 +15,7 @@ import dataclasses
 import io
 import itertools
 import json
-import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,16 +28,17 @@ import numpy as np
 import rasterio
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
+from network import machine
 from numcodecs import blosc
 
-from specsar_jax import pipeline
+from specsar_jax.batches import dataset, pipeline
 from specsar_jax.config import Config, Data
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.prepared import open_dataset, read_split
-from tfds_dwplus.records import CODEC
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.tile_files import COLUMNS, Tile, TileRecord, list_tiles, read_tile, write_tile
+from tfds_dwplus.tiles.prepared import open_dataset, read_split
+from tfds_dwplus.tiles.records import CODEC
+from tfds_dwplus.tiles.tile_files import COLUMNS, Tile, TileRecord, list_tiles, read_tile, write_tile
 
 SIZE_PX = 510
 RASTERS = ("s2", "s1", "label")
@@ -102,10 +101,10 @@ def by_threads(source: Any, threads: int) -> Iterator[Any]:
 
 def in_batches(source: Any, threads: int, builder: tfds.core.DatasetBuilder) -> Iterator[None]:
     """As `specsar_jax` evaluates: whole tiles, pixels without data not labelled, batches of four; once for each tile."""
-    rasters = pipeline.select(bands.S2_BANDS, pipeline.dataset_bands(builder), ("s2", "s1"))
+    rasters = pipeline.select(bands.S2_BANDS, dataset.dataset_bands(builder), ("s2", "s1"))
     config = Config(data=Data(read_threads=threads))
     while True:
-        for batch in pipeline.evaluation_batches(source, rasters, config, 4):
+        for batch in pipeline.evaluation_batches(source, rasters, config.data, 4):
             for _ in range(len(batch["label"])):
                 yield None
 
@@ -137,7 +136,7 @@ def readers(folder: Path, tiles: Iterable[Tile], name: str, threads: int) -> tup
         f"rasterio, GeoTIFF | {many}": lambda: by_threads(plain, threads),
         "as_data_source | 1 thread": lambda: in_order(source),
         f"as_data_source, Grain | {many}": lambda: by_threads(source, threads),
-        f"specsar_jax.pipeline | {many}": lambda: in_batches(source, threads, builder),
+        f"specsar_jax.batches.pipeline | {many}": lambda: in_batches(source, threads, builder),
     }
     on_disk = {
         "rasterio": sum(path.stat().st_size for paths in plain.paths for path in paths),
@@ -215,15 +214,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """Markdown."""
     lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def machine() -> str:
-    """Architecture, processor and cores."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        if found:
-            return f"{platform.machine()}, {found[1]}, {os.cpu_count()} cores"
-    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 NOTES = """

@@ -22,12 +22,12 @@ from scipy import ndimage
 from sklearn.ensemble import RandomForestClassifier
 
 from specsar_jax import config as configs
-from specsar_jax import metrics, preprocess
-from specsar_jax.compilation import keep_compiled_programs
-from specsar_jax.train import train
+from specsar_jax.accuracy import metrics
+from specsar_jax.devices.compilation import keep_compiled_programs
+from specsar_jax.training.loop import train
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.prepared import open_dataset
+from tfds_dwplus.tiles.prepared import open_dataset
 
 SEEDS = (0, 1, 2)
 REPOSITORY = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def forest(learnt: Iterable[dict[str, Any]], scored: list[list[dict[str, Any]]],
         for record in records:
             stacked = np.concatenate([record["s2"].astype(np.float32), record["s1"]], axis=-1)
             means = ndimage.uniform_filter(stacked, (9, 9, 1))
-            kept = preprocess.valid_pixels(record["s2"], record["s1"], ("s2", "s1")) & (record["label"] != bands.IGNORE)
+            kept = bands.valid_pixels(record["s2"], record["s1"], ("s2", "s1")) & (record["label"] != bands.IGNORE)
             features.append(means[kept])
             labels.append(record["label"][kept])
         return np.concatenate(features), np.concatenate(labels)

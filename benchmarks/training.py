@@ -33,15 +33,15 @@ import jax
 import numpy as np
 from reading import SIZE_PX, machine, simulated, table, write_folder
 
-from specsar_jax import pipeline
-from specsar_jax import train as command
-from specsar_jax.compilation import compile_ahead
+from specsar_jax.batches import dataset, pipeline
 from specsar_jax.config import Config, Data, Mesh, Optimizer, Train, model_preset
-from specsar_jax.sharding import make_mesh, of_state, put
-from specsar_jax.train_state import init_state
+from specsar_jax.devices.compilation import compile_ahead
+from specsar_jax.devices.sharding import make_mesh, of_state, put
+from specsar_jax.training import loop, train_state
+from specsar_jax.training.train_state import init_state
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.prepared import open_dataset, read_split
+from tfds_dwplus.tiles.prepared import open_dataset, read_split
 
 THREADS = 2
 BARE, MEMORY, TILES = "compiled step alone", "train, batches in memory", "train, prepared tiles"
@@ -107,10 +107,10 @@ def run(config: Config, workdir: Path, batches: list[pipeline.Batch] | None) -> 
     """Tiles a second and shares of `specsar_jax.train`, fed by its own pipeline or by `batches`."""
     pipelined = pipeline.train_batches
     if batches is not None:
-        pipeline.train_batches = lambda *_: Again(batches)
+        pipeline.train_batches = lambda *_, **__: Again(batches)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            command.train(config, workdir)
+            loop.train(config, workdir)
     finally:
         pipeline.train_batches = pipelined
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -131,11 +131,11 @@ def run(config: Config, workdir: Path, batches: list[pipeline.Batch] | None) -> 
 def prepared_step(config: Config, batch: pipeline.Batch) -> Callable[[], float]:
     """Tiles a second of the compiled step alone, as a function."""
     builder = open_dataset(config.data.data_dir, config.data.name)
-    config, statistics = command.resolve(config, builder)
+    config, statistics = dataset.resolve(config, builder)
     mesh = make_mesh()
     shardings = of_state(jax.eval_shape(lambda: init_state(config)), mesh, config.mesh)
     state, placed = jax.device_put(init_state(config), shardings), put(batch, mesh)
-    compiled = compile_ahead(command.make_program(config, statistics, mesh, shardings), state, placed)
+    compiled = compile_ahead(train_state.make_program(config, statistics, mesh, shardings), state, placed)
 
     def rate() -> float:
         nonlocal state
@@ -151,10 +151,12 @@ def prepared_step(config: Config, batch: pipeline.Batch) -> Callable[[], float]:
 def batches_of(config: Config, count: int) -> list[pipeline.Batch]:
     """The first batches of a run."""
     builder = open_dataset(config.data.data_dir, config.data.name)
-    config, _ = command.resolve(config, builder)
-    rasters = pipeline.select(config.data.s2_bands, pipeline.dataset_bands(builder), config.model.sensors)
+    config, _ = dataset.resolve(config, builder)
+    rasters = pipeline.select(config.data.s2_bands, dataset.dataset_bands(builder), config.model.sensors)
     source = read_split(builder, config.data.train_split)
-    with contextlib.closing(pipeline.train_batches(source, rasters, config, 0)) as batches:
+    with contextlib.closing(
+        pipeline.train_batches(source, rasters, config.data, batch_size=config.train.batch_size, seed=config.train.seed)
+    ) as batches:
         return list(itertools.islice(batches, count))
 
 

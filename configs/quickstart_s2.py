@@ -1,4 +1,4 @@
-"""The quickstart with Sentinel-2 alone, to see what radar adds: `benchmarks/sensors.py` compares the two.
+"""The quickstart with Sentinel-2 alone, to see what radar adds: `specsar_jax.report` shows the two runs side by side.
 
 python -m specsar_jax.train --config configs/quickstart_s2.py
 """

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+from specsar_jax.version import __version__ as __version__
 
 
 def load(workdir_or_bundle: str | Path, checkpoint: str = "best") -> Any:
-    """A trained network that maps xarray data: `specsar_jax.load("runs/quickstart").predict(s2, s1)`.
+    """Loads a trained network that maps xarray data: `specsar_jax.load("runs/quickstart").predict(s2, s1)`.
 
-    A workdir, an exported bundle or folder, or its address on a model hub, "hub:owner/name". See `specsar_jax.arrays.Network`. Needs the extra `xarray`.
+    Loads a workdir, an exported bundle or folder, or an address on a model hub, "hub:owner/name". Needs the extra `xarray`.
     """
     try:
-        from specsar_jax import arrays  # JAX and xarray are loaded when they are asked for
+        from specsar_jax.maps import arrays  # here, so that JAX and xarray are loaded only if needed
     except ModuleNotFoundError as error:
         if error.name != "xarray":
             raise

@@ -1,8 +1,8 @@
-"""Every setting of a run, as frozen dataclasses with a comment a field.
+"""All settings of a run, as frozen dataclasses with a comment for each field.
 
-A config file is Python with a function `get_config() -> Config`. `load` reads one, `override` applies
-`section.field=value` and `model=PRESET`, `to_dict` and `from_dict` carry a config through JSON. A wrong key or type is a
-ValueError that names the nearest right key.
+A config file is a Python file with a function `get_config() -> Config`. `load` reads one, `override` applies
+`section.field=value` and `model=PRESET`, `to_dict` and `from_dict` convert a config for JSON. A wrong key or type raises
+a ValueError that names the nearest valid key.
 """
 
 import ast
@@ -23,33 +23,33 @@ from tfds_dwplus import bands
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which tiles, and how they are cut and turned for training."""
+    """The tiles to use, and how they are cropped and augmented for training."""
 
     name: str = "simulated"  # data set dynamic_world_plus/NAME
     data_dir: str = "data"  # folder of prepared data sets
     s2_bands: tuple[str, ...] = ()  # bands to use, in this order; () means all of the data set
-    train_split: str = "train"  # in TFDS's notation: 'train', 'train[:80%]'
-    validation_split: str = ""  # chooses the best checkpoint; '' takes 'validation', else a tenth of train
+    train_split: str = "train"  # in TFDS notation: 'train', 'train[:80%]'
+    validation_split: str = ""  # chooses the best checkpoint; '' takes 'validation', or else a tenth of train
     test_split: str = "test"  # scored once, when training ends; '' for none
-    crop_px: int = 128  # side of a training crop, and of what the network sees of a scene; 0 for whole tiles
-    flips: bool = True  # random flips and quarter turns
-    zoom: float = 1.0  # crops are taken up to this many times smaller or larger, and resized; 1 for none
+    crop_px: int = 128  # side of a training crop and of the network's windows in a scene; 0 for whole tiles
+    flips: bool = True  # random flips and rotations by 90 degrees
+    zoom: float = 1.0  # largest factor by which crops are randomly taken smaller or larger, then resized; 1 for none
     brightness: float = (
-        0.0  # standard deviation of the logarithm of a random gain of all Sentinel-2 bands of a tile together
+        0.0  # standard deviation of the logarithm of a random gain, the same for all Sentinel-2 bands of a tile
     )
     band_jitter: float = 0.0  # standard deviation of the logarithm of a random gain of each Sentinel-2 band of a tile
-    speckle_looks: float = 0.0  # Sentinel-1 gets the speckle of so many looks on top; 0 for none
-    band_drop: float = 0.0  # probability that a band of a training tile is taken away; never all of a sensor
+    speckle_looks: float = 0.0  # number of looks of the speckle added to Sentinel-1; 0 for none
+    band_drop: float = 0.0  # probability that a band of a training tile is removed; never all bands of a sensor
     sensor_drop: tuple[float, ...] = ()  # probability that a training tile lacks Sentinel-2, and Sentinel-1; never both
-    read_threads: int = 2  # reading and decoding; the result does not depend on it
-    corrupt_records: Literal["stop", "skip"] = "stop"  # what a record does that cannot be read; named either way
+    read_threads: int = 2  # threads that read and decode; the result does not depend on it
+    corrupt_records: Literal["stop", "skip"] = "stop"  # what to do at an unreadable record; it is reported either way
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """How devices share the work. A run may go on with other counts; the result is the same to rounding."""
+    """How devices share the work. A run may be resumed with another mesh; results differ only by rounding."""
 
-    data: int = 0  # devices along "data", over which batches are split; 0 for all that "model" leaves
+    data: int = 0  # devices along "data", over which batches are split; 0 for all devices / `model`
     model: int = 1  # devices along "model", over which the channels of the weights are split
     parameters: Literal["replicated", "sharded"] = (
         "replicated"  # 'sharded': weights and moments split over "data" (FSDP)
@@ -58,44 +58,44 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Sizes of the network; one entry a stage where it is a tuple."""
+    """Sizes of the network; a tuple has one entry for each stage."""
 
     s2_channels: int = len(bands.S2_BANDS)  # set from the data set when a run starts
     s1_channels: int = len(bands.S1_BANDS)
     classes: int = len(bands.CLASSES)
     branches: Literal["both", "spectral", "sar", "stacked"] = "both"  # 'stacked': one branch over all bands
-    spectral_share: float = 0.75  # of a stage's width, for the spectral branch when there are both
+    spectral_share: float = 0.75  # the spectral branch's share of a stage's width, with both branches
     widths: tuple[int, ...] = (64, 128, 320, 512)  # channels of both branches together
     blocks: tuple[int, ...] = (3, 4, 6, 3)
-    heads: tuple[int, ...] = (1, 2, 5, 8)  # in each branch
+    heads: tuple[int, ...] = (1, 2, 5, 8)  # attention heads of each branch
     reductions: tuple[int, ...] = (8, 4, 2, 1)  # side of the patch that becomes one key and value
-    mlp_ratio: int = 4  # hidden width of Mix-FFN / width
+    mlp_ratio: int = 4  # hidden width of Mix-FFN / width of the branch
     mmam_ratio: int = 2  # hidden width of MMAM / width of the stage
     decoder_width: int = 768
     cross_attention: bool = True  # DMEM: the branches attend to each other
     channel_reweighting: bool = True  # MMAM's gates
     drop_path: float = 0.0  # stochastic depth of the last block, growing from 0 at the first; training only
-    dropout: float = 0.0  # before the classifier; training only
+    dropout: float = 0.0  # dropout rate before the classifier; training only
     layer_norm_epsilon: float = 1e-6
     batch_norm_epsilon: float = 1e-5
-    rematerialise: bool = False  # compute the inside of blocks again in the backward pass: less memory, slower steps
+    rematerialise: bool = False  # recompute the inside of blocks in the backward pass: less memory, slower steps
     loop_blocks_from: int = (
-        6  # a stage of so many blocks or more is compiled as a loop: slower by little, built much faster
+        6  # a stage with at least this many blocks is compiled as a loop: compiles much faster, runs slightly slower
     )
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters and loss stay float32
 
     @property
     def branch_names(self) -> tuple[str, ...]:
-        """What the branches are called in the tree of weights."""
+        """Returns the names of the branches in the tree of weights."""
         return ("spectral", "sar") if self.branches == "both" else (self.branches,)
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Sensors that the network reads, of 's2' and 's1'."""
+        """Returns the sensors that the network reads, of 's2' and 's1'."""
         return {"spectral": ("s2",), "sar": ("s1",)}.get(self.branches, ("s2", "s1"))
 
     def branch_widths(self, stage: int) -> tuple[int, ...]:
-        """Channels of each branch in a stage."""
+        """Returns the number of channels of each branch in a stage."""
         width = self.widths[stage]
         if self.branches != "both":
             return (width,)
@@ -103,7 +103,7 @@ class Model:
         return (spectral, width - spectral)
 
     def drop_path_rates(self, stage: int) -> Any:
-        """Stochastic depth of each block in a stage, float32 [block]: linear over the depth of the network."""
+        """Returns the stochastic depth of each block in a stage, float32 [block]; it grows linearly over the network."""
         rates = np.linspace(0.0, self.drop_path, sum(self.blocks), dtype=np.float32)
         first = sum(self.blocks[:stage])
         return rates[first : first + self.blocks[stage]]
@@ -111,66 +111,66 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """What a pixel costs."""
+    """The loss of a pixel."""
 
     name: Literal["focal", "cross_entropy"] = "focal"
     gamma: float = 2.0  # focusing exponent of the focal loss
-    alpha_power: float = 0.5  # alpha of a class = (mean count / its count) ** alpha_power; 0 weighs all alike
-    alpha: tuple[float, ...] = ()  # alpha of each class, in place of what the counts give
-    smoothing_expert: float = 0.0  # label smoothing on tiles that an expert labelled; Dynamic World took 0.2
-    smoothing_non_expert: float = 0.0  # and on all others; Dynamic World took 0.3
+    alpha_power: float = 0.5  # alpha of a class = (mean count / its count) ** alpha_power; 0 weights all classes alike
+    alpha: tuple[float, ...] = ()  # alpha of each class, instead of that from the counts
+    smoothing_expert: float = 0.0  # label smoothing on tiles that an expert labelled; Dynamic World used 0.2
+    smoothing_non_expert: float = 0.0  # label smoothing on all other tiles; Dynamic World used 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW under a schedule with warm-up."""
+    """AdamW with a learning rate schedule and warm-up."""
 
-    learning_rate: float = 5e-4  # the peak
-    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"  # how it falls after the warm-up
-    power: float = 1.0  # of the polynomial
+    learning_rate: float = 5e-4  # peak of the schedule
+    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"  # how the rate falls after the warm-up
+    power: float = 1.0  # exponent of the polynomial schedule
     warmup_steps: int = 50
-    final_fraction: float = 0.01  # of the peak, at the last step
-    group_rates: tuple[str, ...] = ()  # 'decoder=10': learning rate of weights whose path has this part, times this
-    layer_decay: float = 1.0  # learning rate of a block, times this for each block behind it
-    weight_decay: float = 0.01  # on matrices and convolutions only
-    clip_norm: float = 1.0  # of the whole gradient
+    final_fraction: float = 0.01  # learning rate at the last step / peak
+    group_rates: tuple[str, ...] = ()  # 'decoder=10': factor of the learning rate of weights whose path has this part
+    layer_decay: float = 1.0  # the learning rate of a block is multiplied by this once for each block after it
+    weight_decay: float = 0.01  # applies to matrices and convolutions only
+    clip_norm: float = 1.0  # largest norm of the whole gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """How long, how much at once, how often to look."""
+    """How long to train, how many tiles at once, how often to evaluate and save."""
 
     seed: int = 0
-    pretrained: str = ""  # SegFormer or MiT weights to start from: a file, or a folder as the hub has it
+    pretrained: str = ""  # SegFormer or MiT weights to start from: a file, or a folder as on the Hugging Face hub
     finetune: str = ""  # a workdir or an exported bundle to start from; bands and classes may differ
     steps: int = 600
-    batch_size: int = 8  # tiles a step, over all devices
-    accumulate: int = 1  # parts that a batch goes through the network in, one after the other: less memory
-    log_every: int = 10  # steps
-    eval_every: int = 100  # steps between two looks at the validation split, each followed by a checkpoint
-    save_every: int = 0  # steps between two checkpoints on top of those; 0 for none
+    batch_size: int = 8  # tiles per step, over all devices
+    accumulate: int = 1  # number of parts of a batch whose gradients are computed one after the other, to save memory
+    log_every: int = 10  # steps between two lines of the run log
+    eval_every: int = 100  # steps between two evaluations on the validation split, each followed by a checkpoint
+    save_every: int = 0  # steps between two further checkpoints; 0 for none
     eval_batch_size: int = 8
-    ema_decay: float = 0.0  # of the moving average of the weights; 0 for none
-    use_average: bool = True  # the average, where there is one, is what is evaluated and exported
+    ema_decay: float = 0.0  # decay of the moving average of the weights; 0 for none
+    use_average: bool = True  # whether to evaluate and export the moving average, if there is one
     best_by: Literal["mean_iou", "overall_accuracy", "macro_f1", "kappa", "loss"] = (
-        "mean_iou"  # on the validation split
+        "mean_iou"  # figure on the validation split that chooses the best checkpoint
     )
-    patience: int = 0  # evaluations without a better one before the run ends early; 0 for never
-    most_skipped: int = 10  # steps in a row with a loss or gradient that is not finite before the run ends
+    patience: int = 0  # evaluations without improvement after which the run ends early; 0 for never
+    most_skipped: int = 10  # successive steps with a loss or gradient that is not finite before the run ends
     profile_steps: int = 0  # steps to profile, from the third on, into WORKDIR/profile
 
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """How a scene is cut up to be mapped.
+    """How a scene is cut into windows to be mapped.
 
-    The network always sees squares of the size that it was trained on: attention over more ground than it has ever met
-    moves classes near borders, and not for the better.
+    The network always sees windows of the size that it was trained on: attention over a larger area than in training
+    moves classes near borders, and makes the map worse.
     """
 
-    window_px: int = 510  # how much of a row goes through the network at once: memory and speed, not the map
-    overlap: float = 0.25  # share of a square that it has in common with the next; the blend is smooth across it
-    average_turns: bool = False  # mean probability over the eight flips and quarter turns, here and in evaluation
+    window_px: int = 510  # pixels of a row that go through the network at once; affects memory and speed, not the map
+    overlap: float = 0.25  # share of a window that it has in common with the next; they are blended smoothly there
+    average_turns: bool = False  # mean probability over the eight flips and rotations, here and in evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,14 +200,14 @@ PRESETS: dict[str, Model] = {
 
 
 def model_preset(name: str, **changes: Any) -> Model:
-    """The preset `name`, with some fields changed. Raises ValueError for an unknown name."""
+    """Returns the preset `name`, with some fields changed. Raises ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}{_nearest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
     return dataclasses.replace(PRESETS[name], **changes)
 
 
 def load(path: Path) -> Config:
-    """The config that `get_config()` in a Python file returns.
+    """Reads the config that `get_config()` of a Python file returns.
 
     Raises:
         ValueError: no such file, not Python, no `get_config`, or fields of a wrong type.
@@ -221,7 +221,7 @@ def load(path: Path) -> Config:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # whatever the user's file raises, the user needs its name and the reason
+    except Exception as error:  # the user's file may raise anything; the message names the file and the reason
         raise ValueError(f"config file {path}: {type(error).__name__}: {error}") from None
     if not isinstance(config, Config):
         raise ValueError(f"config file {path}: get_config() returned {type(config).__name__}, expected a Config")
@@ -229,11 +229,11 @@ def load(path: Path) -> Config:
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Applies assignments in their order, such as 'optimizer.learning_rate=3e-4' or 'model.widths=(16,32,64,96)';
-    'model=tiny' replaces the whole section by a preset.
+    """Applies assignments in order, such as 'optimizer.learning_rate=3e-4' or 'model.widths=(16,32,64,96)'; 'model=tiny'
+    replaces the whole section by a preset.
 
     Raises:
-        ValueError: no such field or preset (with the nearest right one), or a value of the wrong type.
+        ValueError: no such field or preset (the message suggests the nearest one), or a value of the wrong type.
     """
     tree = to_dict(config)
     for assignment in assignments:
@@ -251,25 +251,25 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """The config as nested dictionaries, ready for JSON."""
+    """Returns the config as nested dictionaries, ready for JSON."""
     return dataclasses.asdict(config)
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`; fields that are not given keep their defaults. Raises ValueError for unknown keys and
-    for values of the wrong type.
+    """Builds a config from nested dictionaries; fields that are not given keep their defaults. Raises ValueError for unknown
+    keys and for values of the wrong type.
     """
     return _build(Config, tree, "")
 
 
 def differences(first: Config, second: Config) -> list[str]:
-    """Fields in which two configs differ, each as 'section.field: first, second'."""
-    one, two = (json.loads(json.dumps(to_dict(config))) for config in (first, second))
+    """Returns the fields in which two configs differ, each as 'section.field: first, second'."""
+    a, b = (json.loads(json.dumps(to_dict(config))) for config in (first, second))
     return [
-        f"{section}.{field}: {one[section][field]!r}, {two[section][field]!r}"
-        for section in one
-        for field in one[section]
-        if one[section][field] != two[section][field]
+        f"{section}.{field}: {a[section][field]!r}, {b[section][field]!r}"
+        for section in a
+        for field in a[section]
+        if a[section][field] != b[section][field]
     ]
 
 
@@ -288,7 +288,7 @@ def _build(kind: type, tree: dict[str, Any], path: str) -> Any:
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:
-    """`value` as `kind`: whole numbers become floats and lists tuples, nothing else is converted."""
+    """Returns `value` as type `kind`: whole numbers become floats and lists tuples, nothing else is converted."""
     if typing.get_origin(kind) is Literal:
         if isinstance(value, str) and value in typing.get_args(kind):
             return value
@@ -308,7 +308,7 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
 
 
 def _parse(text: str) -> Any:
-    """A Python literal, or the text itself: '3e-4' -> 0.0003, 'focal' -> 'focal', 'B2,B3' or '(B2,B3)' -> ('B2', 'B3')."""
+    """Reads a Python literal or plain text: '3e-4' -> 0.0003, 'focal' -> 'focal', 'B2,B3' or '(B2,B3)' -> ('B2', 'B3')."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,16 +1,16 @@
-"""Command: a trained network as files for elsewhere.
+"""Command: exports a trained network to a file for this package or other runtimes.
 
     python -m specsar_jax.export --workdir runs/quickstart --format safetensors --output specsar.safetensors
 
-| --format | leaves | is used by |
+| --format | writes | used by |
 |---|---|---|
-| safetensors | one file, `specsar_jax.bundle` | all commands in place of a workdir, `specsar_jax.load` |
+| safetensors | one file, `specsar_jax.trained.bundle` | all commands in place of a workdir, `specsar_jax.load` |
 | folder | such a file, `config.json` and a card, as model hubs have them | the same; `hub:owner/name` after `--push owner/name` |
-| stablehlo | one file, `specsar_jax.stablehlo` | JAX, without this package |
-| saved_model | a folder, `specsar_jax.saved_model` | TensorFlow |
-| onnx | one file, `specsar_jax.onnx_graph` | any ONNX runtime |
+| stablehlo | one file, `specsar_jax.exports.stablehlo` | JAX, without this package |
+| saved_model | a folder, `specsar_jax.exports.saved_model` | TensorFlow |
+| onnx | one file, `specsar_jax.exports.onnx_graph` | any ONNX runtime |
 
-Beside or in each stands a model card in Markdown: bands and classes, how to use the file, scores as far as the workdir has them.
+A model card in Markdown is written beside the file or into the folder: bands, classes, use, and the scores found in the workdir.
 """
 
 import contextlib
@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from specsar_jax import hub
-from specsar_jax.bundle import DTYPES, Trained, as_stored, write_bundle
-from specsar_jax.checkpoints import load_trained, write_json
-from specsar_jax.model_card import card
-from tfds_dwplus.command_line import Parser, run, written_whole
+from specsar_jax.exports.model_card import card
+from specsar_jax.trained import hub
+from specsar_jax.trained.bundle import DTYPES, as_stored, write_bundle
+from specsar_jax.trained.loading import load_trained
+from specsar_jax.trained.trained_network import Trained
+from tfds_dwplus.command_line import Parser, run, write_json, written_whole
 
 FORMATS = ("safetensors", "folder", "stablehlo", "saved_model", "onnx")
 
@@ -44,14 +45,14 @@ def main(argv: list[str]) -> None:
         "Exports a trained network.",
         "python -m specsar_jax.export --workdir runs/quickstart --format safetensors --output specsar.safetensors",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of specsar_jax.train, or an exported bundle")
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run, or an exported bundle")
     parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="file; of saved_model and folder, a new folder")
+    parser.add_argument("--output", type=Path, required=True, help="file, or for saved_model and folder a new folder")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
-    parser.add_argument("--licence", help="of the weights, such as CC-BY-4.0; that of the bundle if not given")
-    parser.add_argument("--dtype", choices=DTYPES, help="of stored weights; float32 if not given")
-    parser.add_argument("--weights", choices=("inside", "beside"), help="of stablehlo; inside if not given")
-    parser.add_argument("--quantise", action="store_true", default=None, help="large matrices of onnx as int8")
+    parser.add_argument("--licence", help="licence of the weights, such as CC-BY-4.0; if not given, that of the bundle")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the stored weights; float32 if not given")
+    parser.add_argument("--weights", choices=("inside", "beside"), help="place of stablehlo's weights; default inside")
+    parser.add_argument("--quantise", action="store_true", default=None, help="store large matrices of onnx as int8")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to a hub; a new repository is private")
     args = parser.parse_args(argv)
     for flag, formats in _ONLY_OF.items():
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> None:
 
 
 def evaluations(workdir: Path, trained: Trained) -> list[dict[str, Any]]:
-    """What `specsar_jax.evaluate` left of these weights in a workdir or beside a bundle. Raises ValueError if it is broken."""
+    """Reads the evaluations of these weights from a workdir or beside a bundle. Raises ValueError if one is damaged."""
     if hub.is_address(workdir):
         return []
     folder, prefix = (workdir, "") if workdir.is_dir() else (workdir.parent, f"{workdir.stem}.")
@@ -90,7 +91,7 @@ def evaluations(workdir: Path, trained: Trained) -> list[dict[str, Any]]:
         try:
             figures = json.loads(path.read_text())
             if figures["step"] == trained.step:
-                card("", trained, [figures], "", "float32")  # it has what a card tells
+                card("", trained, [figures], "", "float32")  # raises if the card lacks a figure
                 found.append(figures)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -99,7 +100,7 @@ def evaluations(workdir: Path, trained: Trained) -> list[dict[str, Any]]:
 
 
 def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[Path]:
-    """Writes what the format has; the paths."""
+    """Writes the files of the format; returns their paths."""
     output, dtype = args.output, args.dtype or "float32"
     beside = output.with_name(f"{output.name}.md")
     stored_as = "int8" if args.quantise else dtype
@@ -120,7 +121,7 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
             describe(part / "README.md")
         return [output]
     if args.format == "saved_model":
-        from specsar_jax.saved_model import write_saved_model  # TensorFlow is loaded where it is asked for
+        from specsar_jax.exports.saved_model import write_saved_model  # here, as it loads TensorFlow
 
         with _folder_written_whole(output) as part:
             write_saved_model(trained, part)
@@ -130,7 +131,7 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
     if args.format == "safetensors":
         write_bundle(trained, output, dtype=dtype)
     elif args.format == "stablehlo":
-        from specsar_jax.stablehlo import write_stablehlo
+        from specsar_jax.exports.stablehlo import write_stablehlo
 
         if args.weights == "beside":
             written.insert(1, output.with_suffix(".safetensors"))
@@ -138,7 +139,7 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
         write_stablehlo(trained, output, weights_inside=args.weights != "beside")
     else:
         try:
-            from specsar_jax.onnx_graph import write_onnx
+            from specsar_jax.exports.onnx_graph import write_onnx
         except ModuleNotFoundError as error:
             raise ValueError(f"an ONNX file needs {error.name}: pip install 'specsar_jax[onnx]'") from None
         write_onnx(trained, output, quantise=bool(args.quantise))
@@ -147,7 +148,7 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
 
 
 def _value(text: str) -> Any:
-    """What a text of the metadata means, where it is JSON; else the text."""
+    """Parses a text of the metadata if it is JSON; else returns the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -156,7 +157,7 @@ def _value(text: str) -> Any:
 
 @contextlib.contextmanager
 def _folder_written_whole(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to write to; it takes that name once all is written, and is gone where that fails."""
+    """Yields a temporary folder that is renamed to `path` if the block succeeds, and removed if it fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         part.mkdir()
@@ -174,9 +175,9 @@ _RUN = """\
 """
 
 _ANY = """\
-The arguments are the pixels of each sensor above, in that order, [batch, height, width, band]; batch, height and width are free, from
-32 pixels up. Out come `probabilities`, float32 [batch, height, width, class], and `classes`, uint8, 255 where there is no data.
-Normalisation is inside."""
+The arguments are the pixels of each sensor above, in that order, [batch, height, width, band], of any batch size, and any height
+and width from 32 pixels. The results are `probabilities`, float32 [batch, height, width, class], and `classes`, uint8, 255
+where there is no data. Normalisation is part of the program."""
 
 _USE = {
     "safetensors": """\
@@ -188,8 +189,8 @@ or in place of a workdir: `python -m specsar_jax.predict --workdir {name} --s2 s
     import specsar_jax
     network = specsar_jax.load("{address}")     # with the extra `xarray`; then network.predict(s2, s1)
 
-or in place of a workdir: `python -m specsar_jax.predict --workdir {address} --s2 s2.tif --s1 s1.tif --output map.tif`. The weights
-and all that belongs to them are in `model.safetensors`; `config.json` repeats what it says, for readers, and is not read.""",
+or in place of a workdir: `python -m specsar_jax.predict --workdir {address} --s2 s2.tif --s1 s1.tif --output map.tif`. All is read
+from `model.safetensors`; `config.json` only repeats its settings for people.""",
     "stablehlo": _RUN + "    probabilities, classes = program.call(s2, s1)\n\n" + _ANY,
     "stablehlo beside": _RUN
     + """\

@@ -1,10 +1,10 @@
-"""Command: a region and dates to a map, block by block, out of an archive.
+"""Command: maps a region from the imagery of a STAC archive, block by block.
 
-    python -m specsar_jax.map_region --workdir runs/a --bbox 103.5 12.9 104.4 13.6 --dates 2024-01-01 2024-03-31 --output maps/siem_reap
+    python -m specsar_jax.map_region --workdir runs/a --bbox 103.5 12.9 104.4 13.6 --dates 2024-01-01 2024-03-31 --output maps/a
 
-Enters: a box or the polygons of a GeoJSON file, a STAC API, a trained network. Leaves: the folder that `region_files` describes: a map
-and a STAC item for each block of a fixed UTM grid, a mosaic a zone, areas per class. Blocks run on Dask's workers, which must all
-see the output folder. Started again, it does what is missing.
+Enters: a box or the polygons of a GeoJSON file, a range of dates, a STAC API, a trained network. Leaves: the folder that
+`region_files` describes: a map and a STAC item for each block of a fixed UTM grid, a mosaic for each zone, the area of each class.
+Blocks run on Dask workers, which must all see the output folder. Started again, the command maps the missing blocks.
 """
 
 import argparse
@@ -17,18 +17,19 @@ from typing import Any
 import jax
 import numpy as np
 
-import specsar_jax
-from specsar_jax.checkpoints import Trained, load_trained
-from tfds_dwplus.archive_options import add_archive_options, s2_offset, stac_archive
-from tfds_dwplus.command_line import Parser, progress, run
-from tfds_dwplus.imagery import ArchiveError, Wanted
-from tfds_dwplus.stac import StacArchive, check_collections, search
+from specsar_jax.trained.loading import load_trained
+from specsar_jax.trained.trained_network import Trained
+from tfds_dwplus.command_line import Parser, run
+from tfds_dwplus.imagery.acquisitions import Wanted
+from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, stac_archive
+from tfds_dwplus.imagery.stac_api import StacArchive
 
 MISSING = ""
 try:
-    from specsar_jax import blocks, cluster, region_files
-    from specsar_jax.composites import Recipe, interval
-    from specsar_jax.region_files import Job
+    from specsar_jax.regions import blocks, region_files
+    from specsar_jax.regions.composites import Recipe
+    from specsar_jax.regions.region_files import Job
+    from specsar_jax.regions.region_map import map_region
 except ModuleNotFoundError as error:
     MISSING, Job = error.name, None
 
@@ -47,84 +48,8 @@ def main(argv: list[str]) -> None:
     print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks with their STAC items")
 
 
-def map_region(job: Job, block_px: int, scheduler: str, workers: int, attempts: int) -> dict[str, Any]:
-    """Maps what is missing of a region, in a folder that this process holds.
-
-    Args:
-        job: what is wanted.
-        block_px: side of a block.
-        scheduler: address of a Dask cluster; "" for processes of this machine.
-        workers: how many of those.
-        attempts: for each block.
-
-    Returns:
-        the summary.
-
-    Raises:
-        ValueError: the archive or the scheduler is not there, blocks failed, or none has imagery; what is done stays.
-    """
-    wanted = list(blocks.blocks_of(job.region, block_px))
-    todo = [block for block in wanted if not region_files.is_done(job.output, block)]
-    zones = sorted({block.zone for block in wanted})
-    print(f"{len(wanted)} blocks of {block_px / 100:g} km in {', '.join(zones)}; {len(wanted) - len(todo)} are there")
-    failed = _do(job, todo, len(wanted), scheduler, workers, attempts) if todo else {}
-    region_files.write_mosaics(job.output, [b for b in wanted if region_files.is_done(job.output, b)])
-    summary = region_files.write_summary(job.output, job, wanted, failed)
-    if failed:
-        name, reason = next(iter(failed.items()))
-        raise ValueError(
-            f"{len(failed)} of {len(wanted)} blocks failed, the first one {name}: {reason}; all are listed in "
-            f"{job.output / 'summary.json'}, what is done is kept: run the same command again to try them again"
-        )
-    if not any(summary["hectares"].values()):
-        raise ValueError(
-            f"no pixel of the region has data of {' and '.join(job.recipe.sensors)}: take other --dates, --max_cloud_percent or --s1_orbit"
-        )
-    return summary
-
-
-def _do(job: Job, todo: list, total: int, scheduler: str, workers: int, attempts: int) -> dict[str, str]:
-    """Maps blocks and gives those that failed, with the reason."""
-    _check_items(job)
-    failed: dict[str, str] = {}
-    said: set[str] = set()
-    with (
-        cluster.connected(scheduler, workers) as client,
-        progress(total=total, initial=total - len(todo), desc="mapping", unit="block") as bar,
-    ):
-        for entry in cluster.entries(client, job, todo, attempts):
-            bar.update()
-            if entry["status"] == "failed":
-                failed[entry["block"]] = entry["reason"]
-                bar.write(f"block {entry['block']} failed: {entry['reason']}")
-            for doubt in set(entry["doubts"]) - said:
-                bar.write(f"warning: {doubt}")
-                said.add(doubt)
-    lost = [block.name for block in todo if block.name not in failed and not region_files.is_done(job.output, block)]
-    return failed | dict.fromkeys(
-        lost, f"a worker did it, but {job.output} does not hold it; do the workers see that folder?"
-    )
-
-
-def _check_items(job: Job) -> None:
-    """Raises a ValueError if the archive has nothing for the region, before anything is started."""
-    check_collections(job.archive)
-    where = blocks.search_bounds(job.region)
-    for sensor in job.recipe.sensors:
-        collection, dates = getattr(job.archive, sensor), getattr(job.recipe, f"{sensor}_dates")
-        try:
-            found = search(collection, job.archive.timeout_s, where, interval(dates), most=1)
-        except ArchiveError as error:
-            raise ValueError(f"{error}; try again later") from None
-        if not found:
-            raise ValueError(
-                f"{collection.name} of {collection.url} has no item in the region from {dates[0]} to {dates[1]}; "
-                "take other dates or another collection"
-            )
-
-
 def _job(args: argparse.Namespace) -> Job:
-    """What the arguments ask for. Raises a ValueError where they do not fit together."""
+    """Returns the job that the arguments describe. Raises a ValueError if they do not fit together."""
     if args.bbox:
         region = blocks.box(*args.bbox)
     else:
@@ -138,7 +63,7 @@ def _job(args: argparse.Namespace) -> Job:
     if not 0 <= args.max_cloud_percent <= 100:
         raise ValueError(f"--max_cloud_percent is {args.max_cloud_percent:g}, expected 0 to 100")
     if args.overlap is not None and not 0 <= args.overlap <= 0.75:
-        raise ValueError(f"--overlap is {args.overlap:g}, expected a share of a square from 0 to 0.75")
+        raise ValueError(f"--overlap is {args.overlap:g}, expected a share of a window from 0 to 0.75")
     s2_dates, s1_dates = (_dates(given, option) for given, option in (
         (args.dates, "--dates"), (args.s1_dates or args.dates, "--s1_dates"),
     ))  # fmt: skip
@@ -154,17 +79,11 @@ def _job(args: argparse.Namespace) -> Job:
         args.max_cloud_percent,
         args.cloud_mask == "scl",
     )
-    tags = {
-        "software": f"specsar_jax {specsar_jax.__version__}",
-        "weights_sha256": trained.sha256,
-        "trained_on": trained.config.data.name,
-        "trained_steps": str(trained.step),
-    }
-    return Job(region, recipe, stac_archive(args, sensors), trained, tags, args.output.resolve())
+    return Job(region, recipe, stac_archive(args, sensors), trained, trained.provenance(), args.output.resolve())
 
 
 def _with_overlap(trained: Trained, overlap: float | None) -> Trained:
-    """The network as numpy arrays, which go to other processes, and with another overlap if one is given."""
+    """Returns the network with numpy arrays, which can be sent to other processes, and with another overlap if one is given."""
     config = trained.config
     if overlap is not None:
         config = dataclasses.replace(config, predict=dataclasses.replace(config.predict, overlap=overlap))
@@ -182,7 +101,7 @@ def _dates(given: list[str], option: str) -> tuple[str, str]:
 
 
 def _asked(job: Job, block_px: int) -> dict[str, Any]:
-    """Whatever decides on a pixel, as JSON has it."""
+    """Returns all settings that affect the map, ready for JSON."""
     import shapely
 
     def chosen(archive: StacArchive) -> dict[str, Any]:
@@ -200,32 +119,34 @@ def _asked(job: Job, block_px: int) -> dict[str, Any]:
 
 def _parser() -> Parser:
     parser = Parser(
-        "Maps a region out of an archive. Started again, it does what is missing.",
+        "Maps a region from the imagery of a STAC archive. Started again, it maps the missing blocks.",
         "python -m specsar_jax.map_region --workdir runs/a --bbox 103.5 12.9 104.4 13.6 --dates 2024-01-01 2024-03-31 "
         "--output maps/siem_reap",
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, help="of specsar_jax.train, or an exported bundle")
+    add("--workdir", type=Path, required=True, help="workdir of a run, or an exported bundle")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--bbox", type=float, nargs=4, metavar=("WEST", "SOUTH", "EAST", "NORTH"), help="degrees")
-    where.add_argument("--geojson", type=Path, help="file of polygons, degrees")
-    add("--dates", nargs=2, required=True, metavar=("FIRST", "LAST"), help="days of Sentinel-2, YYYY-MM-DD")
-    add("--s1_dates", nargs=2, metavar=("FIRST", "LAST"), help="the same of Sentinel-1, where they are others")
+    where.add_argument(
+        "--bbox", type=float, nargs=4, metavar=("WEST", "SOUTH", "EAST", "NORTH"), help="region as a box, degrees"
+    )
+    where.add_argument("--geojson", type=Path, help="region as a GeoJSON file of polygons, degrees")
+    add("--dates", nargs=2, required=True, metavar=("FIRST", "LAST"), help="first and last day of imagery, YYYY-MM-DD")
+    add("--s1_dates", nargs=2, metavar=("FIRST", "LAST"), help="first and last day of Sentinel-1; --dates if not given")
     add("--output", type=Path, required=True, help="folder to write to")
-    add("--composite", choices=("median", "least_cloudy"), default="median", help="of Sentinel-2")
-    add("--s2_scenes", type=int, default=5, help="clear observations that a median takes, those of the clearest scenes")
-    add("--max_cloud_percent", type=float, default=80.0, help="scenes with more are not looked at")
-    add("--cloud_mask", choices=("scl", "none"), default="scl", help="what says which pixels are clear; none for L1C")
+    add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
+    add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")
+    add("--max_cloud_percent", type=float, default=80.0, help="Sentinel-2 scenes with more cloud are not used")
+    add("--cloud_mask", choices=("scl", "none"), default="scl", help="which pixels are clear: by SCL, or all (for L1C)")
     add_archive_options(parser)
     add("--block_px", type=int, default=2048, help="side of a block, in pixels of 10 m; the map does not depend on it")
-    add("--overlap", type=float, help="of neighbouring squares, 0 to 0.75; the run's if not given")
+    add("--overlap", type=float, help="overlap of windows, 0 to 0.75; the run's if not given")
     add(
         "--scheduler",
         default="",
         metavar="ADDRESS",
-        help="of a Dask cluster, tcp://..., or its file .json; else this machine",
+        help="Dask scheduler, tcp://... or a .json file; else this machine",
     )
-    add("--workers", type=int, default=max((os.cpu_count() or 1) // 4, 1), help="processes of this machine")
+    add("--workers", type=int, default=max((os.cpu_count() or 1) // 4, 1), help="number of processes on this machine")
     add("--retries", type=int, default=2, help="further attempts for a block that failed")
     add("--checkpoint", choices=("best", "latest"), default="best")
     return parser

@@ -1,11 +1,11 @@
-r"""Command: trains a grid of settings, or the paper's ablations, over seeds, into one table with mean and spread.
+r"""Command: trains a grid of settings, or the paper's ablations, with several seeds; writes a table of mean and spread.
 
     python -m specsar_jax.sweep --config configs/quickstart.py --workdir runs/sweep --seeds 0,1,2 \
         --over model=specsar_former,tiny --over optimizer.learning_rate=1e-4,5e-4
     python -m specsar_jax.sweep --config configs/ben_mini.py --workdir runs/ablations --seeds 0,1,2 --ablations
 
-A run is a `specsar_jax.train` in WORKDIR/SETTING/seed_N, with seed_N.log beside; one that fails stops no other. After each,
-WORKDIR/table.md (per cent) and table.csv (fractions) are new. Started again, the sweep does what is not finished.
+Each run is a `specsar_jax.train` in WORKDIR/SETTING/seed_N, with seed_N.log beside it; a run that fails does not stop the others.
+After each run, WORKDIR/table.md (percent) and table.csv (fractions) are rewritten. Started again, the sweep does unfinished runs.
 """
 
 import csv
@@ -25,22 +25,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specsar_jax import config as configs
-from specsar_jax.checkpoints import MAY_CHANGE
 from specsar_jax.config import Config
-from specsar_jax.evaluate import split_file
+from specsar_jax.trained.run_files import split_file
+from specsar_jax.training.checkpoints import MAY_CHANGE
 from tfds_dwplus.command_line import Parser, progress, run, written_whole
 
 ABLATIONS = ("specsar_former", "spectral_only", "sar_only", "no_dmem", "no_mmam", "equal_split", "early_fusion")
-"""Rows of the paper's tables: presets, each taken in the sizes of the config."""
+"""Rows of the paper's tables, as presets; their differences are applied to the network of the config."""
 
 COLUMNS = ("mean_iou", "overall_accuracy", "macro_f1", "validation")
-"""As `evaluation_<split>.json` calls them; the last is a score of the same checkpoint on the validation split."""
+"""Keys of `evaluation_<split>.json`; the last one is the score of the same checkpoint on the validation split."""
 
 HEADINGS = ("setting", "seeds", "mIoU", "overall accuracy", "macro F1", "validation", "state")
 
 
 class Run(NamedTuple):
-    """A setting with a seed, the flags that tell `specsar_jax.train` of it, and the file that it ends with."""
+    """A run of the sweep: setting, seed, config, flags for `specsar_jax.train`, workdir, and the file written at its end."""
 
     setting: str
     seed: int
@@ -51,29 +51,29 @@ class Run(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Parses the arguments, trains what is to be trained, prints the table."""
+    """Parses the arguments, trains the unfinished runs and prints the table."""
     parser = Parser(
-        "Trains a grid of settings over seeds. --config.section.field=value holds for all of them.",
+        "Trains a grid of settings with several seeds. --config.section.field=value applies to all runs.",
         "python -m specsar_jax.sweep --config configs/quickstart.py --workdir runs/sweep --ablations --seeds 0,1,2",
     )
-    parser.add_argument("--config", type=Path, action="append", required=True, help="Python file; again for more rows")
-    parser.add_argument("--workdir", type=Path, required=True, help="gets the table, and a folder for each setting")
-    parser.add_argument("--over", action="append", default=[], metavar="FIELD=A,B", help="section.field, or model")
-    parser.add_argument("--ablations", action="store_true", help="the paper's tables, in the sizes of the config")
+    parser.add_argument("--config", type=Path, action="append", required=True, help="config file; repeat for more rows")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder for the table and a folder of each setting")
+    parser.add_argument("--over", action="append", default=[], metavar="FIELD=A,B", help="values of a section.field")
+    parser.add_argument("--ablations", action="store_true", help="the paper's ablations of the config's network")
     parser.add_argument("--seeds", default="0", help="values of train.seed, separated by commas")
-    parser.add_argument("--together", type=int, default=1, help="runs at a time, each on a GPU or TPU chip of its own")
+    parser.add_argument("--together", type=int, default=1, help="runs at a time, each on its own GPU or TPU chip")
     args, rest = parser.parse_known_args(argv)
-    if strange := [flag for flag in rest if not re.match(r"--config\.[^=]+=", flag)]:
-        parser.error(f"unknown argument {strange[0]}; a setting is given as --config.section.field=value")
+    if unknown := [flag for flag in rest if not re.match(r"--config\.[^=]+=", flag)]:
+        parser.error(f"unknown argument {unknown[0]}; a setting is given as --config.section.field=value")
     fixed, over = [flag.removeprefix("--config.") for flag in rest], [f"train.seed={args.seeds}", *args.over]
     sweep(grid(args.config, fixed, over, args.ablations, args.workdir), args.workdir, args.together)
 
 
 def grid(files: list[Path], fixed: list[str], over: list[str], ablations: bool, workdir: Path) -> list[Run]:
-    """All combinations of the values in `over` ('section.field=a,b', 'model=a,b'), configs and ablations.
+    """Returns a run for each combination of the values in `over` ('section.field=a,b', 'model=a,b'), configs and ablations.
 
     Raises:
-        ValueError: what `configs.override` refuses; a field given twice; no test split; two runs that are the same.
+        ValueError: as `configs.override`; a field is given twice; there is no test split; two runs are the same.
     """
     swept = [values_of(text) for text in over]
     fields = [field for field, _ in swept] + list({text.partition("=")[0] for text in fixed})
@@ -83,19 +83,19 @@ def grid(files: list[Path], fixed: list[str], over: list[str], ablations: bool, 
     bases = {file: configs.load(file) for file in files}
     runs: list[Run] = []
     for *chosen, file, ablation in itertools.product(*axes, bases, ABLATIONS if ablations else [""]):
-        # A preset is a whole network: it goes before the fields that change it.
+        # A preset replaces the whole network, so it is applied before single fields.
         changes = sorted([*fixed, *chosen], key=lambda text: not text.startswith("model=")) + ablation_changes(ablation)
         config = configs.override(bases[file], changes)
-        name = ",".join(it for it in (file.stem, *chosen, ablation) if it and not it.startswith("train.seed="))
+        name = ",".join(part for part in (file.stem, *chosen, ablation) if part and not part.startswith("train.seed="))
         seed, split = config.train.seed, config.data.test_split
         if not split:
             raise ValueError("data.test_split is '', but it is what runs are compared on; 'validation' spares the test")
-        if same := [one.setting for one in runs if config == one.config or (name, seed) == one[:2]]:
+        if same := [other.setting for other in runs if config == other.config or (name, seed) == other[:2]]:
             raise ValueError(
                 f"{same[0]} and {name}, seed {seed}, are the same run, or their config files have one name"
             )
-        # What the name does not tell, of --config.section.field=value and of the file, is in the digest at its end.
-        own = [it for it in configs.differences(Config(), config) if not it.startswith(("train.seed:", *MAY_CHANGE))]
+        # The digest at the end of the folder's name stands for all settings, also those that the name does not show.
+        own = [x for x in configs.differences(Config(), config) if not x.startswith(("train.seed:", *MAY_CHANGE))]
         readable, digest = re.sub(r"[^\w.=,+-]", "_", name)[:100], hashlib.sha256(repr(own).encode()).hexdigest()[:8]
         place = workdir / f"{readable}-{digest}" / f"seed_{seed}"
         flags = ("--config", str(file), *(f"--config.{text}" for text in changes), "--workdir", str(place))
@@ -104,7 +104,7 @@ def grid(files: list[Path], fixed: list[str], over: list[str], ablations: bool, 
 
 
 def values_of(text: str) -> tuple[str, list[str]]:
-    """'a.b=1,(2,3)' -> ('a.b', ['1', '(2,3)']). Raises ValueError for another form, or a bracket or quote left open."""
+    """Splits field and values: 'a.b=1,(2,3)' -> ('a.b', ['1', '(2,3)']). Raises ValueError if the text has another form."""
     value = r"""(?:\([^()]*\)|\[[^][]*\]|'[^']*'|"[^"]*"|[^],()['"])*"""
     if not re.fullmatch(f"[^=,]+={value}(,{value})*", text):
         raise ValueError(f"--over {text} is not of the form --over section.field=value,value; are its brackets closed?")
@@ -113,42 +113,44 @@ def values_of(text: str) -> tuple[str, list[str]]:
 
 
 def ablation_changes(name: str) -> list[str]:
-    """What turns a network into this ablation: the fields that its preset has other than 'specsar_former' has."""
-    full, other = (vars(configs.PRESETS[one]) for one in ("specsar_former", name or "specsar_former"))
+    """Returns the assignments that turn a network into this ablation: where its preset differs from 'specsar_former'."""
+    full, other = (vars(configs.PRESETS[preset]) for preset in ("specsar_former", name or "specsar_former"))
     return [f"model.{field}={other[field]}" for field in full if other[field] != full[field]]
 
 
 def sweep(runs: Sequence[Run], workdir: Path, together: int = 1) -> None:
-    """Trains what is not finished, `together` at a time, and prints the table.
+    """Trains the unfinished runs, `together` at a time, and prints the table.
 
     Raises:
-        ValueError: fewer devices than `together`; when all others are done, runs that failed.
+        ValueError: there are fewer devices than `together`; or runs failed (raised after all others are done).
         SystemExit: 130 or 143 after Ctrl-C or SIGTERM, when all runs have saved and ended.
     """
     free = devices(together)
-    waiting, running, failed = [one for one in runs if not one.evaluation.exists()], [], {}
-    asked, told = [], 0
-    before = {it: signal.signal(it, lambda it, _: asked.append(it)) for it in (signal.SIGINT, signal.SIGTERM)}
+    waiting, running, failed = [trial for trial in runs if not trial.evaluation.exists()], [], {}
+    signals, passed_on = [], 0
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in stops}
     bar = progress(total=len(runs), initial=len(runs) - len(waiting), desc="sweep", unit="run")
     try:
-        while running or (waiting and not asked):
-            # The first run may have to make the data set: the others begin when it has been opened.
-            if waiting and free and not asked and (not running or any(one.workdir.exists() for one, *_ in running)):
-                one, device = waiting.pop(0), free.pop(0)
-                running.append((one, device, _start(one, device)))
-                bar.set_postfix_str("; ".join(f"{one.setting} {one.workdir.name}" for one, *_ in running))
-            for number in asked[told:]:
-                told += 1
+        while running or (waiting and not signals):
+            # The first run may simulate the data set; once its workdir exists, it has, and the others may start.
+            ready = not running or any(trial.workdir.exists() for trial, *_ in running)
+            if waiting and free and ready and not signals:
+                trial, device = waiting.pop(0), free.pop(0)
+                running.append((trial, device, _start(trial, device)))
+                bar.set_postfix_str("; ".join(f"{trial.setting} {trial.workdir.name}" for trial, *_ in running))
+            for number in signals[passed_on:]:
+                passed_on += 1
                 for *_, process in running:
                     process.send_signal(number)
             time.sleep(0.1)
-            for one, device, process in [it for it in running if it[-1].poll() is not None]:
-                running.remove((one, device, process))
+            for trial, device, process in [entry for entry in running if entry[-1].poll() is not None]:
+                running.remove((trial, device, process))
                 free.append(device)
-                if not one.evaluation.exists() and not asked:
-                    failed[one] = _reason(one, process.returncode)
-                    bar.write(f"{one.setting} {failed[one]}")
-                bar.update(one.evaluation.exists())
+                if not trial.evaluation.exists() and not signals:
+                    failed[trial] = _reason(trial, process.returncode)
+                    bar.write(f"{trial.setting} {failed[trial]}")
+                bar.update(trial.evaluation.exists())
                 write_table(runs, failed, workdir)
     finally:
         for end in (subprocess.Popen.terminate, subprocess.Popen.wait):
@@ -158,15 +160,15 @@ def sweep(runs: Sequence[Run], workdir: Path, together: int = 1) -> None:
             signal.signal(number, handler)
         bar.close()
     print(write_table(runs, failed, workdir), end="")
-    if asked:
+    if signals:
         print(f"stopped; the same command goes on from here on {workdir}", file=sys.stderr)
-        sys.exit(128 + asked[0])
+        sys.exit(128 + signals[0])
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed, see {workdir}/table.md; start again to try again")
 
 
 def devices(together: int) -> list[dict[str, str]]:
-    """Variables that give each of the runs at a time its own GPU or TPU chip; none where there are only CPUs."""
+    """Returns environment variables for `together` runs that give each its own GPU or TPU chip; empty ones on CPUs."""
     nvidia, accel, vfio = (len(list(Path("/dev").glob(name + "[0-9]*"))) for name in ("nvidia", "accel", "vfio/"))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(nvidia))))
     alone = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
@@ -180,27 +182,27 @@ def devices(together: int) -> list[dict[str, str]]:
 
 
 def write_table(runs: Sequence[Run], failed: Mapping[Run, str], workdir: Path) -> str:
-    """Writes table.csv and table.md, a row a setting, and gives the latter. Deviation: of a sample, '-' for one seed."""
+    """Writes table.csv and table.md, one row per setting; returns the latter. Spread is the sample standard deviation."""
     rows: list[dict[str, Any]] = []
     table = [HEADINGS, ["---"] * len(HEADINGS)]
-    for setting in dict.fromkeys(one.setting for one in runs):
-        own = [one for one in runs if one.setting == setting]
+    for setting in dict.fromkeys(trial.setting for trial in runs):
+        own = [trial for trial in runs if trial.setting == setting]
         data, train = own[0].config.data, own[0].config.train
-        score = "mean_iou" if train.best_by == "loss" else train.best_by  # a loss is no percentage
-        done = [_figures(one, score) for one in own if one.evaluation.exists()]
+        score = "mean_iou" if train.best_by == "loss" else train.best_by  # a loss is not a percentage
+        done = [_figures(trial, score) for trial in own if trial.evaluation.exists()]
         row = {"setting": setting, "dataset": data.name, "split": data.test_split, "steps": train.steps}
         row |= {"score": score, "seeds": len(own), "done": len(done)}
         for key in COLUMNS:
             values = [figures[key] for figures in done if figures[key] is not None]
             row |= {key: float(np.mean(values)) if values else "-"}
             row |= {f"{key}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else "-"}
-        reasons = "; ".join(failed[one] for one in own if one in failed)
+        reasons = "; ".join(failed[trial] for trial in own if trial in failed)
         rows.append(row | {"state": reasons or ("done" if len(done) == len(own) else "unfinished")})
         pairs = [(row[key], row[f"{key}_sd"]) for key in COLUMNS]
-        cells = [" ± ".join(it if it == "-" else f"{100 * it:.1f}" for it in pair) for pair in pairs]
+        cells = [" ± ".join(value if value == "-" else f"{100 * value:.1f}" for value in pair) for pair in pairs]
         table.append([setting, f"{len(done)} of {len(own)}", *cells, rows[-1]["state"]])
     named = [", ".join({str(row[key]): "" for row in rows}) for key in ("dataset", "split", "steps", "score")]
-    text = "Data set {}, split {}, {} steps. Per cent, mean ± spread over seeds; validation: {}.\n\n".format(*named)
+    text = "Data set {}, split {}, {} steps. Percent, mean ± spread over seeds; validation: {}.\n\n".format(*named)
     text += "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n" for cells in table)
     workdir.mkdir(parents=True, exist_ok=True)
     with written_whole(workdir / "table.csv") as part, part.open("w", newline="") as file:
@@ -210,27 +212,27 @@ def write_table(runs: Sequence[Run], failed: Mapping[Run, str], workdir: Path) -
     return text
 
 
-def _figures(one: Run, score: str) -> dict[str, Any]:
-    tested = json.loads(one.evaluation.read_text())
-    looks = map(json.loads, (one.workdir / "metrics.jsonl").read_text().splitlines())
-    chosen = [look[score] for look in looks if look["kind"] == "eval" and look["step"] == tested["step"]]
+def _figures(trial: Run, score: str) -> dict[str, Any]:
+    tested = json.loads(trial.evaluation.read_text())
+    events = map(json.loads, (trial.workdir / "metrics.jsonl").read_text().splitlines())
+    chosen = [event[score] for event in events if event["kind"] == "eval" and event["step"] == tested["step"]]
     return tested | {"validation": chosen[-1] if chosen else None}
 
 
-def _start(one: Run, device: Mapping[str, str]) -> subprocess.Popen:
-    """In a group of processes of its own: the sweep hands Ctrl-C on, the terminal shall not."""
-    one.workdir.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "specsar_jax.train", *one.flags]
-    with one.workdir.with_suffix(".log").open("w") as log:
+def _start(trial: Run, device: Mapping[str, str]) -> subprocess.Popen:
+    """Starts a run in its own process group, so that Ctrl-C reaches it once, from the sweep, not from the terminal too."""
+    trial.workdir.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "specsar_jax.train", *trial.flags]
+    with trial.workdir.with_suffix(".log").open("w") as log:
         return subprocess.Popen(command, env=os.environ | device, stdout=log, stderr=log, process_group=0)
 
 
-def _reason(one: Run, status: int) -> str:
-    """The error line of a run that failed; its last line if it has none."""
-    log = one.workdir.with_suffix(".log")
+def _reason(trial: Run, status: int) -> str:
+    """Returns the error line of a run that failed, or the last line of its log if there is none."""
+    log = trial.workdir.with_suffix(".log")
     text = log.read_text(errors="replace").strip()
     line = (re.findall(r"^error: (.+)", text, re.MULTILINE) or re.split(r"[\r\n]+", text))[-1]
-    return f"{one.workdir.name} failed: {line} (exit status {status}, {log})"
+    return f"{trial.workdir.name} failed: {line} (exit status {status}, {log})"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 from other_maps import world  # noqa: F401 (a fixture)
 
 from specsar_jax import config as configs
-from specsar_jax import train
 from specsar_jax.config import Config
+from specsar_jax.training import loop
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.tile_files import COLUMNS, write_tile
+from tfds_dwplus.tiles.tile_files import COLUMNS, write_tile
 
 jax.config.update("jax_num_cpu_devices", 8)
 # Tests compile the same small programs in many processes: keep them, for this run of the tests and the next.
@@ -26,8 +27,20 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 logging.getLogger("absl").setLevel(logging.ERROR)
 
+FAST_COMPILATION = "--xla_backend_optimization_level=0" + (
+    " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""  # later ones have no such flag
+)
+"""Most of the time of the tests is XLA's: a small training step takes 27 s to compile as users have it, 7 s with these."""
+
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared" / "real"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles without optimisation, here and in the commands that tests start; slow tests run what users run."""
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", FAST_COMPILATION)
+
 
 SMALL = (
     "--config.model.widths=(8,16)",
@@ -55,8 +68,21 @@ def small_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("small_run")
     tiles = write_folder(folder / "tiles", {"train": 8, "validation": 2, "test": 2})
     prepare(DynamicWorldPlusConfig(name="mine", tiles=tiles, tile_size_px=64), folder / "data")
-    train.train(small_config(folder), folder / "run")
+    loop.train(small_config(folder), folder / "run")
     return folder
+
+
+@pytest.fixture
+def corrupt(small_run, tmp_path):
+    """Folder with the data set of `small_run`, a few bytes of one of its train records turned round."""
+    shutil.copytree(small_run / "data", tmp_path / "data")
+    (file,) = (tmp_path / "data").rglob("*train*array_record*")
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
+    file.chmod(0o644)
+    file.write_bytes(content)
+    return tmp_path
 
 
 def small_config(folder: Path, *more: str, preset: str = "specsar_former") -> Config:

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import rasterio
 
-from specsar_jax import model, preprocess
-from specsar_jax.bundle import Trained
+from specsar_jax.batches import preprocess
+from specsar_jax.batches.preprocess import SensorStatistics, Statistics
 from specsar_jax.config import PRESETS, Config, Model
-from specsar_jax.preprocess import SensorStatistics, Statistics
+from specsar_jax.network import model
+from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 
 # Two stages hold every kind of part and compile in seconds.
@@ -78,6 +79,6 @@ def expected(trained: Trained, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarr
     logits = _logits(
         trained.variables, *preprocess.standardise(s2, s1, trained.statistics), config=trained.config.model
     )
-    valid = preprocess.valid_pixels(s2, s1, trained.config.model.sensors)
+    valid = bands.valid_pixels(s2, s1, trained.config.model.sensors)
     probabilities = np.asarray(jax.nn.softmax(logits / trained.temperature))
     return probabilities, np.where(valid, probabilities.argmax(-1), bands.IGNORE)

@@ -14,7 +14,7 @@ from specsar_jax import evaluate
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.tile_files import COLUMNS, Tile, write_tile
+from tfds_dwplus.tiles.tile_files import COLUMNS, Tile, write_tile
 
 OUR_CODES = np.arange(9, dtype=np.uint8)
 WORLDCOVER_OF = np.array([80, 10, 30, 90, 40, 20, 50, 60, 70], np.uint8)

@@ -1,11 +1,16 @@
-"""Facts of the data: bands of both sensors, classes and their colours, nodata values. Typed once, imported everywhere.
+"""Constants of the data: bands of both sensors, nodata values, classes and their colours.
+
+No other module writes these values again: it imports them from here.
 
 Sources: Sentinel-2 band names, Copernicus S2 Products Specification; label codes, Tait et al. 2021 (PANGAEA
 10.1594/PANGAEA.933475); class names and colours, Dynamic World V1 in the Earth Engine catalogue (Brown et al. 2022).
 """
 
+import numpy as np
+from jaxtyping import Bool, Num
+
 S2_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12")
-"""Bands of Dynamic World+ in their order; a data set may hold fewer or others."""
+"""Sentinel-2 bands of Dynamic World+, in its order. A data set may hold fewer or others."""
 
 S2_ALL_BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 
@@ -15,10 +20,15 @@ S2_UNIT = "reflectance x 10000"
 S1_UNIT = "sigma0 dB"
 
 S2_NODATA = 0
-"""Digital number of a Sentinel-2 pixel without data, in any band. In Sentinel-1 it is NaN."""
+"""Digital number of a Sentinel-2 pixel without data, in any band. A Sentinel-1 pixel without data is NaN."""
+
+OFFSET_DN = 1000
+"""Added to every Sentinel-2 digital number since processing baseline 04.00. Source: Sentinel-2 Products Specification,
+RADIO_ADD_OFFSET.
+"""
 
 S1_DB_RANGE = (-60.0, 40.0)
-"""Backscatter outside of this, in dB, is not backscatter in dB: linear power or a nodata number was stored."""
+"""Lowest and highest plausible backscatter in dB. Values outside are linear power or a nodata number."""
 
 CLASSES = (
     "water",
@@ -31,21 +41,22 @@ CLASSES = (
     "bare",
     "snow_and_ice",
 )
-"""Class names; the place in the tuple is the class id, 0 to 8."""
+"""Class names. The class id is the index, 0 to 8."""
 
 CLASS_COLOURS = ("419bdf", "397d49", "88b053", "7a87c6", "e49635", "dfc35a", "c4281b", "a59b8f", "b39fe1")
+"""Colour of each class as hexadecimal red, green, blue."""
 
 IGNORE = 255
-"""Label of a pixel without a label (unmarked, cloud, nodata or padding), and nodata of a class map."""
+"""Label value of a pixel without a class (unmarked, cloud, nodata or padding), and nodata value of a class map."""
 
 LABEL_CODES = (0, *range(1, 10), 10)
-"""Codes of a label file: 0 unmarked, 1 to 9 the classes in order, 10 cloud. Class id = code - 1."""
+"""Pixel values of a label file: 0 unmarked, 1 to 9 the classes in order, 10 cloud. Class id = code - 1."""
 
 HELD_OUT = "held_out"
-"""Annotator of the tiles that were published as validation set of Dynamic World, marked by three experts and one other."""
+"""Annotator value of Dynamic World's validation tiles, which three experts and a non-expert marked."""
 
 VOTES = ("strict", "consensus", "simple_majority", "majority")
-"""How three experts' markups of a held-out tile become one label; `consensus` is the paper's main one."""
+"""Ways to merge three experts' labels of a held-out tile into one. The paper's main one is `consensus`."""
 
 BIOMES = (
     "tropical moist broadleaf forests",
@@ -63,14 +74,14 @@ BIOMES = (
     "deserts and xeric shrublands",
     "mangroves",
 )
-"""Biomes 1 to 14, shortened. Source: RESOLVE Ecoregions (Dinerstein et al. 2017), the strata of Brown et al. 2022."""
+"""Names of biomes 1 to 14, shortened. Source: RESOLVE Ecoregions (Dinerstein et al. 2017), the strata of Brown et al. 2022."""
 
 _S2_ALIASES = {"BLUE": "B2", "GREEN": "B3", "RED": "B4", "NIR": "B8", "SWIR1": "B11", "SWIR2": "B12"}
 _S2_ALIASES |= {f"B0{n}": f"B{n}" for n in range(1, 10)}
 
 
 def canonical_band(name: str) -> str:
-    """The name used here for a band called `name`: 'B02', 'b2', 'blue' -> 'B2'; 'vv' -> 'VV'."""
+    """Gives the standard name of a band: 'B02', 'b2', 'blue' -> 'B2'; 'vv' -> 'VV'."""
     upper = name.strip().upper()
     return _S2_ALIASES.get(upper, upper)
 
@@ -78,3 +89,18 @@ def canonical_band(name: str) -> str:
 def class_rgb() -> list[tuple[int, int, int]]:
     """Red, green, blue of each class, 0..255."""
     return [tuple(bytes.fromhex(colour)) for colour in CLASS_COLOURS]
+
+
+def valid_pixels(
+    s2: Num[np.ndarray, "*batch height width s2_band"],
+    s1: Num[np.ndarray, "*batch height width s1_band"],
+    sensors: tuple[str, ...],
+) -> Bool[np.ndarray, "*batch height width"]:
+    """Marks pixels where every band of the given `sensors` ('s2', 's1') has data. Other pixels are not used or mapped."""
+    valid = np.ones(s2.shape[:-1], bool)
+    # One band at a time: numpy's `all` over a short last axis is six times slower.
+    for band in range(s2.shape[-1] if "s2" in sensors else 0):
+        valid &= s2[..., band] != S2_NODATA
+    for band in range(s1.shape[-1] if "s1" in sensors else 0):
+        valid &= np.isfinite(s1[..., band])
+    return valid

@@ -1,10 +1,11 @@
-"""What all commands share: one line for an error, a progress line, files that are whole or not there, the exit codes.
+"""Functions that all commands share: arguments, error lines, exit codes, progress bars, and writing files atomically.
 
-0 done; 2 wrong usage or input, with one line `error: ...` on stderr; 130 stopped by Ctrl-C; 143 by SIGTERM.
+Exit codes: 0 success; 2 wrong usage or input, with one line `error: ...` on stderr; 130 stopped by Ctrl-C; 143 by SIGTERM.
 """
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line; `example` stands at the end of --help."""
+    """An argument parser that prints errors in one line and ends --help with an example."""
 
     def __init__(self, description: str, example: str) -> None:
         super().__init__(
@@ -29,15 +30,15 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with one line."""
+        """Prints one line and exits with code 2."""
         self.exit(2, f"error: {message}; see --help\n")
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Runs a command on the process's arguments and exits as the commands promise."""
+    """Runs a command with the arguments of the process and exits with one of the codes above."""
     signal.signal(signal.SIGTERM, _terminate)
-    threading.excepthook = _note_of_thread
-    # TFDS prints whole configs as warnings, Orbax every step of a save.
+    threading.excepthook = _report_thread_error
+    # TFDS logs whole configs as warnings, and Orbax logs every step of a save.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main(sys.argv[1:])
@@ -52,23 +53,41 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 
 
 def progress(**settings: Any) -> tqdm:
-    """A progress line with tqdm's settings: redrawn in a terminal, a line now and then in a log file."""
+    """Makes a tqdm progress bar. It is redrawn often in a terminal, and every ten seconds in a log file."""
     return tqdm(mininterval=0.2 if sys.stderr.isatty() else 10.0, **settings)
+
+
+def check_output(path: Path, option: str) -> None:
+    """Checks that a file can be written at `path`, before the work starts.
+
+    Raises:
+        ValueError: `path` is a folder, or its folder does not exist. The message names the command line's `option`.
+    """
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder, expected a file to write")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"no folder {path.absolute().parent} for {option} {path.name}; make it first")
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Writes a JSON file. It appears complete or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(tree, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes that name once all is written, and is gone where that fails.
+    """Gives a temporary path to write to, and renames it to `path` at the end. On an error it is removed.
 
     Raises:
-        OSError: the disk is full or the like; its `filename` is `path`.
+        OSError: the disk is full or similar; its `filename` is `path`.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)
     except OSError as error:
-        if error.errno:  # else it has a text of its own, which a name would replace
+        if error.errno:  # without a number the error has only a text, which a file name would replace
             error.filename = str(path)
         raise
     finally:
@@ -79,8 +98,8 @@ def _terminate(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _note_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A line for a thread that could not read or write, such as TensorBoard's on a full disk; the main thread goes on."""
+def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
+    """Prints one line when a thread cannot read or write, such as TensorBoard's on a full disk. The main thread goes on."""
     if isinstance(failed.exc_value, OSError):
         print(f"note: {failed.exc_value}", file=sys.stderr)
     else:

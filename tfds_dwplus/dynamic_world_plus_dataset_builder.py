@@ -1,17 +1,17 @@
 """The TFDS builder `dynamic_world_plus`: tiles of Sentinel-2, Sentinel-1 and Dynamic World labels as ArrayRecord.
 
-Enters: a folder of tiles in the layout of `tile_files`, or a simulation. Leaves: one record a tile, of one fixed size
-(smaller tiles are padded with nodata at the right and the bottom, larger ones cut where that is asked for), physical values
-only; statistics of the train split and the origin of the tiles in `builder.info.metadata`. Tiles of one sensor give
-records in which the other has no bands; `sensors` in the metadata says so.
+Enters: a folder of tiles in the layout of `tiles.tile_files`, or a simulation. Leaves: one record per tile, all of one size
+(smaller tiles are padded with nodata at the right and bottom, larger ones are cut on request), with physical values;
+statistics of the train split and the origin of the tiles in `builder.info.metadata`. If the tiles have one sensor only,
+the other has zero bands in the records; `sensors` in the metadata lists the sensors.
 
     builder = tfds.builder("dynamic_world_plus/simulated", data_dir="data")
     builder.download_and_prepare()
     source = builder.as_data_source("train")        dataset = builder.as_dataset("train")
 
-The work is done shard by shard, here or on the workers of Apache Beam: which tile goes into which shard, and where in it, is
-settled before the first is read, so that both give the same files and neither holds more than a tile and the statistics. Workers
-on other machines must see the tiles and the data set under the same paths.
+Shards are written one by one, in this process or by workers of Apache Beam. The tiles of each shard and their order are
+decided before the first tile is read. So both ways give the same files, and memory holds one tile and the statistics only.
+Workers on other machines must see the tiles and the data set under the same paths.
 """
 
 import dataclasses
@@ -26,48 +26,51 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
-from tfds_dwplus.records import example, record_features, squares, write_records
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.splits import cut_validation, shuffled, subset
-from tfds_dwplus.statistics import TileStatistics
-from tfds_dwplus.tile_files import TileRecord, list_tiles, provenance, read_tile, s2_band_names, sensors
+from tfds_dwplus.tiles.records import example, record_features, squares, write_records
+from tfds_dwplus.tiles.splits import cut_validation, shuffled, subset
+from tfds_dwplus.tiles.statistics import TileStatistics
+from tfds_dwplus.tiles.tile_files import TileRecord, list_tiles, provenance, read_tile, s2_band_names, sensors
 
 SIMULATION_VERSION = 1
-"""Counts up with every change of `simulate` that changes a pixel."""
+"""To be increased when a change of `simulate` changes a pixel."""
 
 SHARD_BYTES = 450_000_000
-"""Pixels of a shard before compression: 64 tiles of 510 x 510 with all bands."""
+"""Size of a shard before compression: 64 tiles of 510 x 510 pixels with all bands."""
 
 
 @dataclasses.dataclass
 class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
-    """Where the tiles come from (`tiles`, `simulated_tiles`, or else TFDS's folder of manual downloads), and which of them."""
+    """Source and choice of tiles. The source is `tiles`, `simulated_tiles`, or else TFDS's folder of manual downloads."""
 
     tile_size_px: int = 510
+    """Height and width of a record."""
     cut: bool = False
-    """Cut larger tiles into squares of `tile_size_px`, from the upper left, that do not overlap; else they are refused."""
+    """Whether larger tiles are cut into squares of `tile_size_px` that do not overlap; otherwise they are refused."""
     tiles: Path | None = None
     """Folder of tiles."""
     s2_bands: tuple[str, ...] = ()
-    """Sentinel-2 bands to keep, in this order; () keeps those of the first tile, if the tiles have Sentinel-2 at all."""
+    """Sentinel-2 bands to keep, in this order. () keeps all bands of the first tile, or none without Sentinel-2."""
     vote: str = ""
-    """Label of the held-out tiles, one of `VOTES`; "" takes that of `label/`, which is consensus where `acquire` wrote it."""
+    """Vote for the label of held-out tiles, one of `VOTES`. "" uses `label/`, to which `acquire` writes the consensus."""
     annotators: tuple[str, ...] = ()
-    """Of the tiles to keep, besides those held out; () keeps all."""
+    """Annotators of the tiles to keep. () keeps all. Held-out tiles are kept in any case."""
     hemispheres: tuple[str, ...] = ()
+    """Hemispheres of the tiles to keep; () keeps all."""
     biomes: tuple[int, ...] = ()
+    """Biomes of the tiles to keep; () keeps all."""
     validation_fraction: float = 0.0
     """Share of the split 'train' that becomes 'validation', by location."""
     split_seed: int = 0
     simulated_tiles: tuple[tuple[str, int], ...] = ()
-    """Pairs of split and number of tiles."""
+    """Pairs of a split and its number of simulated tiles."""
     simulation_seed: int = 0
 
     def origin(self) -> dict[str, Any]:
-        """What the records are made from; equal origins give equal data sets.
+        """Describes what the records are made from. Equal origins give equal data sets.
 
         Raises:
-            ValueError: the folder of tiles is not one.
+            ValueError: the folder of tiles does not exist or is not valid.
         """
         common = {"tile_size_px": self.tile_size_px, "s2_bands": list(self.s2_bands)}
         if self.simulated_tiles:
@@ -81,7 +84,7 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
         for record in list_tiles(self.tiles):
             for kind in ("s2", "s1", _label_folder(self, record)):
                 path = self.tiles / kind / f"{record.tile_id}.tif"
-                if path.is_file():  # a missing one is refused when it is read
+                if path.is_file():  # a missing file is reported when it is read
                     digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
         return common | {
             "source": str(self.tiles.resolve()),
@@ -97,7 +100,7 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
 
 
 class Builder(FileReaderBuilder):
-    """Land-cover tiles of Dynamic World+ or in its layout."""
+    """Builder of a data set of land-cover tiles: Dynamic World+, or other tiles in its layout."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -118,17 +121,17 @@ class Builder(FileReaderBuilder):
     )
 
     def __init__(self, *, file_format: str | None = None, **settings: Any) -> None:
-        """As every TFDS builder, but writes ArrayRecord where no format is asked for."""
+        """As every TFDS builder, but the default file format is ArrayRecord."""
         super().__init__(file_format=file_format or "array_record", **settings)
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> tfds.core.BuilderConfig | None:
-        # TFDS refuses a config of ours under one of the names above; here it is what `prepare --name full` makes.
+        # TFDS refuses a new config with one of the names above, but `prepare --name full` makes one.
         if isinstance(builder_config, DynamicWorldPlusConfig):
             return builder_config
         return super()._create_builder_config(builder_config, version=version)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        if (self.data_path / "features.json").exists():  # what is prepared describes itself
+        if (self.data_path / "features.json").exists():  # a prepared data set has its own description
             features, metadata = tfds.features.FeaturesDict.from_config(self.data_path), None
         else:
             s2_bands, s1_bands = self._bands()
@@ -144,12 +147,12 @@ class Builder(FileReaderBuilder):
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig | None = None
     ) -> None:
-        """Writes all shards. Nothing is downloaded: tiles are local files; `tfds_dwplus.acquire` is what downloads."""
+        """Writes all shards. Nothing is downloaded: the tiles are local files, which `tfds_dwplus.acquire` makes."""
         config = self.builder_config
         if not config.simulated_tiles and config.tiles is None:
             config = dataclasses.replace(config, tiles=Path(dl_manager.manual_dir))
         if self.info.file_format.value != "array_record":
-            raise ValueError(f"file format {self.info.file_format.value!r} is asked for; expected array_record")
+            raise ValueError(f"file format {self.info.file_format.value!r} is given, expected array_record")
         s2_bands, s1_bands = self._bands()
         if self.info.features.to_json() != record_features(config.tile_size_px, len(s2_bands), len(s1_bands)).to_json():
             raise ValueError(f"{self.name}/{config.name} was prepared with other features; remove its folder first")
@@ -202,7 +205,7 @@ class Builder(FileReaderBuilder):
         )
 
     def _bands(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Bands of Sentinel-2 and of Sentinel-1; () of a sensor that the tiles do not have."""
+        """Bands of Sentinel-2 and of Sentinel-1; () for a missing sensor."""
         config = self.builder_config
         if config.tiles is None:
             unknown = [name for name in config.s2_bands if name not in bands.S2_BANDS]
@@ -218,7 +221,7 @@ class Builder(FileReaderBuilder):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """All that a worker needs to write a file of records."""
+    """What a worker needs to write one file of records."""
 
     config: DynamicWorldPlusConfig
     s2_bands: tuple[str, ...]
@@ -229,12 +232,12 @@ class Shard:
 
     @property
     def part(self) -> Path:
-        """File beside the shard, with its number of records and its share of the statistics, or why there is no shard."""
+        """Temporary file beside the shard, with its number of records and its statistics, or with an error message."""
         return self.path.with_name(f"{self.path.name}.part.npz")
 
 
 def write_shard(shard: Shard) -> None:
-    """Writes a shard and its part. Raises ValueError for a tile that is not as it should be."""
+    """Writes a shard and its part file. Raises a ValueError for an invalid tile."""
     statistics = TileStatistics(shard.s2_bands, shard.s1_bands)
     features = record_features(shard.config.tile_size_px, len(shard.s2_bands), len(shard.s1_bands))
     count = write_records(shard.path, _examples(shard, statistics), features)
@@ -242,7 +245,7 @@ def write_shard(shard: Shard) -> None:
 
 
 def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRecord]], dict[str, str]]:
-    """The tiles of each split, and what they have in common.
+    """Chooses the tiles of each split; also gives the values that they have in common.
 
     Raises:
         ValueError: the options leave no tile, or tiles that must not be mixed.
@@ -289,13 +292,13 @@ def _write_with_beam(shards: list[Shard], download_config: tfds.download.Downloa
         raise ValueError("Apache Beam is not installed; pip install 'specsar_jax[beam]'") from None
     try:
         with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
-            _ = pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(_write_or_tell)
-    except Exception as error:  # Beam carries any of a worker home as text, under many a traceback
+            _ = pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(_write_or_store_error)
+    except Exception as error:  # Beam gives a worker's error as text, after several tracebacks
         raise ValueError(f"Apache Beam failed: {str(error).strip().splitlines()[-1]}") from error
 
 
-def _write_or_tell(shard: Shard) -> None:
-    """`write_shard`, but the part holds what is wrong with a tile: an exception would make Beam try again, four times."""
+def _write_or_store_error(shard: Shard) -> None:
+    """Writes a shard, or stores the error in its part file. Beam would retry four times after an exception."""
     try:
         write_shard(shard)
     except (ValueError, OSError) as error:
@@ -307,7 +310,7 @@ def _label_folder(config: DynamicWorldPlusConfig, record: TileRecord) -> str:
 
 
 def _contents(s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> dict[str, Any]:
-    """What the metadata say of the records."""
+    """Metadata that describe the records."""
     there = [sensor for sensor, names in (("s2", s2_bands), ("s1", s1_bands)) if names]
     return {"sensors": there, "s2_bands": list(s2_bands), "s1_bands": list(s1_bands), "classes": list(bands.CLASSES)}
 

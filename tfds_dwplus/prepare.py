@@ -1,10 +1,10 @@
-"""Command: a folder of tiles, or simulated landscapes, to the ArrayRecord data set `dynamic_world_plus/NAME`.
+"""Command: pack a folder of tiles, or simulated landscapes, into the ArrayRecord data set `dynamic_world_plus/NAME`.
 
 python -m tfds_dwplus.prepare --tiles tiles/ --name mine --data_dir data
 python -m tfds_dwplus.prepare --simulated --name simulated --data_dir data
 
-The data set is made beside its place, under `.preparing_NAME`, and moved when it is whole. What a killed run left there is
-thrown away by the next.
+The data set is written to a temporary folder `.preparing_NAME` and moved when it is complete. The next run deletes what a
+killed run left there.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tiles", type=Path, help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv")
-    source.add_argument("--simulated", action="store_true", help="make up landscapes instead")
+    source.add_argument("--simulated", action="store_true", help="simulate landscapes instead")
     parser.add_argument("--name", required=True, help="the data set becomes dynamic_world_plus/NAME")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of prepared data sets")
     parser.add_argument(
@@ -39,15 +39,21 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--cut", action="store_true", help="cut larger tiles into squares of this size, ID_ROW_COLUMN")
     parser.add_argument("--s2_bands", default="", help="bands to keep, as B2,B3,B4; all of the first tile if not given")
-    parser.add_argument("--vote", choices=bands.VOTES, help="label of the held-out tiles; that of label/ if not given")
-    parser.add_argument("--annotators", default="", help="train on tiles of these only, as expert,non_expert")
-    parser.add_argument("--hemispheres", default="", help="tiles of these only, EH or WH")
-    parser.add_argument("--biomes", default="", help="tiles of these only, as 1,4,14")
+    parser.add_argument(
+        "--vote", choices=bands.VOTES, help="vote for the label of held-out tiles; if not given, label/"
+    )
+    parser.add_argument(
+        "--annotators", default="", help="keep train tiles of these annotators only, as expert,non_expert"
+    )
+    parser.add_argument("--hemispheres", default="", help="keep tiles of these hemispheres only, EH or WH")
+    parser.add_argument("--biomes", default="", help="keep tiles of these biomes only, as 1,4,14")
     parser.add_argument(
         "--validation_fraction", type=float, help="cut this share out of train, by location, as split 'validation'"
     )
-    parser.add_argument("--tiles_per_split", default="train=64,validation=16,test=16", help="with --simulated")
-    parser.add_argument("--seed", type=int, default=0, help="of --simulated and of --validation_fraction")
+    parser.add_argument(
+        "--tiles_per_split", default="train=64,validation=16,test=16", help="number of tiles for --simulated"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of --simulated and --validation_fraction")
     parser.add_argument("--beam_args", help="run on Apache Beam, as --beam_args='--runner=FlinkRunner ...'")
     parser.add_argument("--overwrite", action="store_true", help="replace a data set of this name")
     args = parser.parse_args(argv)
@@ -85,10 +91,10 @@ def main(argv: list[str]) -> None:
 def prepare(
     config: DynamicWorldPlusConfig, data_dir: Path, *, overwrite: bool = False, beam_args: str | None = None
 ) -> None:
-    """Writes the data set of `config` under `data_dir`, whole or not at all; leaves an equal one as it is.
+    """Writes the data set of `config` under `data_dir`, completely or not at all. An equal data set is left as it is.
 
     Raises:
-        ValueError: a tile is not as it should be, or another data set has the name.
+        ValueError: a tile is invalid, or another data set has the name.
     """
     origin = config.origin()
     there = Builder(config=config, data_dir=data_dir)
@@ -105,7 +111,7 @@ def prepare(
     print(f"packing {target}")
     with _workplace(target) as workplace:
         builder = Builder(config=config, data_dir=workplace)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS says that it downloads: it does not
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads, but it does not
             builder.download_and_prepare(
                 download_dir=workplace / "downloads", download_config=tfds.download.DownloadConfig(**beam)
             )
@@ -115,12 +121,12 @@ def prepare(
         Path(builder.data_path).rename(target)
     sizes = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     held = builder.info.metadata["sensors"]
-    print(f"{target}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other" if len(held) == 1 else ""))
+    print(f"{target}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other sensor" if len(held) == 1 else ""))
 
 
 @contextlib.contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """An empty folder on the disk of `target`, removed at the end; and no other process has it.
+    """Makes an empty folder on the disk of `target`, locked for this process and removed at the end.
 
     Raises:
         ValueError: another process is preparing the same data set.
@@ -143,12 +149,12 @@ def _workplace(target: Path) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
     finally:
         for parent in (target.parent, target.parents[1]):
-            with contextlib.suppress(OSError):  # in use by other data sets
+            with contextlib.suppress(OSError):  # not empty: other data sets use it
                 parent.rmdir()
 
 
 def _beam_options(text: str) -> dict[str, Any]:
-    """Settings of TFDS's DownloadConfig for Beam's own options."""
+    """Parses Beam's options into settings of TFDS's DownloadConfig."""
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:

@@ -1,17 +1,18 @@
-"""Procedural landscapes as Sentinel-2 and Sentinel-1 see them. SIMULATED: no pixel of it was ever measured.
+"""Simulate landscapes as Sentinel-2 and Sentinel-1 see them. SIMULATED: no pixel is a measurement.
 
 Enters: a seed and a size. Leaves: a `Tile` of class ids, digital numbers and backscatter.
 
-A landscape is drawn in layers: forest, shrub and grass along noise contours; parcelled farmland; wetland; rock and snow
-by height; rivers, lakes and sea; settlements of blocks and streets; roads. Every patch (a parcel, a block, a stand of
-trees) has its own deviation from its class, so that brightness alone tells little. Neither sensor suffices alone:
+A landscape is drawn in layers: forest, shrub and grass along noise contours; farmland in parcels; wetland; rock and snow by
+height; rivers, lakes and sea; settlements of blocks and streets; roads. Every patch (a parcel, a block, a stand of trees)
+deviates from the mean of its class, so that brightness alone is not enough. One sensor is not enough either:
 
-- bare and built share shapes (lots in a town) and, patch by patch, spectra; radar tells them apart by double bounce;
-- flooded vegetation shares spectra with trees and with grass; radar tells it from trees, and spectrum from water;
-- crops, grass and shrub are near to each other in radar and are told apart by spectrum, as are water, bare and snow.
+- bare and built have the same shapes (lots in a town), and in some patches the same spectra; radar separates them by double
+  bounce;
+- flooded vegetation has spectra like trees and like grass; radar separates it from trees, and the spectrum from water;
+- crops, grass and shrub are similar in radar; the spectrum separates them, and also water, bare and snow.
 
 Source of the class means: all labelled pixels of five real tiles (Sentinel-2 L1C and Sentinel-1 GRD samples of TerraMesh and
-Sen1Floods11) whose classes are those of the published Dynamic World model.
+Sen1Floods11), with classes of the published Dynamic World model.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from tfds_dwplus import bands
-from tfds_dwplus.tile_files import Tile, TileRecord
+from tfds_dwplus.tiles.tile_files import Tile, TileRecord
 
 WATER, TREES, GRASS, FLOODED, CROPS, SHRUB, BUILT, BARE, SNOW = range(9)
 
@@ -43,8 +44,8 @@ CLASS_BACKSCATTER_DB = np.array([
     [-12.3, -17.4], [-7.5, -15.7], [-15.3, -21.2], [-14.4, -21.7],
 ])  # fmt: skip
 
-# Patches of these classes stray towards the spectrum of another one: (class, other class, standard deviation as a
-# share of the way). Symmetric, so that class means stay those of the table.
+# Patches of these classes deviate towards the spectrum of another class: (class, other class, standard deviation as a
+# share of the difference). Symmetric, so that the class means stay those of the table.
 SPECTRAL_TWINS = (
     (BUILT, BARE, 0.8),
     (BARE, BUILT, 0.8),
@@ -55,18 +56,18 @@ SPECTRAL_TWINS = (
 )
 
 LOOKS = 12.0
-"""Equivalent number of looks of the composite: about 4.4 of one GRD scene (Sentinel-1 product definition) times a few."""
+"""Equivalent number of looks of the mean: a GRD scene has about 4.4 (Sentinel-1 product definition), times a few scenes."""
 
 PIXEL_SIZE_M = 10.0
 
 
 def simulated_tile(seed: int, split: str, index: int, size_px: int) -> Tile:
-    """The tile number `index` of a split. The same arguments give the same tile.
+    """Simulates one tile. The same arguments give the same tile.
 
     Args:
-        seed: of the whole data set.
+        seed: seed of the data set.
         split: name of the split.
-        index: place of the tile in its split, from 0.
+        index: index of the tile in its split, from 0.
         size_px: height and width.
     """
     rng = np.random.default_rng([seed, index, *split.encode()])
@@ -78,14 +79,14 @@ def simulated_tile(seed: int, split: str, index: int, size_px: int) -> Tile:
     lon, lat = rng.uniform(-179.0, 179.0), rng.uniform(-60.0, 70.0)
     zone = int((lon + 180.0) // 6.0) + 1
     crs = f"EPSG:{32600 + zone if lat >= 0 else 32700 + zone}"
-    # A place in the zone of that longitude; to the metre it means nothing.
+    # A random place in the UTM zone of that longitude; it does not match longitude and latitude exactly.
     easting, northing = rng.integers(300, 700) * 1000.0, rng.integers(1000, 7000) * 1000.0
     record = TileRecord(f"simulated_{seed}_{split}_{index:05d}", split, lon, lat, "2020-07-01", "simulator")
     return Tile(record, s2, s1, label, crs, (PIXEL_SIZE_M, 0.0, easting, 0.0, -PIXEL_SIZE_M, northing))
 
 
 def landscape(size_px: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
-    """Class ids of a landscape, and the id of the patch that each pixel belongs to."""
+    """Draws a landscape: the class id of each pixel, and the id of its patch."""
     height = _noise(size_px, 60.0, rng)
     moisture = _noise(size_px, 35.0, rng)
     cover = _noise(size_px, 22.0, rng)
@@ -121,11 +122,11 @@ def landscape(size_px: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "
 
 
 def _noise(size_px: int, scale_px: float, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Smooth noise of mean 0 and deviation 1 with features of about `scale_px`, and finer ones on top."""
+    """Smooth noise with mean 0 and deviation 1, of structures of about `scale_px` and finer ones."""
     total = np.zeros((size_px, size_px))
     for octave in range(4):
         scale = scale_px / 2**octave
-        # Drawn beyond the border and cut, so that opposite sides of a tile are not alike.
+        # Drawn beyond the border and cut, so that the filter's treatment of borders does not show.
         margin = int(2 * scale) + 1
         white = rng.standard_normal((size_px + 2 * margin,) * 2)
         smooth = ndimage.gaussian_filter(white, scale / 2, truncate=3.0)[margin:-margin, margin:-margin]
@@ -134,20 +135,20 @@ def _noise(size_px: int, scale_px: float, rng: np.random.Generator) -> Float[np.
 
 
 def _stands(size_px: int, rng: np.random.Generator) -> Int[np.ndarray, "h w"]:
-    """Patches of natural land: cells about random points, their borders bent by noise."""
+    """Patches of natural land: cells around random points, with borders distorted by noise."""
     points = rng.uniform(0, size_px, (max(size_px**2 // 260, 4), 2))
     rows, columns = np.mgrid[:size_px, :size_px]
     bent = np.stack([rows + 3 * _noise(size_px, 8.0, rng), columns + 3 * _noise(size_px, 8.0, rng)], axis=-1)
     return cKDTree(points).query(bent.reshape(-1, 2))[1].reshape(size_px, size_px).astype(np.int64)
 
 
-def _turned(rows: np.ndarray, columns: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along and across a direction, in pixels."""
+def _rotated(rows: np.ndarray, columns: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rotates pixel coordinates: along and across a direction."""
     return rows * np.cos(angle) + columns * np.sin(angle), -rows * np.sin(angle) + columns * np.cos(angle)
 
 
 def _lots(along: np.ndarray, across: np.ndarray, length: float, width: float, rng: np.random.Generator) -> np.ndarray:
-    """Ids of rectangular lots: strips across, each cut along at places of its own."""
+    """Ids of rectangular lots: parallel strips, each cut at its own places."""
     strip = np.floor(across / width).astype(np.int64)
     strip -= strip.min()
     offset = rng.uniform(0, length, strip.max() + 1)
@@ -164,7 +165,7 @@ def _assign(
     choices: dict[int, float],
     rng: np.random.Generator,
 ) -> None:
-    """Gives each lot a class drawn from `choices` (class: probability) and makes it a patch of its own."""
+    """Draws a class for each lot from `choices` (class: probability), and makes each lot a patch. In place."""
     drawn = rng.choice(list(choices), size=lots.max() + 1, p=list(choices.values()))
     classes[where] = drawn[lots[where]]
     patches[where] = patches.max() + 1 + lots[where]
@@ -178,18 +179,18 @@ def _farmland(
     columns: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    along, across = _turned(rows, columns, rng.uniform(0, np.pi))
+    along, across = _rotated(rows, columns, rng.uniform(0, np.pi))
     lots = _lots(along, across, rng.uniform(18, 45), rng.uniform(9, 22), rng)
     _assign(classes, patches, where, lots, {CROPS: 0.72, GRASS: 0.14, BARE: 0.08, SHRUB: 0.06}, rng)
 
 
 def _water(height: np.ndarray, rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Where there is sea or lake (low ground) or a river (a winding course)."""
+    """Marks water: sea or lakes on low ground, or a winding river."""
     water = np.zeros(height.shape, bool)
     if rng.random() < 0.5:
         water |= height < np.quantile(height, rng.uniform(0.05, 0.35))
     if rng.random() < 0.5:
-        along, across = _turned(rows, columns, rng.uniform(0, np.pi))
+        along, across = _rotated(rows, columns, rng.uniform(0, np.pi))
         size = height.shape[0]
         wave = rng.uniform(40, 90)
         course = rng.uniform(-0.3, 0.3) * size + rng.uniform(5, 14) * np.sin(
@@ -208,13 +209,13 @@ def _settlement(
     columns: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """Blocks between streets: houses, bare lots of the same shape, a few parks."""
+    """Draws a settlement in place: streets, and lots of houses, bare ground or grass."""
     size = classes.shape[0]
     centre = rng.uniform(0, size, 2)
     radius = rng.uniform(14, 40)
     distance = np.hypot(rows - centre[0], columns - centre[1]) + 5 * _noise(size, 14.0, rng)
     town = (distance < radius) & ~water
-    along, across = _turned(rows, columns, rng.uniform(0, np.pi))
+    along, across = _rotated(rows, columns, rng.uniform(0, np.pi))
     length, width = rng.uniform(9, 16), rng.uniform(6, 10)
     _assign(
         classes, patches, town, _lots(along, across, length, width, rng), {BUILT: 0.62, BARE: 0.3, GRASS: 0.08}, rng
@@ -223,15 +224,15 @@ def _settlement(
 
 
 def _road(classes: np.ndarray, rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> None:
-    """A road of 10 to 20 m that crosses the tile."""
-    along, across = _turned(rows, columns, rng.uniform(0, np.pi))
+    """Draws a road of 10 to 20 m width across the tile, in place."""
+    along, across = _rotated(rows, columns, rng.uniform(0, np.pi))
     bend = 6 * np.sin(along / rng.uniform(60, 150) * 2 * np.pi + rng.uniform(0, 6))
     place = rng.uniform(-0.35, 0.35) * classes.shape[0]
     classes[np.abs(across - across.mean() - bend - place) < rng.uniform(0.6, 1.1)] = BUILT
 
 
 def _sentinel2(classes: np.ndarray, patches: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Digital numbers: class spectrum, the patch's deviation, mixed pixels, haze, noise."""
+    """Simulates digital numbers: spectrum of the class, deviation of the patch, mixed pixels, haze, noise."""
     count = patches.max() + 1
     spectrum = CLASS_REFLECTANCE[classes]
     for own, other, deviation in SPECTRAL_TWINS:
@@ -240,7 +241,7 @@ def _sentinel2(classes: np.ndarray, patches: np.ndarray, rng: np.random.Generato
     spectrum = spectrum * np.exp(0.10 * rng.standard_normal(count))[patches][..., None]
     spectrum = spectrum * (1 + 0.05 * rng.standard_normal((count, spectrum.shape[-1]))[patches])
     for band, name in enumerate(bands.S2_BANDS):
-        # The point spread mixes neighbours: bands of 20 m more than those of 10 m.
+        # The point spread function mixes neighbours, in 20 m bands more than in 10 m bands.
         blur = 0.5 if name in ("B2", "B3", "B4", "B8") else 0.9
         spectrum[..., band] = ndimage.gaussian_filter(spectrum[..., band], blur)
     wavelength_um = np.array([0.49, 0.56, 0.665, 0.705, 0.74, 0.783, 0.842, 1.61, 2.19])
@@ -251,11 +252,11 @@ def _sentinel2(classes: np.ndarray, patches: np.ndarray, rng: np.random.Generato
 
 
 def _sentinel1(classes: np.ndarray, patches: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Backscatter in dB: class mean, the patch's deviation, mixed pixels in power, gamma speckle of `LOOKS` looks."""
+    """Simulates backscatter in dB: mean of the class, deviation of the patch, mixed pixels, gamma speckle of `LOOKS` looks."""
     count = patches.max() + 1
     backscatter_db = CLASS_BACKSCATTER_DB[classes] + 0.7 * rng.standard_normal(count)[patches][..., None]
     backscatter_db += rng.normal(0.0, 0.3)
-    # Walls and corners: a town is rough from pixel to pixel.
+    # Walls and corners make backscatter of towns vary from pixel to pixel.
     backscatter_db += (classes == BUILT)[..., None] * rng.normal(0.0, 1.5, (*classes.shape, 1))
     power = 10 ** (backscatter_db / 10)
     power = np.stack([ndimage.gaussian_filter(power[..., band], 0.6) for band in range(power.shape[-1])], axis=-1)
@@ -264,13 +265,13 @@ def _sentinel1(classes: np.ndarray, patches: np.ndarray, rng: np.random.Generato
 
 
 def _annotate(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Labels as an annotator leaves them: a tenth of the tile, in blots, unmarked."""
+    """Makes labels with a tenth of the tile unlabelled, in connected areas."""
     unmarked = _noise(classes.shape[0], 18.0, rng)
     return np.where(unmarked > np.quantile(unmarked, 0.9), bands.IGNORE, classes).astype(np.uint8)
 
 
 def _cloud_and_swath_edge(s2: np.ndarray, s1: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> None:
-    """Now and then a cloud (bright, without a label) or a strip without data at the edge of a swath. In place."""
+    """Adds in some tiles a cloud (bright, without label) or a strip without data at the edge of a swath. In place."""
     size = label.shape[0]
     if rng.random() < 0.08:
         cloud = _noise(size, 30.0, rng)
@@ -279,7 +280,7 @@ def _cloud_and_swath_edge(s2: np.ndarray, s1: np.ndarray, label: np.ndarray, rng
         label[cloud] = bands.IGNORE
     if rng.random() < 0.08:
         rows, columns = np.mgrid[:size, :size]
-        along, _ = _turned(rows, columns, rng.uniform(-0.3, 0.3))
+        along, _ = _rotated(rows, columns, rng.uniform(-0.3, 0.3))
         outside = along < np.quantile(along, rng.uniform(0.03, 0.2))
         if rng.random() < 0.5:
             s2[outside] = bands.S2_NODATA

@@ -1,0 +1,66 @@
+"""The sums of each tile of a split, from which every accuracy figure is computed.
+
+Enters: counts of a tile, from a network or from a third-party map. Leaves: the same for any choice of tiles, as arrays with
+one row per tile. Sums are added over tiles and hosts; `metrics` and `figures` divide them once, at the end.
+"""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from tfds_dwplus.command_line import written_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Sums of tiles, one row per tile; all arrays are on the host."""
+
+    tile_id: Shaped[np.ndarray, " tile"]
+    """Names of the tiles, text."""
+    columns: dict[str, Shaped[np.ndarray, " tile"]]
+    """Metadata of the tiles by column: 'lon', 'lat', 'date', 'annotator', 'hemisphere', 'biome' and any other of the data set."""
+    confusion: Int[np.ndarray, "tile label prediction"]
+    """Confusion matrix of each tile: labelled pixels by class id of label and prediction, int64."""
+    mapped: Int[np.ndarray, "tile class"]
+    """Predicted pixels of each class where the sensors have data, labelled or not, int64."""
+    boundary: Int[np.ndarray, "tile class 2"]
+    """Intersection and union of the boundary bands of label and prediction, int64; see `metrics.boundary_sums`."""
+    reliability: Float[np.ndarray, "tile bin 3"] | None = None
+    """float64: number of labelled pixels, sum of their confidence and number of correct ones, by bin of confidence. None for a
+    map without probabilities."""
+    brier: Float[np.ndarray, " tile"] | None = None
+    """float64: sum over labelled pixels of the squared distance between probabilities and label (Brier 1950: 0 to 2)."""
+    nll: Float[np.ndarray, " tile"] | None = None
+    """float64: sum over labelled pixels of -log of the probability of the label."""
+
+    def __len__(self) -> int:
+        return len(self.tile_id)
+
+    def choose(self, tiles: Bool[np.ndarray, " tile"] | Int[np.ndarray, " chosen"]) -> "Tally":
+        """Returns a tally of the chosen tiles only."""
+        chosen = {name: None if array is None else array[tiles] for name, array in self._arrays().items()}
+        return Tally(columns={name: array[tiles] for name, array in self.columns.items()}, **chosen)
+
+    def write(self, path: Path) -> None:
+        """Writes the tally to an .npz file, atomically."""
+        arrays = {name: array for name, array in self._arrays().items() if array is not None}
+        with written_whole(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, **arrays, **{f"column_{name}": array for name, array in self.columns.items()})
+
+    @classmethod
+    def read(cls, path: Path) -> "Tally":
+        """Reads a file that `write` wrote. Raises ValueError if it is not such a file."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name.removeprefix("column_"): file[name] for name in file if name.startswith("column_")}
+                return cls(columns=columns, **{name: file[name] for name in file if not name.startswith("column_")})
+        except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} does not hold the sums of tiles ({type(error).__name__}); write it again with specsar_jax.evaluate"
+            ) from None
+
+    def _arrays(self) -> dict[str, np.ndarray | None]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "columns"}

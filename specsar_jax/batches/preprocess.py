@@ -1,0 +1,182 @@
+"""Standardises physical values for the network, and augments training tiles.
+
+`standardise` runs inside the compiled step, the same for training, evaluation and prediction. `augment` runs on the host, in numpy, on
+the three rasters of a tile together.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from specsar_jax.config import Data
+from tfds_dwplus import bands
+
+
+@dataclasses.dataclass(frozen=True)
+class SensorStatistics:
+    """Statistics of the bands of one sensor over valid pixels of a train split, in the sensor's unit."""
+
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    p1: tuple[float, ...]
+    p99: tuple[float, ...]
+    unit: str
+    pixels: tuple[int, ...]
+
+    def choose(self, names: tuple[str, ...]) -> "SensorStatistics":
+        """The statistics of some bands, in the order of `names`. Raises ValueError for a band that is not there."""
+        missing = [name for name in names if name not in self.bands]
+        if missing:
+            raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(self.bands)}")
+        places = [self.bands.index(name) for name in names]
+        rows = {
+            name: tuple(getattr(self, name)[place] for place in places)
+            for name in ("mean", "std", "p1", "p99", "pixels")
+        }
+        return SensorStatistics(bands=names, unit=self.unit, **rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What standardisation and class weights need to know of a train split."""
+
+    s2: SensorStatistics
+    s1: SensorStatistics
+    label_pixels: tuple[int, ...]
+    """Labelled pixels of each class."""
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Statistics":
+        """From the JSON form, which is also what the data set stores."""
+        sensors = {
+            sensor: SensorStatistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in tree[sensor].items()})
+            for sensor in ("s2", "s1")
+        }
+        return cls(**sensors, label_pixels=tuple(tree["label_pixels"][name] for name in bands.CLASSES))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: band statistics as lists, pixels by class name."""
+        tree = dataclasses.asdict(self)
+        return tree | {"label_pixels": dict(zip(bands.CLASSES, self.label_pixels, strict=True))}
+
+    @classmethod
+    def read(cls, path: Path) -> "Statistics":
+        """Reads `statistics.json`. Raises ValueError if it is not one."""
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a statistics file ({type(error).__name__}: {error})") from None
+
+
+def standardise(
+    s2: Num[Array | np.ndarray, "*batch height width s2_band"],
+    s1: Num[Array | np.ndarray, "*batch height width s1_band"],
+    statistics: Statistics,
+) -> tuple[Float[Array, "*batch height width s2_band"], Float[Array, "*batch height width s1_band"]]:
+    """Clips each band to its 1st and 99th percentile, subtracts its mean, divides by its deviation; nodata becomes 0.
+
+    Zero is the mean of the band, so a pixel without data says nothing. Source: the normalisation of Yu et al. 2024.
+
+    Args:
+        s2: digital numbers, 0 where there is no data.
+        s1: backscatter in dB, NaN where there is no data. Either may have no channels, where the network does not read it.
+        statistics: of the same bands in the same order.
+
+    Returns:
+        float32 arrays of the same shapes.
+    """
+    s2, s1 = jnp.asarray(s2), jnp.asarray(s1)
+
+    def one(values: Array, valid: Array, of: SensorStatistics) -> Array:
+        if not values.shape[-1]:
+            return values.astype(jnp.float32)
+        mean, std, low, high = (jnp.asarray(v, jnp.float32) for v in (of.mean, of.std, of.p1, of.p99))
+        clipped = jnp.clip(values.astype(jnp.float32), low, high)
+        # A band that never varies carries nothing; do not divide by zero for it.
+        return jnp.where(valid, (clipped - mean) / jnp.maximum(std, 1e-6), 0.0)
+
+    return one(s2, s2 != bands.S2_NODATA, statistics.s2), one(s1, jnp.isfinite(s1), statistics.s1)
+
+
+def augment(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Changes a training tile at random: zoom and crop, flip and rotate, and change values as `config` says.
+
+    Args:
+        tile: `s2` uint16 [height, width, band], digital numbers, 0 without data; `s1` float32 [height, width, 2], dB, NaN
+            without data; `label` uint8 [height, width].
+        config: what is done, and how much of it.
+        rng: the only source of randomness.
+    """
+    largest = min(tile["label"].shape)
+    zoom = np.exp(rng.uniform(-1.0, 1.0) * np.log(config.zoom)) if config.zoom != 1.0 else 1.0
+    tile = random_crop(tile, min(max(round(config.crop_px * zoom), 1), largest), rng)
+    tile = resize_nearest(tile, config.crop_px)
+    if config.flips:
+        tile = flip_and_rotate(tile, rng)
+    if config.brightness or config.band_jitter:
+        # Sun, slope and haze change all bands together; season and sensor change each band by itself.
+        gain = np.exp(
+            (rng.normal(0.0, config.brightness) if config.brightness else 0.0)
+            + (rng.normal(0.0, config.band_jitter, tile["s2"].shape[-1]) if config.band_jitter else 0.0)
+        )
+        valid = tile["s2"] != bands.S2_NODATA
+        tile["s2"] = np.where(valid, np.clip(np.rint(tile["s2"] * gain), 1, 65535), bands.S2_NODATA).astype(np.uint16)
+    if config.speckle_looks:
+        looks = config.speckle_looks
+        # Fully developed speckle of L looks multiplies the power by a gamma variate of mean 1 and variance 1/L
+        # (Goodman 1976); in dB it is added.
+        speckle = rng.gamma(looks, 1.0 / looks, tile["s1"].shape)
+        tile["s1"] = (tile["s1"] + 10.0 * np.log10(np.maximum(speckle, 1e-6))).astype(np.float32)
+    if config.band_drop:
+        for sensor, nodata in (("s2", bands.S2_NODATA), ("s1", np.nan)):
+            dropped = rng.random(tile[sensor].shape[-1]) < config.band_drop
+            if dropped.any() and not dropped.all():
+                tile[sensor] = np.where(dropped, np.asarray(nodata, tile[sensor].dtype), tile[sensor])
+    if config.sensor_drop and tile["s2"].shape[-1] and tile["s1"].shape[-1]:
+        # One draw for both, so that never both are dropped. Labels stay: the other sensor has to explain them.
+        s2_share, s1_share = config.sensor_drop
+        drawn = rng.random()
+        if drawn < s2_share:
+            tile["s2"] = np.full_like(tile["s2"], bands.S2_NODATA)
+        elif drawn < s2_share + s1_share:
+            tile["s1"] = np.full_like(tile["s1"], np.nan)
+    return tile
+
+
+def resize_nearest(tile: dict[str, np.ndarray], size_px: int) -> dict[str, np.ndarray]:
+    """Resamples square rasters to another size by the nearest pixel, so that labels and nodata stay what they are."""
+    given = tile["label"].shape[0]
+    if given == size_px:
+        return dict(tile)
+    places = np.minimum(((np.arange(size_px) + 0.5) * given / size_px).astype(int), given - 1)
+    return {name: values[places][:, places] for name, values in tile.items()}
+
+
+def random_crop(tile: dict[str, np.ndarray], size_px: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Cuts a random square of `size_px` out of all three rasters, inside the part that has labels where there is room.
+
+    A tile that was padded to the data set's size has labels in one corner only: a square drawn anywhere would be empty.
+    """
+    starts = []
+    for axis in (0, 1):
+        labelled = np.flatnonzero((tile["label"] != bands.IGNORE).any(axis=1 - axis))
+        first, last = (labelled[0], labelled[-1] + 1) if labelled.size else (0, tile["label"].shape[axis])
+        most = tile["label"].shape[axis] - size_px
+        low, high = sorted((min(first, most), min(max(last - size_px, 0), most)))
+        starts.append(int(rng.integers(low, high + 1)))
+    row, column = starts
+    return {name: values[row : row + size_px, column : column + size_px] for name, values in tile.items()}
+
+
+def flip_and_rotate(tile: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Applies one of the eight flips and rotations of a square, the same to all three rasters."""
+    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
+    rotated = {name: np.rot90(values, quarters) for name, values in tile.items()}
+    return {name: np.ascontiguousarray(values[:, ::-1] if flip else values) for name, values in rotated.items()}

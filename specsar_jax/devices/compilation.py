@@ -1,0 +1,49 @@
+"""Compiling: a cache on disk, compiling ahead of the first call, and garbage collection during and after it."""
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from specsar_jax.devices.sharding import wait_for_all
+
+
+def keep_compiled_programs() -> None:
+    """Turns on JAX's compilation cache on disk, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR names another one."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specsar_jax" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def compile_ahead(program: Any, *arguments: Any) -> Any:
+    """Compiles a `jax.jit` function for arguments of these shapes, types and shardings, in all processes of the run.
+
+    Python's garbage collector is off meanwhile: it would go through the millions of objects of a traced gradient many times.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        compiled = program.lower(*arguments).compile()
+    finally:
+        if collects:
+            gc.enable()
+    wait_for_all("compiled")  # no process may start to communicate while another one still compiles
+    return compiled
+
+
+@contextlib.contextmanager
+def collector_spared() -> Iterator[None]:
+    """Excludes all existing objects from garbage collection while the block runs: with the many objects of a traced gradient, each
+    full collection would pause training for a third of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,287 @@
+"""Writes the files of a map: first strips in a folder beside it, then, from all strips, cloud-optimised GeoTIFFs.
+
+    map.tif                   class ids 0 to 8, nodata 255; colours and names, overviews
+    map.tif.aux.xml           class names, which GDAL keeps beside a GeoTIFF, never inside
+    map.qml                   names and colours for QGIS
+    .map.tif.unfinished/      settings.json, and for each finished strip a small GeoTIFF per raster
+
+The file of a strip appears only when it is complete. So a map that was interrupted at any point continues with the missing strips,
+and several processes may share the work.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from jaxtyping import Float32, UInt8
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+
+from specsar_jax.maps import qgis
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.imagery.grids import Grid
+
+SCALE = 0.004
+"""Probability of one step of the stored uint8 values: 1 is stored as 250, and 255 stays free for nodata."""
+
+CACHE_BYTES = 32 * 2**20
+"""Size of GDAL's block cache for the final files. Its default, a twentieth of the memory, would be filled by a large map."""
+
+ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
+"""Transform of a strip's file; it means nothing, but rasterio warns if there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Paths of the rasters of a map."""
+
+    map: Path
+    probabilities: Path | None = None
+    """Raster of the class probabilities, one band per class; None to write none."""
+    confidence: Path | None = None
+    """Raster of the probability of the mapped class; None to write none."""
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Returns the paths of the rasters to write, by name."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: path for name, path in named.items() if path}
+
+    @property
+    def of_shares(self) -> bool:
+        """Returns whether a raster of probabilities or confidences is to be written."""
+        return bool(self.probabilities or self.confidence)
+
+    def check(self) -> None:
+        """Raises a ValueError if a path is a folder or has no parent folder."""
+        for path in self.paths.values():
+            if not path.parent.is_dir():
+                raise ValueError(f"no folder {path.parent.resolve()} to write {path.name} to")
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder, expected the name of a file to write")
+
+
+class UnfinishedMap:
+    """The finished strips of a map, in a folder beside it."""
+
+    def __init__(self, grid: Grid, outputs: Outputs, tags: dict[str, str], tops: Sequence[int], settings: dict) -> None:
+        """Creates the folder, or continues with the strips that are in it.
+
+        Args:
+            grid: grid of the map.
+            outputs: paths of its files.
+            tags: tags to write into the files.
+            tops: first row of each strip; a strip spans the width of the map.
+            settings: everything else that the map depends on, for JSON; must equal the settings of an unfinished map.
+
+        Raises:
+            ValueError: the folder holds an unfinished map with other settings.
+        """
+        self.grid, self.outputs, self.tags = grid, outputs, tags
+        self.tops = (*tops, grid.height)
+        self.folder = outputs.map.with_name(f".{outputs.map.name}.unfinished")
+        self.folder.mkdir(exist_ok=True)
+        settings = json.loads(
+            json.dumps(settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags})
+        )
+        path = self.folder / "settings.json"
+        if not path.exists():
+            with written_whole(path) as part:
+                part.write_text(json.dumps(settings, indent=1))
+        found = json.loads(path.read_text())
+        if changed := sorted(name for name in settings.keys() | found.keys() if settings.get(name) != found.get(name)):
+            raise ValueError(
+                f"{self.folder} holds a map that was begun with other settings ({', '.join(changed)}); "
+                "finish it with those, or remove the folder"
+            )
+
+    @property
+    def missing(self) -> list[int]:
+        """Returns the numbers of the strips that are not written yet."""
+        return [strip for strip in range(len(self.tops) - 1) if not self._path("map", strip).exists()]
+
+    def write(
+        self,
+        strip: int,
+        class_id: UInt8[np.ndarray, "rows columns"],
+        share: UInt8[np.ndarray, "rows columns class"] | None = None,
+    ) -> None:
+        """Writes a strip: class ids from `class_ids` and, if `Outputs.of_shares`, probabilities from `scaled`.
+
+        Raises:
+            OSError: the disk is full, or cannot be written for another reason.
+        """
+        rasters = {"map": class_id[None]}
+        if share is not None:
+            confidence = np.where(class_id == bands.IGNORE, bands.IGNORE, share.max(axis=-1))
+            rasters |= {"probabilities": np.moveaxis(share, -1, 0), "confidence": confidence[None]}
+        for name in reversed(self.outputs.paths):  # the map last: it marks the strip as finished
+            with written_whole(self._path(name, strip)) as part:
+                part.write_bytes(self._geotiff(rasters[name]))
+
+    @property
+    def empty(self) -> bool:
+        """Returns whether none of the finished strips has a pixel with a class."""
+        return not any(self._has_pixels(path) for path in self.folder.glob("map_*.tif"))
+
+    def finish(self) -> bool:
+        """Joins the strips into the final cloud-optimised files, with overviews.
+
+        Returns:
+            True if this process wrote the files; False if strips are missing, or another process has written the files.
+
+        Raises:
+            OSError: the disk is full, or cannot be written for another reason; the strips are kept.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.held("finish", wait=True))
+            except FileNotFoundError:
+                return False
+            if self.missing:
+                return False
+            for name, path in reversed(self.outputs.paths.items()):
+                self._publish(name, path)
+            self.remove()
+            return True
+
+    def remove(self) -> None:
+        """Removes the folder with all strips."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def held(self, name: str, *, wait: bool) -> Iterator[None]:
+        """Holds a lock on a part of the work; it is released even if the process is killed.
+
+        Raises:
+            ValueError: another process holds the lock, and `wait` is False.
+        """
+        with (self.folder / f"{name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise ValueError(f"another process is at work on {self.outputs.map}; wait for it") from None
+            yield
+
+    def _path(self, name: str, strip: int) -> Path:
+        return self.folder / f"{name}_{strip:05d}.tif"
+
+    @staticmethod
+    def _geotiff(values: UInt8[np.ndarray, "band rows columns"]) -> bytes:
+        """Encodes a strip as a GeoTIFF, compressed little, as it is read only once."""
+        profile = {"driver": "GTiff", "dtype": "uint8", "nodata": bands.IGNORE, "compress": "deflate", "zlevel": 1}
+        count, height, width = values.shape
+        # Blocks are no higher than the strip: they take memory while all strips are open for reading.
+        profile |= {
+            "tiled": True,
+            "blockxsize": 512,
+            "blockysize": min(-(-height // 16) * 16, 512),
+            "transform": ANYWHERE,
+        }
+        with MemoryFile() as memory:
+            with memory.open(count=count, height=height, width=width, **profile) as raster:
+                raster.write(values)
+                raster.update_tags(has_pixels=bool((values != bands.IGNORE).any()))
+            return memory.read()
+
+    @staticmethod
+    def _has_pixels(path: Path) -> bool:
+        with rasterio.open(path) as raster:
+            return raster.tags()["has_pixels"] == "True"
+
+    def _publish(self, name: str, final: Path) -> None:
+        for leftover in self.folder.glob(f"{name}_whole*"):  # from a process that was killed here
+            leftover.unlink()
+        strips = [(self._path(name, strip).name, top) for strip, top in enumerate(self.tops[:-1])]
+        mosaic, whole = self.folder / f"{name}.vrt", self.folder / f"{name}_whole.tif"
+        heights = np.diff(self.tops).tolist()
+        mosaic.write_text(_mosaic(name, self.grid, self.tags, strips, heights))
+        how = "nearest" if name == "map" else "average"
+        options = {"compress": "deflate", "predictor": "no", "overview_resampling": how, "num_threads": "all_cpus"}
+        try:
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+                rasterio.shutil.copy(mosaic, whole, driver="COG", bigtiff="if_safer", **options)
+        except RasterioError as error:
+            raise OSError(
+                f"cannot write {final.name} in {final.parent.resolve()} ({error}); its strips are kept"
+            ) from None
+        names = whole.with_name(whole.name + ".aux.xml")
+        if names.exists():
+            _move(names, final.with_name(final.name + ".aux.xml"))
+        if name == "map":
+            with written_whole(final.with_suffix(".qml")) as part:
+                part.write_text(qgis.style())
+        _move(whole, final)
+
+
+def write_map(
+    grid: Grid, outputs: Outputs, tags: dict[str, str], probability: Float32[np.ndarray, "height width class"]
+) -> None:
+    """Writes the files of a map in one go from its class probabilities, which are NaN where there is no data."""
+    outputs.check()
+    unfinished = UnfinishedMap(grid, outputs, tags, [0], {})
+    try:
+        valid = ~np.isnan(probability[..., 0])
+        unfinished.write(0, class_ids(probability, valid), scaled(probability, valid) if outputs.of_shares else None)
+        unfinished.finish()
+    finally:
+        unfinished.remove()
+
+
+def class_ids(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    """Returns the most probable class of each pixel; 255 where a pixel is not valid."""
+    return np.where(valid, probability.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
+
+
+def scaled(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray) -> UInt8[np.ndarray, "*shape class"]:
+    """Returns the probabilities as uint8 in steps of `SCALE`; 255 where a pixel is not valid."""
+    return np.where(valid[..., None], np.rint(np.nan_to_num(probability) / SCALE), bands.IGNORE).astype(np.uint8)
+
+
+def _mosaic(name: str, grid: Grid, tags: dict[str, str], strips: list[tuple[str, int]], heights: list[int]) -> str:
+    """Returns the XML of a GDAL virtual raster (VRT) of all strips, with the colours, names and tags of the final file.
+
+    Source: https://gdal.org/en/stable/drivers/raster/vrt.html
+    """
+    if name == "map":
+        tags = tags | {f"class_{place}": text for place, text in enumerate(bands.CLASSES)}
+    place = "" if grid.crs is None else f"<SRS>{escape(grid.crs.to_wkt())}</SRS>"
+    place += f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
+    metadata = "".join(f'<MDI key="{escape(key)}">{escape(text)}</MDI>' for key, text in tags.items())
+    described = {"map": ("land cover",), "confidence": ("probability of the class",), "probabilities": bands.CLASSES}
+    rasters = []
+    for index, description in enumerate(described[name], start=1):
+        inside = f"<Description>{description}</Description><NoDataValue>{bands.IGNORE}</NoDataValue>"
+        if name == "map":
+            colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in bands.class_rgb())
+            categories = "".join(f"<Category>{escape(text)}</Category>" for text in bands.CLASSES)
+            inside += f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>"
+            inside += f"<CategoryNames>{categories}</CategoryNames>"
+        else:
+            inside += f"<Scale>{SCALE}</Scale>"
+        for (file, top), height in zip(strips, heights, strict=True):
+            size = f'xSize="{grid.width}" ySize="{height}"'
+            inside += (
+                f'<SimpleSource><SourceFilename relativeToVRT="1">{file}</SourceFilename><SourceBand>{index}</SourceBand>'
+                f'<SrcRect xOff="0" yOff="0" {size}/><DstRect xOff="0" yOff="{top}" {size}/></SimpleSource>'
+            )
+        rasters.append(f'<VRTRasterBand dataType="Byte" band="{index}">{inside}</VRTRasterBand>')
+    size = f'rasterXSize="{grid.width}" rasterYSize="{grid.height}"'
+    return f"<VRTDataset {size}>{place}<Metadata>{metadata}</Metadata>{''.join(rasters)}</VRTDataset>"
+
+
+def _move(source: Path, final: Path) -> None:
+    """Moves a file, also to another file system; the final name never shows an incomplete file."""
+    part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    shutil.move(source, part)
+    part.replace(final)

@@ -1,0 +1,280 @@
+"""Computes class probabilities of a scene, window by window; memory grows only with the scene's width, and slowly.
+
+Enters: a function that reads a part of a scene, and a network. Leaves: finished blocks of probabilities, from left to right and
+from top to bottom. In between, only the unfinished sums of the windows above and to the left are kept, not whole rows of windows.
+While the network computes, the next part is read and the last one is blended.
+"""
+
+import collections
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxtyping import Array, Bool, Float, Float32, UInt16
+from tqdm import tqdm
+
+from specsar_jax.batches import preprocess
+from specsar_jax.devices import sharding
+from specsar_jax.maps import windows
+from specsar_jax.network import model
+from specsar_jax.network.probabilities import log_probabilities
+from specsar_jax.trained.trained_network import Trained
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import progress
+
+Probabilities = Callable[[np.ndarray, np.ndarray], Float[Array, "batch height width class"]]
+Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]]
+"""Reads some rows and columns of a scene: digital numbers, dB, and a mask of the pixels to map."""
+
+READ_PX = 2048
+"""Pixels of a row to read at once. Reading 300 at a time would take three times as long for bands that must be resampled."""
+
+
+class Block(NamedTuple):
+    """A finished part of a map."""
+
+    strip: int
+    """Number of the row of windows that it belongs to."""
+    rows: slice
+    columns: slice
+    probability: Float32[np.ndarray, "height width class"]
+    valid: Bool[np.ndarray, "height width"]
+    """Mask of the pixels to map; `probability` has no meaning for the others."""
+
+
+class _Part(NamedTuple):
+    """Neighbouring windows that go through the network in one batch."""
+
+    strip: int
+    places: range
+    """Numbers of these windows in their row."""
+    batch: tuple[np.ndarray, np.ndarray]
+    needed: list[int]
+    """Those of `places` with a pixel to map; they come first in the batch."""
+    valid: Bool[np.ndarray, "rows columns"]
+
+
+def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = None) -> Probabilities:
+    """Returns the network as a compiled function from physical values to calibrated class probabilities, float32.
+
+    Args:
+        trained: the network.
+        devices: devices to split a batch over, whose size must be a multiple of their number; None takes one device.
+    """
+    mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
+
+    def probabilities(variables: model.Variables, s2: Array, s1: Array) -> Array:
+        s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
+        return jnp.exp(
+            log_probabilities(
+                variables,
+                s2,
+                s1,
+                config=trained.config.model,
+                average_turns=trained.config.predict.average_turns,
+                temperature=trained.temperature,
+            )
+        )
+
+    compiled = jax.jit(sharding.for_mesh(probabilities, mesh))
+    variables = model.for_inference(trained.variables, trained.config.model)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), sharding.by_tile(mesh)))
+
+
+class Timed:
+    """A network that measures its own computing time, which is complete once the `with` block is left."""
+
+    def __init__(self, network: Probabilities) -> None:
+        self.seconds = 0.0
+        """Sum over all batches, each from its call, or the end of the batch before it, until its results are ready."""
+        self._network, self._done, self._waiting = network, 0.0, ThreadPoolExecutor(1)
+
+    def __call__(self, s2: Any, s1: Any) -> Any:
+        """Calls the network."""
+        computed = self._network(s2, s1)
+        # The time counts from here, as the first call compiles before it returns.
+        self._waiting.submit(self._wait, computed, time.perf_counter())
+        return computed
+
+    def __enter__(self) -> "Timed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.shutdown()
+
+    def _wait(self, computed: Any, given: float) -> None:
+        jax.block_until_ready(computed)
+        done = time.perf_counter()
+        self.seconds += done - max(given, self._done)
+        self._done = done
+
+
+def windows_at_once(columns: windows.Axis, window_px: int, devices: int = 1) -> int:
+    """Returns the number of windows in a batch: as many as fit into `window_px` pixels of a row, on each device."""
+    wanted = max(window_px // columns.window, 1) * devices
+    return min(wanted, -(-len(columns.starts) // devices) * devices)
+
+
+def probability_blocks(
+    read: Read,
+    network: Probabilities,
+    rows: windows.Axis,
+    columns: windows.Axis,
+    at_once: int,
+    strips: range,
+    bar: tqdm,
+) -> Iterator[Block]:
+    """Yields blended class probabilities of some strips of a scene; a strip is the rows from one window's start to the next.
+
+    A pixel's value does not depend on the choice of strips: windows of earlier strips that reach into the first are computed again.
+
+    Args:
+        read: reads a part of the scene; called from one other thread.
+        network: result of `make_probabilities`.
+        rows: windows along the height.
+        columns: windows along the width.
+        at_once: number of windows in a batch.
+        strips: numbers of the strips, in the order of `rows.starts`.
+        bar: progress bar, which counts windows.
+    """
+    down, across = windows.blend_weights(rows), windows.blend_weights(columns)
+    first = windows.first_to_reach(rows, strips.start)
+    # Sums from the strips above; the first `begun` rows are in use. The sums for the strips below overwrite them from left to
+    # right, as they are used up: at the edge of a scene, where windows lie close, a second array would double the peak memory.
+    carried = np.zeros((rows.window - min(rows.counts), columns.padded, len(bands.CLASSES)), np.float32)
+    begun, beside = 0, None
+    for part, computed in _ahead_of(_parts(read, rows, columns, at_once, range(first, strips.stop)), network):
+        if part.places.start == 0:
+            beside = np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
+        left = columns.starts[part.places.start]
+        right = columns.starts[part.places[-1]] + columns.window
+        sums = np.zeros((rows.window, right - left, len(bands.CLASSES)), np.float32)
+        sums[:, : beside.shape[1]] = beside
+        sums[:begun, beside.shape[1] :] = carried[:begun, left + beside.shape[1] : right]
+        for place, probability in zip(part.needed, () if computed is None else np.asarray(computed), strict=False):
+            at = columns.starts[place] - left
+            blend = (down[part.strip][:, None] * across[place])[..., None]
+            sums[:, at : at + columns.window] += probability * blend
+        whole = part.places.stop == len(columns.starts)
+        end = (right if whole else columns.starts[part.places.stop]) - left
+        height = rows.counts[part.strip]
+        carried[: rows.window - height, left : left + end] = sums[height:, :end]
+        beside = sums[:, end:].copy()
+        if whole:
+            begun = rows.window - height
+        bar.update(len(part.places))
+        if part.strip in strips:
+            top, stop = rows.starts[part.strip], min(left + end, columns.size)
+            inside = sums[:height, : stop - left], part.valid[:height, : stop - left]
+            yield Block(part.strip, slice(top, top + height), slice(left, stop), *inside)
+
+
+def count_windows(rows: windows.Axis, columns: windows.Axis, strips: range) -> int:
+    """Returns the number of windows that `probability_blocks` computes for some strips."""
+    return (strips.stop - windows.first_to_reach(rows, strips.start)) * len(columns.starts)
+
+
+def map_pixels(
+    network: Probabilities,
+    s2: UInt16[np.ndarray, "height width s2_band"],
+    s1: Float32[np.ndarray, "height width s1_band"],
+    rows: windows.Axis,
+    columns: windows.Axis,
+    sensors: tuple[str, ...],
+    window_px: int,
+) -> Float32[np.ndarray, "height width class"]:
+    """Returns blended class probabilities of pixels in memory.
+
+    Args:
+        network: result of `make_probabilities`, on one device.
+        s2: digital numbers, 0 where there is no data; has no bands if the network does not read Sentinel-2.
+        s1: backscatter in dB, NaN where there is no data; has no bands if the network does not read Sentinel-1.
+        rows: windows along the height, from `windows.plan`.
+        columns: windows along the width.
+        sensors: sensors that the network reads.
+        window_px: pixels of a row to map at once.
+
+    Returns:
+        Probabilities; NaN where a band has no data.
+    """
+    valid = bands.valid_pixels(s2, s1, sensors)
+
+    def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return s2[rows, columns], s1[rows, columns], valid[rows, columns]
+
+    whole = np.empty((*valid.shape, len(bands.CLASSES)), np.float32)
+    strips = range(len(rows.starts))
+    at_once = windows_at_once(columns, window_px)
+    for block in probability_blocks(read, network, rows, columns, at_once, strips, progress(disable=True)):
+        whole[block.rows, block.columns] = block.probability
+    whole[~valid] = np.nan
+    return whole
+
+
+def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range) -> Iterator[_Part]:
+    """Yields all parts of some strips in order; another thread reads the next ones while the network computes."""
+
+    def read_parts(strip: int, places: range) -> list[_Part]:
+        left, top = columns.starts[places.start], rows.starts[strip]
+        width = columns.starts[places[-1]] + columns.window - left
+        here = slice(top, min(top + rows.window, rows.size)), slice(left, min(left + width, columns.size))
+        *sensors, valid = read(*here)
+        sensors = [windows.mirrored(pixels, rows.window, width) for pixels in sensors]
+        return [cut_part(strip, group, left, sensors, valid) for group in _groups(places, at_once)]
+
+    def cut_part(strip: int, places: range, left: int, sensors: list[np.ndarray], valid: np.ndarray) -> _Part:
+        cuts = {place: columns.starts[place] - left for place in places}
+        needed = [place for place, at in cuts.items() if valid[:, at : at + columns.window].any()]
+        batch = []
+        for pixels in sensors:
+            cut = np.zeros((at_once, rows.window, columns.window, pixels.shape[-1]), pixels.dtype)
+            for row, place in enumerate(needed):
+                cut[row] = pixels[:, cuts[place] : cuts[place] + columns.window]
+            batch.append(cut)
+        return _Part(
+            strip, places, tuple(batch), needed, valid[:, cuts[places.start] : cuts[places[-1]] + columns.window]
+        )
+
+    wide = at_once * max(READ_PX // (at_once * columns.window), 1)
+    reads = _groups(range(len(columns.starts)), wide)
+    for parts in ahead(read_parts, itertools.product(strips, reads)):
+        yield from parts
+
+
+def _groups(places: range, size: int) -> list[range]:
+    """Splits a range into ranges of at most `size` numbers."""
+    return [places[first : first + size] for first in range(0, len(places), size)]
+
+
+def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+    """Yields the results of `work` for each of `arguments`, in order, computed by another thread, one in advance."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: collections.deque[Future] = collections.deque()
+        try:
+            for given in arguments:
+                waiting.append(thread.submit(work, *given))
+                if len(waiting) > 1:
+                    yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _ahead_of(parts: Iterator[_Part], network: Probabilities) -> Iterator[tuple[_Part, Array | None]]:
+    """Yields parts with their probabilities (None if no pixel is to be mapped); JAX already computes those of the next part."""
+    before = None
+    for part in parts:
+        now = part, network(*part.batch) if part.needed else None
+        if before:
+            yield before
+        before = now
+    if before:
+        yield before

@@ -1,0 +1,207 @@
+"""Maps a scene from files to files, strip by strip; continues a map that was interrupted.
+
+Enters: paths of Sentinel-2 and Sentinel-1 files, and a trained network. Leaves: the files of the map.
+"""
+
+import ctypes
+import dataclasses
+import itertools
+import re
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+import rasterio
+
+from specsar_jax.config import Predict
+from specsar_jax.devices.memory import peak_memory_gb
+from specsar_jax.maps import windows
+from specsar_jax.maps.map_files import Outputs, UnfinishedMap, class_ids, scaled
+from specsar_jax.maps.mapping import (
+    Block,
+    Probabilities,
+    Timed,
+    count_windows,
+    make_probabilities,
+    probability_blocks,
+    windows_at_once,
+)
+from specsar_jax.trained.trained_network import Trained
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import progress
+from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.rasters import Scene
+from tfds_dwplus.imagery.scene_files import acquisition_dates, check_not_overwritten, fingerprint
+from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, open_scene
+
+SMALLEST_CACHE = 128 * 2**20
+"""Least size of GDAL's block cache, bytes. Its default, a twentieth of the memory, would be filled by a large scene."""
+
+
+def map_scene(
+    trained: Trained,
+    s2: Sequence[str | Path],
+    s1: Sequence[str | Path],
+    outputs: Outputs,
+    cutting: Predict,
+    reading: Reading = AS_FILES_SAY,
+    shard: tuple[int, int] = (1, 1),
+) -> bool:
+    """Maps a scene of any size, or continues a map that was interrupted.
+
+    Args:
+        trained: the network.
+        s2: files, folders, products or web addresses of Sentinel-2; empty if the network does not read it.
+        s1: the same of Sentinel-1.
+        outputs: paths of the files to write.
+        cutting: settings of the windows.
+        reading: what the files do not tell, such as units and offsets.
+        shard: part of the map to do, and number of parts, (1, 1) for all.
+
+    Returns:
+        Whether the map is finished; False while other parts are missing.
+
+    Raises:
+        ValueError: the network cannot use the files, bands, types, units or grids; nothing is written then.
+    """
+    started = time.perf_counter()
+    if cutting.window_px < 1:
+        raise ValueError(f"a window of {cutting.window_px} pixels, expected a positive number")
+    given = {"s2": s2, "s1": s1}
+    inputs = _inputs_read(trained.config.model.sensors, given, reading.cloud_mask, outputs)
+    bands_read = [trained.bands.get(sensor, ()) for sensor in given]
+    with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
+        rows, columns = (
+            windows.plan(size, trained.config.data.crop_px, cutting.overlap, first)
+            for size, first in zip(scene.grid.shape, scene.grid.first_pixel, strict=True)
+        )
+        devices = jax.local_devices()[: len(columns.starts)]
+        at_once = windows_at_once(columns, cutting.window_px, len(devices))
+        settings = {
+            "inputs": [fingerprint(path) for path in inputs],
+            "reading": dataclasses.asdict(reading),
+            "windows": [at_once, columns.window, columns.starts],
+        }
+        tags = provenance(trained, given) | {"overlap": str(cutting.overlap)}
+        cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
+        unfinished = UnfinishedMap(scene.grid, outputs, tags, rows.starts, settings)
+        with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
+            try:
+                with Timed(make_probabilities(cut, devices)) as network:
+                    mapped = _map_strips(scene, network, rows, columns, at_once, unfinished, shard)
+                _check_not_empty(unfinished, scene.grid, reading)
+            except ValueError:
+                unfinished.remove()  # the inputs are wrong, so the strips are of no use
+                raise
+    finished = unfinished.finish()
+    if mapped:
+        seconds = time.perf_counter() - started
+        print(f"note: {speed(scene.grid, mapped, seconds, network.seconds, peak_memory_gb())}", file=sys.stderr)
+    return finished
+
+
+def _inputs_read(
+    sensors: tuple[str, ...], given: dict[str, Sequence[str | Path]], cloud_mask: str, outputs: Outputs
+) -> list[str | Path]:
+    """Returns the inputs that the network needs, checked before anything is opened. Raises ValueError if one is missing, or would be
+    overwritten.
+    """
+    inputs: list[str | Path] = []
+    for sensor, paths in given.items():
+        if sensor in sensors:
+            if not paths:
+                raise ValueError(f"the network reads {' and '.join(sensors)}, but no --{sensor} is given")
+            inputs += paths
+        elif paths:
+            print(f"note: the network does not read {sensor}; --{sensor} is not used", file=sys.stderr)
+    inputs += filter(None, [cloud_mask])
+    check_not_overwritten(list(outputs.paths.values()), [*itertools.chain(*given.values()), *inputs])
+    outputs.check()
+    return inputs
+
+
+def _check_not_empty(unfinished: UnfinishedMap, grid: Grid, reading: Reading) -> None:
+    """Raises a ValueError if all strips are finished and none has a pixel with a class."""
+    if not unfinished.missing and unfinished.empty:
+        raise ValueError(
+            f"no pixel to map: in none of {grid.height} x {grid.width} have all bands data"
+            + (" and no cloud; look at --cloud_mask" if reading.cloud_mask else "")
+        )
+
+
+def speed(grid: Grid, rows: int, seconds: float, network_s: float, memory_gb: float) -> str:
+    """Formats area, time and memory that mapping some rows took; in square kilometres if the CRS is projected, else megapixels."""
+    metres = grid.placed and grid.crs.is_projected
+    area = rows * grid.width * (abs(grid.transform.determinant) * grid.crs.linear_units_factor[1] ** 2 if metres else 1)
+    unit = "km2" if metres else "megapixels"
+    return (
+        f"{area / 1e6:,.2f} {unit} in {seconds:,.1f} s, {area / 1e6 / seconds:,.2f} {unit}/s; the network was at work "
+        f"{network_s / seconds:.0%} of the time; {memory_gb:.2f} GB of memory at most"
+    )
+
+
+def cache_bytes(scene: Scene) -> int:
+    """Returns the size of GDAL's block cache, bytes: a little more than one row of blocks, so that few blocks are decoded twice."""
+    return max(SMALLEST_CACHE, scene.row_of_blocks * 21 // 20)
+
+
+def provenance(trained: Trained, inputs: dict[str, Sequence[str | Path]]) -> dict[str, str]:
+    """Returns the origin of a map as tags for its files: software, weights, and names and dates of the inputs, by sensor."""
+    tags = trained.provenance()
+    for sensor in trained.config.model.sensors:
+        names = [str(path).partition("?")[0] for path in inputs[sensor]]
+        tags[f"{sensor}_files"] = " ".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names)
+        if dates := acquisition_dates(names):
+            tags[f"{sensor}_dates"] = " ".join(dates)
+    return tags
+
+
+def _map_strips(
+    scene: Scene,
+    network: Probabilities,
+    rows: windows.Axis,
+    columns: windows.Axis,
+    at_once: int,
+    unfinished: UnfinishedMap,
+    shard: tuple[int, int],
+) -> int:
+    """Maps the missing strips of a part, and writes each while the next is computed. Returns the number of mapped rows."""
+    mine, missing = windows.share_of(len(rows.starts), *shard), unfinished.missing
+    if len(missing) < len(rows.starts):
+        done = len(rows.starts) - len(missing)
+        print(f"note: going on; {done} of {len(rows.starts)} strips of the map are there", file=sys.stderr)
+    todo = list(windows.runs(strip for strip in mine if strip in missing))
+    bar = progress(
+        total=sum(count_windows(rows, columns, run) for run in todo), desc="mapping", unit="window", leave=False
+    )
+    written: Future | None = None
+    with bar, ThreadPoolExecutor(1) as thread:
+        for strips in todo:
+            for block in probability_blocks(scene.read, network, rows, columns, at_once, strips, bar):
+                if block.columns.start == 0:
+                    strip = _new_strip(block, columns.size, shares=unfinished.outputs.of_shares)
+                for whole, made_of in zip(strip, (class_ids, scaled), strict=False):
+                    whole[:, block.columns] = made_of(block.probability, block.valid)
+                if block.columns.stop == columns.size:
+                    if written:
+                        written.result()
+                    written = thread.submit(_write, unfinished, block.strip, strip)
+        if written:
+            written.result()
+    return sum(rows.counts[strip] for strips in todo for strip in strips)
+
+
+def _new_strip(block: Block, width: int, *, shares: bool) -> list[np.ndarray]:
+    shape = block.rows.stop - block.rows.start, width
+    return [np.empty(shape, np.uint8)] + [np.empty((*shape, len(bands.CLASSES)), np.uint8)] * shares
+
+
+def _write(unfinished: UnfinishedMap, strip: int, layers: list[np.ndarray]) -> None:
+    """Writes a strip, then makes glibc's allocator return the memory of freed arrays to the system: a sixth of the total."""
+    unfinished.write(strip, *layers)
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(ctypes.c_size_t(0))

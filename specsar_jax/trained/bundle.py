@@ -1,0 +1,301 @@
+"""Writes and reads a trained network as one file, the bundle: the weights and everything needed to use them.
+
+Enters: a `Trained` network, or a file from an untrusted source. Leaves: a safetensors file with the weights by name and, in its
+metadata, as text and JSON, config, bands, statistics, classes, temperature, provenance and licence; or the network back. Reading
+runs no code from the file. Sizes, shapes and settings are checked before memory is allocated; every fault is a one-line ValueError.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from specsar_jax import config as configs
+from specsar_jax.batches.preprocess import SensorStatistics, Statistics
+from specsar_jax.config import Config
+from specsar_jax.network import model
+from specsar_jax.trained.trained_network import Trained, _abstract, named_weights, unnamed
+from specsar_jax.version import __version__
+from tfds_dwplus import bands
+from tfds_dwplus.command_line import written_whole
+
+BUNDLE_FORMAT = "specsar_jax bundle 2"
+
+OLDER_FORMATS = ("specsar_jax bundle 1",)
+"""Older formats that are read too; they have no checksums and no licence. `tests/bundles` holds one of each."""
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16), "float16": np.dtype(np.float16)}
+"""Types in which weights may be stored; they are read back as float32."""
+
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+_MOST_HEADER_BYTES = 1 << 20
+_MOST_AXES = 5  # the stacked kernels of a looped stage
+_MOST_PARAMETERS = 500_000_000  # the largest SegFormer has 85 million
+_MOST_ATTENTION = 1 << 31  # numbers in the largest attention map of a window, 8 GiB; the paper's network has 4 million
+_MOST_LICENCE_SIGNS = 2000
+
+
+def write_bundle(trained: Trained, path: Path, *, dtype: str = "float32") -> dict[str, str]:
+    """Writes a network as one safetensors file.
+
+    Args:
+        trained: the network.
+        path: path of the file.
+        dtype: type of the stored weights, of `DTYPES`. BatchNorm's moments stay float32: a small variance would be 0 in float16.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        ValueError: a weight is not finite, or is out of the type's range.
+    """
+    stored = as_stored(trained, dtype)
+    weights = {
+        name: np.asarray(values) if name.startswith("batch_stats.") else np.asarray(values).astype(DTYPES[dtype])
+        for name, values in named_weights(stored.variables).items()
+    }
+    metadata = _metadata(stored, dtype)
+    _described(metadata)  # raises if `read_bundle` would not accept it
+    with written_whole(path) as part:
+        part.write_bytes(safetensors.numpy.save(weights, metadata=metadata))
+    return metadata
+
+
+def as_stored(trained: Trained, dtype: str) -> Trained:
+    """Returns the network as read back from a bundle of this type, with rounded float32 weights. Raises as `write_bundle`."""
+    _check_licence(trained.licence)
+
+    def rounded(place: tuple[Any, ...], leaf: Any) -> jax.Array:
+        values = np.asarray(leaf, np.float32)
+        if place[0].key == "params":
+            with np.errstate(over="ignore"):  # checked below
+                values = values.astype(DTYPES[dtype]).astype(np.float32)
+        if not np.isfinite(values).all():
+            name = ".".join(key.key for key in place)
+            raise ValueError(f"tensor {name} holds numbers that are not finite in {dtype}; try float32 or bfloat16")
+        return jnp.asarray(values)
+
+    return dataclasses.replace(trained, variables=jax.tree.map_with_path(rounded, trained.variables))
+
+
+def read_bundle(path: Path) -> Trained:
+    """Reads a bundle of this format or an older one.
+
+    Raises:
+        ValueError: the file is truncated or altered, was not written by `write_bundle`, or its network is invalid or too large.
+    """
+    with path.open("rb") as file:
+        with _naming(f"{path} is not a whole safetensors file"):
+            shapes, metadata = _header(file)
+        if metadata.get("format") not in (BUNDLE_FORMAT, *OLDER_FORMATS):
+            given = f"{str(metadata.get('format'))[:40]!r}, expected {BUNDLE_FORMAT!r}"
+            raise ValueError(f"{path} is not a bundle of specsar_jax.export: its format is {given} or an older one")
+        with _naming(f"{path} is a broken bundle"):
+            described = _described(metadata)
+            wanted = named_weights(_abstract(described.config.model))
+            _check_tensors({name: leaf.shape for name, leaf in wanted.items()}, shapes)
+            file.seek(0)
+            # Now it is safe to allocate memory: the file is as large as its network, whose size was checked.
+            weights = _weights(file.read())
+            trained = dataclasses.replace(described, variables=unnamed(weights, described.config.model))
+            if metadata["format"] == BUNDLE_FORMAT and trained.sha256 != metadata.get("weights_sha256"):
+                raise ValueError("its weights are not those that were written; they were altered")
+    return trained
+
+
+def _metadata(trained: Trained, dtype: str) -> dict[str, str]:
+    facts = {
+        "format": BUNDLE_FORMAT,
+        "software": f"specsar_jax {__version__}",
+        "dataset": trained.config.data.name,
+        "step": str(trained.step),
+        "dtype": dtype,
+        "licence": trained.licence,
+        "temperature": repr(float(trained.temperature)),
+        "bands": json.dumps(trained.bands),
+        "config": json.dumps(configs.to_dict(trained.config)),
+        "statistics": json.dumps(trained.statistics.to_dict()),
+        "classes": json.dumps(bands.CLASSES),
+        "class_colours": json.dumps(bands.CLASS_COLOURS),
+        "weights_sha256": trained.sha256,
+    }
+    return facts | {"metadata_sha256": _digest(facts)}
+
+
+def _digest(metadata: Mapping[str, str]) -> str:
+    """Returns the SHA-256 of all metadata except the digest itself."""
+    digested = sorted((key, text) for key, text in metadata.items() if key != "metadata_sha256")
+    return hashlib.sha256(json.dumps(digested).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Turns any error from reading a broken file into a ValueError that begins with `what`."""
+    try:
+        yield
+    # Raised by json, the constructors of config and statistics, safetensors and numpy if a value has the wrong type.
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        safetensors.SafetensorError,
+    ) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        # Control characters are replaced: a terminal would execute them.
+        shown = "".join(char if char.isprintable() else "?" for char in " ".join(reason.split())[:300])
+        raise ValueError(f"{what} ({shown})") from None
+
+
+def _header(file: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
+    """Reads type and shape of each tensor, and the metadata. Raises ValueError unless the length of the file fits them."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise ValueError(f"it has {size} bytes; was it cut short?")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header has {length} bytes, expected {_MOST_HEADER_BYTES} at most")
+    header = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", {})
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata holds something else than text")
+    shapes = {}
+    total = 0
+    for name, entry in header.items():
+        if entry["dtype"] not in _STORED:
+            raise ValueError(f"tensor {name[:80]} is of type {entry['dtype']!r}, expected {', '.join(_STORED)}")
+        shape = tuple(entry["shape"])
+        if len(shape) > _MOST_AXES or not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError(f"tensor {name[:80]} has no shape")
+        shapes[name] = (entry["dtype"], shape)
+        total += math.prod(shape) * DTYPES[_STORED[entry["dtype"]]].itemsize
+    if size != 8 + length + total:
+        raise ValueError(f"it has {size} bytes, its tensors need {8 + length + total}; was it cut short?")
+    return shapes, metadata
+
+
+def _described(metadata: Mapping[str, str]) -> Trained:
+    """Returns the network that the metadata describe, without weights. Raises ValueError if a setting is out of bounds."""
+    if metadata["format"] == BUNDLE_FORMAT and metadata.get("metadata_sha256") != _digest(metadata):
+        raise ValueError("its metadata is not what was written; it was altered")
+    config = configs.from_dict(json.loads(metadata["config"]))
+    _check_config(config)
+    statistics = Statistics.from_dict(json.loads(metadata["statistics"]))
+    _check_statistics(config, statistics)
+    if tuple(json.loads(metadata["classes"])) != bands.CLASSES:
+        raise ValueError(f"its classes are {metadata['classes'][:200]}, expected {', '.join(bands.CLASSES)}")
+    temperature = float(metadata.get("temperature", 1.0))  # the oldest bundles have none
+    if not 1e-3 <= temperature <= 1e3:
+        raise ValueError(f"a temperature of {temperature}, expected 0.001 to 1000")
+    step = int(metadata["step"])
+    licence = metadata.get("licence", "")
+    _check_licence(licence)
+    if step < 0 or not config.data.name.isprintable():
+        raise ValueError("a step below 0, or a data set without a name")
+    return Trained(config, statistics, {}, step, temperature, licence)
+
+
+def _check_licence(licence: str) -> None:
+    if len(licence) > _MOST_LICENCE_SIGNS or not licence.isprintable():
+        raise ValueError(
+            f"a licence of {len(licence)} characters, expected a line of {_MOST_LICENCE_SIGNS} at most; give its name or address"
+        )
+
+
+def _check_config(config: Config) -> None:
+    """Raises ValueError unless the network can be built and used in bounded time and memory."""
+    for section in (config.model, config.data, config.predict):
+        for field, value in dataclasses.asdict(section).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"config field {field} is {value}, expected a finite number")
+    net, crop_px = config.model, config.data.crop_px
+    within = {
+        "widths": (net.widths, 4096),
+        "blocks": (net.blocks, 64),
+        "heads": (net.heads, 64),
+        "mlp_ratio": ((net.mlp_ratio,), 16),
+        "mmam_ratio": ((net.mmam_ratio,), 16),
+        "decoder_width": ((net.decoder_width,), 4096),
+        "channels": ([getattr(net, f"{sensor}_channels") for sensor in net.sensors], 64),
+        "window_px": ((config.predict.window_px,), 1 << 14),
+    }
+    for field, (values, most) in within.items():
+        if not all(1 <= value <= most for value in values):
+            raise ValueError(f"config field {field} is {values}, expected 1 to {most}")
+    if not 0 <= crop_px <= 1 << 14 or not 0.0 <= config.predict.overlap <= 0.75:
+        raise ValueError(f"config fields crop_px {crop_px} and overlap {config.predict.overlap} are out of range")
+    if net.classes != len(bands.CLASSES) or min(net.layer_norm_epsilon, net.batch_norm_epsilon) <= 0.0:
+        raise ValueError("config fields classes or epsilon are out of range")
+    if not 0.0 <= net.spectral_share <= 1.0:
+        raise ValueError(f"config field spectral_share is {net.spectral_share}, expected 0 to 1")
+    stages = len(net.widths)
+    if not 1 <= stages <= 4 or {len(net.blocks), len(net.heads), len(net.reductions)} != {stages}:
+        raise ValueError("config fields widths, blocks, heads, reductions are not of 1 to 4 stages each")
+    parameters = stages * net.decoder_width**2
+    for stage, reduction in enumerate(net.reductions):
+        side = max(crop_px, model.SMALLEST_SIZE_PX) // (4 << stage) + 1
+        if not 1 <= reduction <= 8 >> stage:
+            raise ValueError(
+                f"config field reductions is {net.reductions}, expected 1 to {8 >> stage} in stage {stage + 1}"
+            )
+        if net.heads[stage] * side**2 * (side // reduction) ** 2 > _MOST_ATTENTION:
+            raise ValueError(f"windows of {crop_px} pixels are too large for the attention of stage {stage + 1}")
+        for width in net.branch_widths(stage):
+            if width < 1 or width % net.heads[stage]:
+                raise ValueError(f"a branch of {width} channels and {net.heads[stage]} heads in stage {stage + 1}")
+            parameters += net.blocks[stage] * width**2 * (2 * net.mlp_ratio + 4 + reduction**2)
+    if parameters > _MOST_PARAMETERS or sum(net.blocks) > 64:
+        raise ValueError(
+            f"a network of {parameters:,} weights and {sum(net.blocks)} blocks, expected {_MOST_PARAMETERS:,} and 64 at most"
+        )
+
+
+def _check_statistics(config: Config, statistics: Statistics) -> None:
+    """Raises ValueError unless the statistics have numbers for every band and class, and a name for every band."""
+    for sensor, channels in (("s2", config.model.s2_channels), ("s1", config.model.s1_channels)):
+        given: SensorStatistics = getattr(statistics, sensor)
+        if sensor not in config.model.sensors:
+            continue
+        rows = (given.bands, given.mean, given.std, given.p1, given.p99)
+        if any(type(row) is not tuple or len(row) != channels for row in rows) or len(set(given.bands)) != channels:
+            raise ValueError(f"its statistics are not of the {channels} {sensor} bands of its config")
+        if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 64 for name in given.bands):
+            raise ValueError(f"its {sensor} bands have no names")
+        if not all(isinstance(x, int | float) and math.isfinite(x) for row in rows[1:] for x in row):
+            raise ValueError(f"its {sensor} statistics hold something else than finite numbers")
+    if not all(isinstance(count, int) and count >= 0 for count in statistics.label_pixels):
+        raise ValueError("its statistics hold no counts of labelled pixels")
+
+
+def _check_tensors(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    for name, shape in wanted.items():
+        if name not in found or found[name][1] != shape:
+            given = found[name][1] if name in found else "nothing"
+            raise ValueError(f"tensor {name} should have shape {shape}, found {given}")
+    if more := found.keys() - wanted.keys():
+        raise ValueError(f"tensor {min(more)[:80]!r} is none of this network's")
+
+
+def _weights(content: bytes) -> dict[str, jax.Array]:
+    """Returns the float32 weights by name; safetensors checks that the tensors neither overlap nor leave gaps."""
+    weights = {}
+    for name, tensor in safetensors.deserialize(content):
+        values = np.frombuffer(tensor["data"], DTYPES[_STORED[tensor["dtype"]]]).reshape(tensor["shape"])
+        if not np.isfinite(values).all():
+            raise ValueError(f"tensor {name} holds numbers that are not finite")
+        weights[name] = jnp.asarray(values.astype(np.float32))
+    return weights

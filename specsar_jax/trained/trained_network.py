@@ -1,0 +1,72 @@
+"""Defines a trained network: weights, config, statistics and temperature; converts its weights to and from names."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from specsar_jax.batches.preprocess import Statistics
+from specsar_jax.config import Config, Model
+from specsar_jax.network import model
+from specsar_jax.version import __version__
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network and everything needed to use it."""
+
+    config: Config
+    statistics: Statistics
+    variables: model.Variables
+    step: int
+    """Number of training steps of the weights."""
+    temperature: float = 1.0
+    """Temperature of the probabilities, fitted on the validation split; see `specsar_jax.accuracy.calibration`."""
+    licence: str = ""
+    """Licence of the weights as text; '' if none was given."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Returns the SHA-256 of the weights, in float32 and in the order of the tree; it identifies the network."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.variables):
+            digest.update(np.ascontiguousarray(leaf, np.float32))
+        return digest.hexdigest()
+
+    @property
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        """Returns the names of the bands that the network reads, in order, by sensor, 's2' before 's1'."""
+        return {sensor: getattr(self.statistics, sensor).bands for sensor in self.config.model.sensors}
+
+    def provenance(self) -> dict[str, str]:
+        """Returns software, weights and training as tags for the files of a map."""
+        return {
+            "software": f"specsar_jax {__version__}",
+            "weights_sha256": self.sha256,
+            "trained_on": self.config.data.name,
+            "trained_steps": str(self.step),
+        }
+
+
+def named_weights(variables: model.Variables) -> dict[str, Any]:
+    """Returns the weights, or their shapes, by their names in a file, such as 'params.stage1.spectral_embed.kernel'."""
+    return {".".join(key.key for key in place): leaf for place, leaf in jax.tree.leaves_with_path(variables)}
+
+
+def unnamed(weights: Mapping[str, Any], config: Model) -> model.Variables:
+    """Returns the tree of weights from weights by name; the inverse of `named_weights`."""
+    return jax.tree.map_with_path(lambda place, _: weights[".".join(key.key for key in place)], _abstract(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract(config: Model) -> model.Variables:
+    return model.abstract_params(config)
+
+
+def chosen_weights(config: Config) -> str:
+    """Returns the field of the training state to evaluate and export: the averaged weights if kept and wanted, else the weights."""
+    return "averaged_params" if config.train.ema_decay and config.train.use_average else "params"

@@ -1,0 +1,232 @@
+"""Trains a network: from the data set of the config to the figures of its test split.
+
+Enters: a config and a workdir. Leaves, in the workdir: checkpoints, the run log, and in the end the evaluation of the best checkpoint.
+A run that was stopped goes on where it stopped, and ends as if it had never been stopped.
+"""
+
+import contextlib
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import tensorflow_datasets as tfds
+
+from specsar_jax.accuracy import metrics
+from specsar_jax.batches import pipeline
+from specsar_jax.batches.dataset import dataset_bands, has_test_split, open_or_simulate, resolve
+from specsar_jax.batches.preprocess import Statistics
+from specsar_jax.config import Config
+from specsar_jax.devices.compilation import collector_spared, compile_ahead
+from specsar_jax.devices.sharding import check_batch_size, is_first, make_mesh, of_state, rows_here, say
+from specsar_jax.network.model import Variables
+from specsar_jax.pages import pictures
+from specsar_jax.trained.loading import load_trained
+from specsar_jax.trained.run_files import open_checkpoints, read_calibration, split_file
+from specsar_jax.trained.trained_network import Trained
+from specsar_jax.training import checkpoints
+from specsar_jax.training.evaluation import calibrate, evaluate
+from specsar_jax.training.feed import Feed
+from specsar_jax.training.initial_weights import initial_weights
+from specsar_jax.training.optimizer import learning_rate
+from specsar_jax.training.run_log import RunLog, write_start
+from specsar_jax.training.stopping import StopRequest, out_of_patience, score_of
+from specsar_jax.training.train_state import init_state, make_program, placed_state
+from specsar_jax.training.validation import Validation
+from tfds_dwplus.command_line import write_json
+from tfds_dwplus.tiles.prepared import read_split
+
+
+def train(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """Trains in `workdir` until `train.steps`, then scores the best checkpoint on the test split.
+
+    Returns:
+        the figures of the test split; None where the data set has none.
+
+    Raises:
+        ValueError: config, data set and workdir do not fit each other, a checkpoint cannot be written, or too many steps in
+            a row were not finite.
+    """
+    builder = open_or_simulate(config.data)
+    config, statistics = resolve(config, builder)
+    mesh = make_mesh(config.mesh)
+    check_batch_size(config.train.batch_size, mesh, "train.batch_size", config.train.accumulate)
+    train_source = read_split(builder, config.data.train_split)
+    validation_source = read_split(builder, config.data.validation_split)
+    pipeline.check_crop(train_source, config.data)
+    if has_test_split(builder, config.data):
+        read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
+    variables, carried = initial_weights(config, workdir)
+    with checkpoints.claimed(workdir, config, statistics):
+        if carried is not None and is_first():
+            write_json(workdir / "pretrained.json", carried.to_dict())
+        say(
+            f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
+            f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
+        )
+        _optimise(config, statistics, builder, train_source, validation_source, variables, mesh, workdir)
+        trained = _calibrated(workdir, config)
+        if not has_test_split(builder, config.data):
+            say(f"no split {config.data.test_split!r} in {builder.info.full_name}: nothing to score on")
+            return None
+        return _score_test(trained, builder, workdir)
+
+
+def _optimise(
+    config: Config,
+    statistics: Statistics,
+    builder: tfds.core.DatasetBuilder,
+    train_source: Any,
+    validation_source: Any,
+    variables: Variables | None,
+    mesh: jax.sharding.Mesh,
+    workdir: Path,
+) -> None:
+    """Runs the steps: from `variables`, or random weights, or the last checkpoint, to the last step."""
+    settings = config.train
+    rasters = pipeline.select(config.data.s2_bands, dataset_bands(builder), config.model.sensors)
+
+    manager = open_checkpoints(workdir, clean_up=True)
+    abstract = jax.eval_shape(lambda: init_state(config))
+    shardings = of_state(abstract, mesh, config.mesh)
+    state = checkpoints.restore(manager, abstract, shardings)
+    if state is None:
+        state = placed_state(config, variables, shardings)
+    start = int(state.step)
+    if start:
+        say(f"going on from step {start}")
+    if is_first():
+        write_start(workdir, start)
+
+    program = make_program(config, statistics, mesh, shardings)
+    of_variables, name = shardings.variables(config), builder.info.full_name
+    validation = Validation(validation_source, rasters, config, statistics, mesh, of_variables, name)
+    schedule = jax.jit(learning_rate(config.optimizer, settings.steps))
+    batches = pipeline.train_batches(
+        train_source,
+        rasters,
+        config.data,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        start_step=start,
+        rows=rows_here(settings.batch_size, mesh),
+    )
+    with (
+        manager,
+        RunLog(workdir, start, settings.steps, mute=not is_first()) as log,
+        StopRequest() as stop,
+        contextlib.closing(batches),
+        contextlib.ExitStack() as at_the_end,
+    ):
+        feed, profile = Feed(batches, mesh), _Profile(start, settings.steps, settings.profile_steps, workdir)
+        for step in range(start + 1, settings.steps + 1):
+            if out_of_patience(log.evaluations, settings):
+                say(f"no better evaluation in {settings.patience}: the run ends at step {step - 1}")
+                break
+            if step == start + 1:
+                log.show(compiling="(kept for the next run)")
+                feed.fetch()
+                with log.spent("compile"):
+                    program = compile_ahead(program, state, feed.batch)
+                    schedule(start)
+                    at_the_end.enter_context(collector_spared())
+                log.restart_pace(start, feed.waited_s)
+                log.show(compiling="")
+
+            profile.begin(step)
+            state, sums = program(state, feed.batch)
+            feed.follow(step, sums)
+            log.advance()
+            due_to_log = step % settings.log_every == 0
+            due_to_score = step % settings.eval_every == 0 or step == settings.steps
+            due_to_save = bool(settings.save_every) and step % settings.save_every == 0
+            stopping = stop.agreed(step, settings.log_every)
+            if step < settings.steps:
+                feed.fetch()  # while the devices compute
+            for skipped in feed.settle(all_steps=due_to_log or due_to_score or due_to_save or bool(stopping)):
+                _note_skipped(*skipped, log, settings.most_skipped)
+            profile.end(step, state, log)
+
+            if due_to_log:
+                figures = {name: value.item() for name, value in jax.device_get(sums).items()}
+                figures["learning_rate"] = float(schedule(step - 1))
+                log.write_train(step, figures, settings.batch_size, feed.waited_s)
+            if due_to_score:
+                figures = validation.score(step, state.variables(config), log)
+                with log.spent("checkpoint"):
+                    checkpoints.save(manager, state, score_of(figures, settings.best_by))
+                validation.show(step, figures, log)  # while the checkpoint is written
+                log.restart_pace(step, feed.waited_s)
+            elif due_to_save or stopping:
+                with log.spent("checkpoint"):
+                    checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
+                if stopping:
+                    checkpoints.finish(manager)  # before saying so
+                    log.close()
+                    if is_first():
+                        print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
+                    sys.exit(128 + stopping)
+        with log.spent("checkpoint"):
+            checkpoints.finish(manager)
+        if (step := int(state.step)) > start:
+            log.write(step, "time", log.spent.figures() | {"data_s": feed.waited_s})
+
+
+class _Profile:
+    """Profiles some steps of a run, from the third on, when the devices are warm; none if none are asked for."""
+
+    def __init__(self, start: int, steps: int, count: int, workdir: Path) -> None:
+        self._steps = range(start + 3, min(start + 3 + count, steps + 1))
+        self._folder = workdir / "profile"
+
+    def begin(self, step: int) -> None:
+        if step in self._steps[:1]:
+            jax.profiler.start_trace(self._folder)
+
+    def end(self, step: int, state: Any, log: RunLog) -> None:
+        if step in self._steps[-1:]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            log.say(f"profile of {len(self._steps)} steps: {self._folder}")
+
+
+def _note_skipped(step: int, tiles: list[str], figures: dict[str, Any], log: RunLog, most: int) -> None:
+    """Writes a skipped step into the run log. Raises a ValueError if `most` in a row were skipped."""
+    loss, norm = figures["loss"], figures["gradient_norm"]
+    log.write(step, "skipped", {"tile_ids": tiles, "loss": str(loss), "gradient_norm": str(norm)})
+    log.show(skipped=str(figures["skipped"]))
+    if figures["skipped_in_a_row"] >= most:
+        raise ValueError(
+            f"{figures['skipped_in_a_row']} steps in a row, the last of them {step}, had a loss of {loss} and a "
+            f"gradient norm of {norm}; tiles of the last batch: {', '.join(tiles)}. The last checkpoint "
+            "is kept; lower optimizer.learning_rate, or look at these tiles"
+        )
+
+
+def _calibrated(workdir: Path, config: Config) -> Trained:
+    """The best checkpoint, with the temperature of its probabilities, fitted on the validation split if that is not done yet."""
+    trained = load_trained(workdir)
+    if read_calibration(workdir, trained.step) is not None:
+        return trained
+    calibration = calibrate(trained, config.data.data_dir, config.data.name, config.data.validation_split)
+    if is_first():
+        write_json(workdir / "calibration.json", calibration)
+    return dataclasses.replace(trained, temperature=calibration["temperature"])
+
+
+def _score_test(trained: Trained, builder: tfds.core.DatasetBuilder, workdir: Path) -> dict[str, Any]:
+    """Scores the test split, writes figures, sums of tiles and pictures into the workdir, prints a table, returns the figures."""
+    data = trained.config.data
+    split = data.test_split
+    figures = evaluate(trained, data.data_dir, data.name, split, workdir / split_file("tiles", split, "npz"))
+    if is_first():
+        write_json(workdir / split_file("evaluation", split, "json"), figures)
+        picture = workdir / split_file("examples", split, "png")
+        pictures.draw_examples(trained, builder, split, picture)
+        print(
+            f"best checkpoint, step {trained.step}, on {figures['tiles']} tiles of {figures['dataset']} {figures['split']}:"
+        )
+        print(metrics.table(figures))
+        print(f"pictures: {picture}")
+    return figures

@@ -1,0 +1,145 @@
+"""Regions out of an archive on loopback: over two UTM zones and over the antimeridian each place once, areas that add up, a rerun that
+does what is missing, and what is refused.
+"""
+
+import json
+
+import pytest
+import rasterio
+from conftest import command, refused
+
+pytest.importorskip("shapely", reason="extra 'region'")
+pytest.importorskip("distributed", reason="extra 'region'")
+
+from region_archive import arguments, box_hectares, mapped, served, times_mapped
+
+from specsar_jax.regions import blocks
+
+BOX = (17.988, 42.391, 18.012, 42.409)
+"""About 2 by 2 km over the meridian between zones 33 and 34."""
+
+ACROSS = (179.99, -16.809, -179.99, -16.791)
+"""The same over the antimeridian, near Fiji."""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Address of a STAC API with scenes about both, and the server of their files."""
+    places = ("EPSG:32633", 18.0, 42.4), ("EPSG:32760", 180.0, -16.8)
+    with served(tmp_path_factory.mktemp("archive"), *places) as both:
+        yield both
+
+
+def test_a_region_over_two_zones(small_run, archive, tmp_path):
+    url, _ = archive
+    out = tmp_path / "out"
+    result = mapped(small_run / "run", url, out, "--bbox", *BOX)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert sorted(path.name for path in out.glob("mosaic_*.vrt")) == ["mosaic_33N.vrt", "mosaic_34N.vrt"]
+    maps = sorted((out / "blocks").glob("*.tif"))
+    assert {path.stem for path in maps} == {block.name for block in blocks.blocks_of(blocks.box(*BOX), 128)}
+    # Each with its names, style and item, and nothing else is left.
+    assert len(list((out / "blocks").iterdir())) == 4 * len(maps)
+    for path in maps:
+        with rasterio.open(path) as raster:
+            assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and raster.nodata == 255
+            assert {"weights_sha256", "software"} <= raster.tags().keys()
+    assert summary["region_hectares"] == pytest.approx(box_hectares(*BOX), rel=1e-6)
+    known = sum(summary["hectares"].values()) + summary["no_data_hectares"]
+    assert known == pytest.approx(summary["region_hectares"], rel=1e-3)
+    assert summary["blocks"] == len(maps) and not summary["blocks_missing"]
+    # A pixel of 14 m diagonal may lie on either side of the border between zones.
+    times = times_mapped(out, BOX)
+    assert (times == 1).mean() > 0.98 and times.max() <= 2
+
+    # Once more: what is there stays as it is, a block without its item is mapped again.
+    before = {path: path.stat().st_mtime_ns for path in maps}
+    maps[0].with_suffix(".json").unlink()
+    again = mapped(small_run / "run", url, out, "--bbox", *BOX)
+    assert again.returncode == 0, again.stderr
+    assert [path for path in maps if path.stat().st_mtime_ns != before[path]] == maps[:1]
+    assert json.loads((out / "summary.json").read_text())["hectares"] == pytest.approx(summary["hectares"])
+    others = "--bbox", *BOX, "--dates", "2024-05-01", "2024-05-20"
+    assert "dates" in refused(mapped(small_run / "run", url, out, *others))
+
+
+@pytest.mark.slow
+def test_a_region_over_the_antimeridian(small_run, archive, tmp_path):
+    out = tmp_path / "out"
+    result = mapped(small_run / "run", archive[0], out, "--bbox", *ACROSS)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in out.glob("mosaic_*.vrt")) == ["mosaic_01S.vrt", "mosaic_60S.vrt"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["region_hectares"] == pytest.approx(box_hectares(*ACROSS), rel=1e-6)
+    known = sum(summary["hectares"].values()) + summary["no_data_hectares"]
+    assert known == pytest.approx(summary["region_hectares"], rel=1e-3)
+    assert summary["no_data_hectares"] == 0
+    times = times_mapped(out, ACROSS)
+    assert (times == 1).mean() > 0.98 and times.max() <= 2
+    for path in (out / "blocks").glob("*.json"):
+        west, _, east, _ = json.loads(path.read_text())["bbox"]
+        assert (179.9 < west < east <= 180) if path.name.startswith("60S") else (-180 <= west < east < -179.9)
+
+
+@pytest.mark.slow
+def test_blocks_that_fail_are_listed_and_tried_again(small_run, archive, tmp_path):
+    """The archive refuses a scene of Sentinel-1, which only some blocks want; then it does not."""
+    url, files = archive
+    out = tmp_path / "out"
+    files.set(refused="vh.tif")
+    try:
+        line = refused(mapped(small_run / "run", url, out, "--bbox", *BOX, "--retries", 1))
+    finally:
+        files.set()
+    total = len(list(blocks.blocks_of(blocks.box(*BOX), 128)))
+    assert f"{total} of {total} blocks failed" in line and "SECRET" not in line
+    missing = json.loads((out / "summary.json").read_text())["blocks_missing"]
+    assert len(missing) == total and all("vh.tif" in reason for reason in missing.values())
+    assert not list((out / "blocks").iterdir())
+    result = mapped(small_run / "run", url, out, "--bbox", *BOX)
+    assert result.returncode == 0, result.stderr
+    assert not json.loads((out / "summary.json").read_text())["blocks_missing"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dates", "2024-05-31", "2024-05-01"), "2024-05"),
+        (("--dates", "2024-05-31", "May"), "expected two days"),
+        (("--bbox", 10.0, 42.0, 10.01, 42.01), "has no item in the region from 2024-05-01"),
+        (("--bbox", 179.98, 42.391, -179.98, 42.409), "has no item in the region"),  # as far east as BOX is it not
+        (("--bbox", 10.0, 42.0, 10.01, 41.0), "41"),
+        (("--bbox", "nan", 42.0, 10.01, 43.0), "nan"),
+        (("--scheduler", "nowhere.json"), "no scheduler file nowhere.json"),
+        (("--scheduler", "broken.json"), "no Dask scheduler"),
+        (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler"),
+        (("--scheduler", "x://y"), "no Dask scheduler"),
+        (("--max_cloud_percent", 1), "no pixel of the region has data"),
+    ],
+)
+def test_what_is_refused(small_run, archive, tmp_path, flags, message):
+    (tmp_path / "broken.json").write_text("{}")
+    assert message in refused(mapped(small_run / "run", archive[0], tmp_path / "out", "--bbox", *BOX, *flags))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"type": "Point", "coordinates": [18, 42.4]}', "holds a Point"),
+        ('{"type": []}', "is not GeoJSON"),
+        ("\udcff", "is not text"),
+    ],
+)
+def test_a_file_that_is_no_polygon(small_run, tmp_path, text, message):
+    (tmp_path / "a.json").write_bytes(text.encode(errors="surrogateescape"))
+    flags = arguments(small_run / "run", "http://127.0.0.1:9", tmp_path / "out", "--geojson", "a.json")
+    assert message in refused(command("specsar_jax.map_region", *flags, cwd=tmp_path))
+
+
+def test_without_the_extra(small_run, tmp_path):
+    """A folder that hides distributed stands for an environment without it."""
+    (tmp_path / "distributed.py").write_text("raise ModuleNotFoundError(name='distributed')")
+    flags = arguments(small_run / "run", "http://127.0.0.1:9", tmp_path / "out", "--bbox", *BOX)
+    assert "specsar_jax[region]" in refused(command("specsar_jax.map_region", *flags, cwd=tmp_path))

@@ -1,0 +1,373 @@
+"""The report: what stands in the files stands on the page, in a real browser, whatever tiles and runs are called."""
+
+import base64
+import csv
+import dataclasses
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browsers import CHROMIUM, OPTIONS
+from conftest import command, refused, write_folder
+from PIL import Image
+
+from specsar_jax import evaluate, report
+from specsar_jax.accuracy import metrics
+from specsar_jax.accuracy.tally import Tally
+from specsar_jax.pages import report_page, runs, tile_cards
+from specsar_jax.trained.run_files import split_file
+from tfds_dwplus import DynamicWorldPlusConfig, bands
+from tfds_dwplus.prepare import prepare
+
+HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
+"""A tile id, and a part of the name of a run."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_run) -> Path:
+    """A folder with a data set `places` of eight test tiles, one of them HOSTILE, under `data`, and a run evaluated on it."""
+    folder = tmp_path_factory.mktemp("report")
+    tiles = write_folder(folder / "tiles", {"test": 8})
+    with (tiles / "tiles.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    for path in tiles.glob(f"*/{rows[3][0]}.tif"):
+        path.rename(path.with_name(f"{HOSTILE}.tif"))
+    rows[3][0] = HOSTILE
+    with (tiles / "tiles.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    prepare(DynamicWorldPlusConfig(name="places", tiles=tiles, tile_size_px=80), folder / "data")
+    workdir = folder / f"run {HOSTILE}"
+    shutil.copytree(small_run / "run", workdir)
+    score(folder, workdir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(folder) -> Path:
+    """The run of `folder`. To be read only."""
+    return folder / f"run {HOSTILE}"
+
+
+@pytest.fixture(scope="module")
+def page(folder, workdir) -> Path:
+    """Its report."""
+    return write(folder, "page.html", "--workdir", workdir)
+
+
+@pytest.fixture(scope="module")
+def compared(folder, workdir) -> Path:
+    """The report of two runs; the second is the first under another name, with a figure and half of the tiles less."""
+    other = folder / "other"
+    shutil.copytree(workdir, other)
+    tally = Tally.read(other / "tiles_test.npz").choose(np.arange(4))
+    tally.write(other / "tiles_test.npz")
+    edit(other / "evaluation_test.json", labelled_pixels=int(tally.confusion.sum()), weighted_f1=None)
+    return write(folder, "compared.html", "--workdir", workdir, "--workdir", other)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; skips where it or its driver is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("name", ["page", "compared"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_opens_in_a_browser(browser, page, compared, name, scheme, width):
+    path = {"page": page, "compared": compared}[name]
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    pictures = page.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt])")
+    assert len(pictures) > 30
+    assert all(complete and natural > 0 for complete, natural, _ in pictures)
+    assert all(alt for *_, alt in pictures[:-1])  # the last one is the viewer's, not shown yet
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Nothing sticks out but what scrolls in a box of its own.
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+            " && !e.closest('.scroll, pre')).map(e => e.outerHTML.slice(0, 80))"
+        )
+        == []
+    )
+    assert page.evaluate(CONTRAST) == []
+    assert page.title() != "taken" and HOSTILE in page.inner_text("body")
+    page.close()
+
+
+CONTRAST = """() => {
+  const context = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+  const over = (colour, below) => {
+    context.fillStyle = `rgb(${below})`; context.fillRect(0, 0, 1, 1);
+    context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (rgb) => rgb.map((c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const ground = (e) => over(getComputedStyle(e).backgroundColor, e.parentElement ? ground(e.parentElement) : [255, 255, 255]);
+  return [...document.querySelectorAll("body *")]
+    .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && e.checkVisibility({opacityProperty: true})
+      && !["TITLE", "SCRIPT", "OPTION"].includes(e.tagName.toUpperCase()) && !e.closest("td.nil"))
+    .map((e) => {
+      const style = getComputedStyle(e), below = ground(e);
+      const [a, b] = [light(over(e.closest("svg") ? style.fill : style.color, below)), light(below)];
+      return [e.outerHTML.slice(0, 60), Math.round(100 * (Math.max(a, b) + .05) / (Math.min(a, b) + .05)) / 100];
+    }).filter(([, ratio]) => ratio < 4.5);
+}"""
+"""Texts whose contrast with what is behind them is below 4.5 (WCAG 2.2, 1.4.3)."""
+
+
+def test_pictures_are_enlarged_and_leafed_through(browser, page):
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto(page.as_uri())
+    labels = opened.locator("article.tile").first.locator("img")
+    assert not opened.locator("#viewer").is_visible()
+    labels.nth(2).click()
+    assert opened.locator("#viewer p").inner_text() == labels.nth(2).get_attribute("alt")
+    opened.keyboard.press("ArrowRight")
+    assert opened.locator("#viewer p").inner_text() == labels.nth(3).get_attribute("alt")
+    opened.keyboard.press("Escape")
+    assert not opened.locator("#viewer").is_visible()
+    # The matrix shows one kind of number at a time.
+    cell = opened.locator(".matrix td").first
+    confusion = json.loads((page.parent / f"run {HOSTILE}" / "evaluation_test.json").read_text())["confusion_matrix"]
+    assert cell.inner_text() == report_page.percent(confusion[0][0] / sum(confusion[0]))
+    opened.get_by_text("pixels", exact=True).click()
+    assert cell.inner_text() == f"{confusion[0][0]:,}"
+    opened.close()
+
+
+def test_figures_are_those_of_the_files(page, workdir):
+    text, figures = read_text(page), json.loads((workdir / "evaluation_test.json").read_text())
+    for name in report_page.HEADLINE:
+        low, high = figures["intervals"][name]
+        assert (
+            f"{report_page.percent(figures[name])}{report_page.percent(low)} to {report_page.percent(high)}"
+            in text.replace("\n", "")
+        )
+    assert f"Labelled pixels\n{figures['labelled_pixels']:,}" in text
+    area = figures["area"]["per_class"]["water"]
+    assert report_page.area(area["mapped_ha"]) in text and report_page.area(area["area_ha"]["value"]) in text
+    assert f"{100 * figures['calibration']['ece']:.2f}" in text and f"{figures['calibration']['brier']:.4f}" in text
+    tally = Tally.read(workdir / "tiles_test.npz")
+    for name, accuracy in zip(tally.tile_id, metrics.headline(tally.confusion)["overall_accuracy"], strict=True):
+        assert re.search(rf"{re.escape(name)}[^%]*accuracy\s+{report_page.percent(accuracy)} %", text), name
+    started = json.loads((workdir / "run.json").read_text())
+    assert started["versions"]["jax"] in text and started["devices"] in text
+    assert "model.widths\n[64, 128, 320, 512]\n[8, 16]" in text
+
+
+def test_pictures_show_what_was_counted(folder, workdir):
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    place = int(np.flatnonzero(run.tally.tile_id == HOSTILE)[0])
+    cards, notes = tile_cards.tile_cards([run], "test", [place])
+    assert notes == []
+    pictures = {picture.title: decoded(picture.uri) for picture in cards[place].pictures}
+    assert list(pictures) == [
+        "Sentinel-2, true colour",
+        "Sentinel-1, VV VH VV",
+        "Label",
+        "Prediction",
+        "Confidence",
+        "Errors",
+    ]
+    assert {picture.shape for picture in pictures.values()} == {(64, 64, 4)}  # without the padding to 80
+    confusion, mapped = run.tally.confusion[place], run.tally.mapped[place]
+    # Not the same program as the evaluation's: a pixel between two classes may fall to the other side.
+    close = {"atol": 8}
+    np.testing.assert_allclose(by_class(pictures["Label"]), confusion.sum(axis=1))
+    np.testing.assert_allclose(by_class(pictures["Prediction"]), mapped, **close)
+    wrong = (pictures["Errors"][..., 0] > 200).sum()
+    np.testing.assert_allclose(wrong, confusion.sum() - confusion.trace(), **close)
+    assert (pictures["Label"][..., 3] == 0).sum() == 64 * 64 - confusion.sum()
+
+
+def test_two_runs_side_by_side(compared):
+    text = read_text(compared)
+    assert "Differences" in text and "other less" in text and "4 tiles" in text
+    assert "They were not judged on the same pixels" not in text
+    assert text.count("All settings of") == 2
+
+
+def test_runs_that_cannot_be_compared(folder, workdir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    text = (other / "evaluation_test.json").read_text()
+    (other / "evaluation_test.json").write_text(text.replace('"built"', '"houses"'))
+    with pytest.raises(ValueError, match=r"have different classes .*houses.* report on each by itself"):
+        write(folder, "x.html", "--workdir", workdir, "--workdir", other)
+    with pytest.raises(ValueError, match="is given twice"):
+        write(folder, "x.html", "--workdir", workdir, "--workdir", workdir)
+    # Of other tiles: side by side, but without a difference.
+    shutil.copy(workdir / "evaluation_test.json", other)
+    tally = Tally.read(other / "tiles_test.npz")
+    Tally(
+        **{name: of for name, of in vars(tally).items() if name != "tile_id"}, tile_id=np.char.add(tally.tile_id, "x")
+    ).write(other / "tiles_test.npz")
+    text = read_text(write(folder, "y.html", "--workdir", workdir, "--workdir", other, "--tiles", 0))
+    assert "other: not compared, for no tile is in both" in text
+    assert "No pictures were asked for" in text
+
+
+def test_refused(folder, workdir, tmp_path):
+    result = command("specsar_jax.report", "--workdir", tmp_path, cwd=tmp_path)
+    assert "is not a workdir" in refused(result)
+
+    def error(*arguments: object) -> str:
+        with pytest.raises(ValueError) as caught:
+            report.main([*map(str, arguments)])
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    said = error("--workdir", workdir, "--split", "validation")
+    assert "has no evaluation of split 'validation' (found: evaluation_test.json)" in said
+    assert "specsar_jax.evaluate" in said
+    assert "no data set dynamic_world_plus/places" in error("--workdir", workdir, "--data_dir", tmp_path)
+    assert "--tiles is -1" in error("--workdir", workdir, "--tiles", -1)
+    assert "--seed is -1" in error("--workdir", workdir, "--seed", -1)
+    assert "no folder" in error("--workdir", workdir, "--output", tmp_path / "none" / "x.html")
+    broken = tmp_path / "broken"
+    shutil.copytree(workdir, broken)
+    edit(broken / "evaluation_test.json", labelled_pixels=1)
+    assert "are not of one evaluation" in error("--workdir", broken)
+    edit(broken / "evaluation_test.json", labelled_pixels=0)
+    assert "has no labelled pixel" in error("--workdir", broken)
+    edit(broken / "evaluation_test.json", split="test[-5:]")
+    (broken / "evaluation_test.json").rename(broken / split_file("evaluation", "test[:5%]", "json"))
+    assert "is of split 'test[-5:]', not 'test[:5%]'" in error("--workdir", broken, "--split", "test[:5%]")
+    shutil.copy(workdir / "evaluation_test.json", broken)
+    for text, expected in (("{", "is not JSON"), ("[]", "holds a list"), ("{}", "has no dataset")):
+        (broken / "evaluation_test.json").write_text(text)
+        assert expected in error("--workdir", broken)
+    assert not list(broken.glob("*report*")) and not list(tmp_path.glob("*.html"))
+
+
+def test_without_the_data_set_the_rest_is_told(workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    report.main(["--workdir", str(copy)])  # the config's data set is there, the evaluation's is not
+    text = read_text(copy / "report.html")
+    assert "Pictures are missing of copy: no data set dynamic_world_plus/places" in text
+    assert "Mean IoU" in text and "Model card" in text
+
+
+def test_without_its_checkpoint_no_prediction_is_shown(folder, workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    edit(copy / "evaluation_test.json", step=99)
+    page = write(folder, "gone.html", "--workdir", copy)
+    assert "the checkpoint of step 99, which was evaluated, is gone" in read_text(page)
+    assert "Label of tile" in page.read_text() and "Prediction for tile" not in page.read_text()
+
+
+def test_sums_that_are_missing_are_made_again(folder, workdir, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "tiles_test.npz").unlink()
+    (copy / "metrics.jsonl").unlink()
+    text = read_text(write(folder, "again.html", "--workdir", copy, "--tiles", 0))
+    assert "has no tiles_test.npz: the network is run over test again" in capsys.readouterr().err
+    assert len(Tally.read(copy / "tiles_test.npz")) == 8
+    assert "There is no run log" in text
+
+
+@pytest.mark.parametrize(
+    ("split", "used"),
+    [("test", False), ("test[:3]", False), ("train[-20%:]", True), ("test[5%:]+validation", True), ("all", True)],
+)
+def test_a_split_that_the_training_used(folder, workdir, split, used):
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    assert not report_page.used_in_training(run)
+    figures = run.figures | {"split": split}
+    assert not report_page.used_in_training(dataclasses.replace(run, figures=figures))  # of another data set
+    of_own = dataclasses.replace(run, figures=figures | {"dataset": "dynamic_world_plus/mine/1.0.0"})
+    assert report_page.used_in_training(of_own) == used
+    assert any("that the training used were judged" in said for said in report_page.limits(of_own)) == used
+
+
+def test_a_split_that_the_training_used_is_told(folder, workdir, page, tmp_path):
+    assert "the split test had no part in it" in read_text(page)
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    config = json.loads((copy / "config.json").read_text())
+    edit(copy / "config.json", data=config["data"] | {"name": "places"})
+    for what, ending in (("evaluation", "json"), ("tiles", "npz")):
+        (copy / f"{what}_test.{ending}").rename(copy / split_file(what, "train[:50%]", ending))
+    edit(copy / split_file("evaluation", "train[:50%]", "json"), split="train[:50%]")
+    text = read_text(write(folder, "train.html", "--workdir", copy, "--split", "train[:50%]", "--tiles", 0))
+    assert "is of a part of the data set that the training used" in text
+
+
+def test_many_places_are_put_together(folder, workdir):
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    tally = run.tally.choose(np.arange(5000) % 8)
+    rng = np.random.default_rng(0)
+    tally.columns["lon"], tally.columns["lat"] = rng.uniform(-170, 170, 5000), rng.uniform(-60, 60, 5000)
+    scores = metrics.headline(tally.confusion)["overall_accuracy"]
+    many = dataclasses.replace(run, tally=tally)
+    drawn = report_page.map_of_places(many, scores, {})
+    assert 500 < drawn.count("<circle") <= report_page.MOST_PLACES
+    tally.columns["lon"][:] = np.nan
+    assert report_page.map_of_places(many, scores, {}) is None
+
+
+def score(folder: Path, workdir: Path) -> None:
+    """Evaluates a run on the data set `places`."""
+    of = ("--data_dir", str(folder / "data"), "--dataset", "places", "--split", "test")
+    evaluate.main(["--workdir", str(workdir), *of])
+
+
+def write(folder: Path, name: str, *arguments: object) -> Path:
+    """Makes a report with the data set `places`."""
+    output = folder / name
+    report.main([*map(str, arguments), "--data_dir", str(folder / "data"), "--output", str(output)])
+    return output
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Changes keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def read_text(path: Path) -> str:
+    """What a reader of the page sees, tags as line breaks."""
+    text = re.sub(r"<(style|script|svg).*?</\1>", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"</?(b|i|span|code|a)\b[^>]*>", "", text)
+    text = re.sub(r"<[^>]+>", "\n", text)
+    for escaped, plain in (
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&#34;", '"'),
+        ("&#39;", "'"),
+        ("&nbsp;", " "),
+        ("&amp;", "&"),
+    ):
+        text = text.replace(escaped, plain)
+    return re.sub(r"[ \t]*\n\s*", "\n", text)
+
+
+def decoded(uri: str) -> np.ndarray:
+    """The pixels of a picture of the page."""
+    return np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA"))
+
+
+def by_class(picture: np.ndarray) -> list[int]:
+    """Pixels of each class's colour."""
+    return [int((picture == (*rgb, 255)).all(axis=-1).sum()) for rgb in bands.class_rgb()]

@@ -1,0 +1,181 @@
+"""A block of a region and the folder of its map, with a network and an archive whose answers are known."""
+
+import contextlib
+import json
+import threading
+
+import numpy as np
+import pytest
+import rasterio
+
+from specsar_jax.regions import region_map
+
+pytest.importorskip("shapely", reason="extra 'region'")
+pytest.importorskip("distributed", reason="extra 'region'")
+
+from specsar_jax.batches.preprocess import SensorStatistics, Statistics
+from specsar_jax.config import Config, Data
+from specsar_jax.maps import windows
+from specsar_jax.regions import block_maps, blocks, composites, region_files
+from specsar_jax.regions.composites import Composite, Recipe
+from specsar_jax.regions.region_files import Job
+from specsar_jax.trained.trained_network import Trained
+from tfds_dwplus import bands
+from tfds_dwplus.imagery.acquisitions import ArchiveError, Wanted
+from tfds_dwplus.imagery.stac_api import Collection, StacArchive
+
+BOX = (15.0, 42.4, 15.01, 42.41)
+SIZE = 100
+BLOCKS = list(blocks.blocks_of(blocks.box(*BOX), SIZE))
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Over a box of about 0.8 by 1.1 km in the middle of zone 33."""
+    (tmp_path / "blocks").mkdir()
+    s2, s1 = (
+        SensorStatistics(names, *((0.0,) * len(names),) * 4, "", (1,) * len(names))
+        for names in (bands.S2_BANDS, bands.S1_BANDS)
+    )
+    trained = Trained(Config(data=Data(crop_px=64)), Statistics(s2, s1, (1,) * 9), {}, 0)
+    dates = ("2024-05-01", "2024-05-31")
+    archive = StacArchive(Collection("http://x", "s2"), Collection("http://x", "s1"), "power", "sigma0")
+    return Job(
+        blocks.box(*BOX), Recipe(("s2", "s1"), Wanted(), dates, dates), archive, trained, {"software": "x"}, tmp_path
+    )
+
+
+@pytest.fixture
+def ground(monkeypatch):
+    """An archive whose first band is a class and one: stripes of 20 pixels of the zone, every fifth without data."""
+
+    def composite(grid, recipe, archive):
+        first = round(grid.transform.c / 10)
+        stripe = np.arange(first, first + grid.width) // 20 % 5
+        s2 = np.broadcast_to(np.where(stripe == 4, 0, stripe + 1)[:, None], (*grid.shape, len(bands.S2_BANDS)))
+        s1 = np.full((*grid.shape, 2), -12, np.float32)
+        items = {"s2": ("a",), "s1": ("b",)}
+        return Composite(s2.astype(np.uint16), s1, items, {"s2": ("2024-05-05",), "s1": ("2024-05-06",)}, ())
+
+    monkeypatch.setattr(composites, "composite", composite)
+
+
+def network(s2: np.ndarray, s1: np.ndarray) -> np.ndarray:
+    """Says the class that stands in the first band."""
+    return np.eye(10, 9, dtype=np.float32)[s2[..., 0].astype(int) - 1]
+
+
+def test_areas_of_classes_are_those_of_their_pixels(job, ground):
+    entries = [block_maps.map_block(block, job, network) for block in BLOCKS]
+    assert {entry["status"] for entry in entries} <= {"done", "empty"}, entries
+    expected, known = np.zeros(256), np.zeros(256)
+    for block in BLOCKS:
+        wanted = blocks.inside(block, job.region)
+        stripe = np.array(block.columns) // 20 % 5
+        truth = np.where(wanted, np.where(stripe == 4, 255, stripe), 255)
+        with rasterio.open(job.output / "blocks" / f"{block.name}.tif") as raster:
+            np.testing.assert_array_equal(raster.read(1), truth)
+        expected += np.bincount(truth[wanted], blocks.pixel_hectares(block)[wanted], minlength=256)
+        item = json.loads((job.output / "blocks" / f"{block.name}.json").read_text())["properties"]
+        known[:9] += list(item["specsar:hectares"].values())
+        known[255] += item["specsar:no_data_hectares"]
+    np.testing.assert_allclose(known, expected, rtol=1e-9)
+    assert np.count_nonzero(expected) == 5
+    summary = region_files.write_summary(job.output, job, BLOCKS, {})
+    assert known.sum() == pytest.approx(summary["region_hectares"], rel=0.01)
+    # A block that holds no pixel of the region lacks no imagery.
+    without = {
+        e["block"]
+        for e, block in zip(entries, BLOCKS, strict=True)
+        if e["status"] == "empty" and blocks.inside(block, job.region).any()
+    }
+    assert set(summary["blocks_without_imagery"]) == without
+
+
+def test_two_workers_at_one_block(job, ground):
+    """One whose scheduler lost it goes on, beside the one that was given its block: both end well, nothing is left over."""
+    together = threading.Barrier(2)
+
+    def slow(s2: np.ndarray, s1: np.ndarray) -> np.ndarray:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(5)
+        return network(s2, s1)
+
+    block = max(BLOCKS, key=lambda block: blocks.inside(block, job.region).sum())
+    ends: list[dict] = []
+    threads = [threading.Thread(target=lambda: ends.append(block_maps.map_block(block, job, slow))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [entry["status"] for entry in ends] == ["done", "done"], ends
+    kinds = (".json", ".qml", ".tif", ".tif.aux.xml")
+    assert sorted(path.name for path in (job.output / "blocks").iterdir()) == [block.name + kind for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("fault", "again"),
+    [
+        (ArchiveError("no answer"), True),
+        (ValueError("no band"), False),
+        (OSError(28, "full"), True),
+        (KeyError("x"), True),
+    ],
+)
+def test_faults_are_entries(job, monkeypatch, fault, again):
+    def composite(*_):
+        raise fault
+
+    monkeypatch.setattr(composites, "composite", composite)
+    entry = block_maps.map_block(max(BLOCKS, key=lambda block: blocks.inside(block, job.region).sum()), job, network)
+    assert entry["status"] == "failed" and entry["again"] == again
+    assert not list((job.output / "blocks").iterdir())
+
+
+def test_squares_lie_on_one_lattice():
+    """The squares that touch a pixel are the same in whichever block it is, and so are their weights."""
+    whole, axis = block_maps.windows_over(range(-500, 900), 64, 0.25)
+    weights = windows.blend_weights(axis)
+    known = {whole.start + start: weight for start, weight in zip(axis.starts, weights, strict=True)}
+    for part in (range(-500, -399), range(-17, 3), range(1, 2), range(500, 900)):
+        reach, axis = block_maps.windows_over(part, 64, 0.25)
+        starts = [reach.start + start for start in axis.starts]
+        assert starts == [start for start in known if start < part.stop and start + axis.window > part.start]
+        for start, weight in zip(starts, windows.blend_weights(axis), strict=True):
+            inside = slice(max(part.start - start, 0), part.stop - start)
+            np.testing.assert_array_equal(weight[inside], known[start][inside])
+
+
+def test_workers_that_write_elsewhere_are_found_out(job, monkeypatch):
+    """Such as those of other machines that do not share the disk."""
+
+    @contextlib.contextmanager
+    def connected(*_):
+        yield None
+
+    done = [{"block": block.name, "status": "done", "doubts": ()} for block in BLOCKS]
+    monkeypatch.setattr(region_map.cluster, "connected", connected)
+    monkeypatch.setattr(region_map.cluster, "entries", lambda *_: iter(done))
+    monkeypatch.setattr(region_map, "_check_items", lambda _: None)
+    with pytest.raises(ValueError, match="do the workers see that folder"):
+        region_map.map_region(job, SIZE, "tcp://x:1", 1, 1)
+    missing = json.loads((job.output / "summary.json").read_text())["blocks_missing"]
+    assert missing.keys() == {block.name for block in BLOCKS}
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "\udcff"])
+def test_a_damaged_folder_is_refused(tmp_path, text):
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / "33N_0_0.json").write_text("{}")
+    (tmp_path / "region.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match="is damaged"), region_files.opened(tmp_path, {}):
+        pass
+
+
+def test_a_folder_is_held_by_one(tmp_path):
+    (tmp_path / "blocks").mkdir()
+    (tmp_path / "blocks" / ".33N_0_0.x").mkdir()  # of a worker that was killed
+    with region_files.opened(tmp_path, {"region": 1}):
+        assert not list((tmp_path / "blocks").iterdir())
+        with pytest.raises(ValueError, match="another map_region is at work"), region_files.opened(tmp_path, {}):
+            pass

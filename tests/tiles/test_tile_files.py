@@ -1,0 +1,69 @@
+"""Tiles on disk: what is written is read, what does not fit is refused by name."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import rasterio
+
+from tfds_dwplus import bands
+from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tiles import tile_files
+
+
+def test_round_trip(tmp_path):
+    tile = simulated_tile(0, "train", 1, 40)
+    tile_files.write_tile(tmp_path, tile, bands.S2_BANDS)
+    back = tile_files.read_tile(tmp_path, tile.record, bands.S2_BANDS)
+    for name in ("s2", "s1", "label"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(tile, name))
+    assert (back.crs, back.transform, back.record) == (tile.crs, tile.transform, tile.record)
+
+
+def test_bands_come_by_name_not_by_place(tmp_path):
+    tile = simulated_tile(0, "train", 0, 40)
+    turned = dataclasses.replace(tile, s2=tile.s2[..., ::-1].copy())
+    tile_files.write_tile(
+        tmp_path, turned, tuple(f"B{int(b[1:]):02d}" for b in bands.S2_BANDS[::-1])
+    )  # B12, B11, B08, ...
+    back = tile_files.read_tile(tmp_path, tile.record, ("B2", "B8"))
+    np.testing.assert_array_equal(back.s2, tile.s2[..., [0, 6]])
+
+
+def test_codes_to_class_ids():
+    codes = np.array([[0, 1, 9, 10]], np.uint8)
+    np.testing.assert_array_equal(tile_files.class_ids(codes), [[255, 0, 8, 255]])
+
+
+def test_place_is_taken_from_the_raster_where_the_table_has_none(tmp_path):
+    tile = simulated_tile(0, "train", 0, 40)
+    tile = dataclasses.replace(tile, crs="EPSG:32631", transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 4649776.0))
+    tile_files.write_tile(tmp_path, tile, bands.S2_BANDS)
+    back = tile_files.read_tile(tmp_path, tile_files.TileRecord(tile.record.tile_id, "train"), bands.S2_BANDS)
+    # 500 km east in zone 31 is its central meridian, 3 degrees east; 4649776 m north is 42 degrees.
+    np.testing.assert_allclose((back.record.lon, back.record.lat), (3.0024, 41.998), atol=2e-3)
+
+
+def test_real_tiles_read(real):
+    folder = real / "dwplus_mini"
+    records = tile_files.list_tiles(folder)
+    assert {record.split for record in records} == {"train", "test"}
+    tile = tile_files.read_tile(folder, records[-1], tile_files.s2_band_names(folder, records[-1]))
+    with rasterio.open(folder / "label" / f"{records[-1].tile_id}.tif") as raster:
+        codes = raster.read(1)
+    assert tile.s2.shape == (510, 510, 9)
+    assert (tile.label[codes == 0] == bands.IGNORE).all()
+    assert (tile.label[codes > 0] == codes[codes > 0] - 1).all()
+
+
+def test_columns_of_acquire_and_what_is_wrong_in_them(tmp_path):
+    def row(**values: str) -> tile_files.TileRecord:
+        (tmp_path / "tiles.csv").write_text(f"tile_id,split,{','.join(values)}\na,train,{','.join(values.values())}\n")
+        return tile_files.list_tiles(tmp_path)[0]
+
+    assert row(biome="7", s1_scenes="", hemisphere="WH").biome == 7
+    assert (row(biome="").biome, row(lon="").annotator, row(s1_scenes="12").s1_scenes) == (0, "", 12)
+    with pytest.raises(ValueError, match="biome of tile 'a' is 'tundra', expected a whole number"):
+        row(biome="tundra")
+    with pytest.raises(ValueError, match="lon of tile 'a' is 'east', expected degrees"):
+        row(lon="east")

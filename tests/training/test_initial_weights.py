@@ -1,0 +1,55 @@
+"""Fine-tuning: what fits goes over by name, bands by theirs, and the rest is said."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+
+from specsar_jax.config import override
+from specsar_jax.network import model
+from specsar_jax.trained.loading import load_trained
+from specsar_jax.training import loop
+from specsar_jax.training.initial_weights import load_finetuned
+
+
+def test_bands_go_by_name_and_the_rest_as_it_is(small_run):
+    trained = load_trained(small_run / "run")
+    config = small_config(small_run, "data.s2_bands=('B8','B2','B99')", "model.s2_channels=3", "model.classes=4")
+    drawn = model.init_params(config.model, jax.random.key(5))
+    given, carried = load_finetuned(small_run / "run", drawn, config)
+    theirs = trained.variables["params"]["stage1"]["spectral_embed"]["kernel"]
+    ours = given["params"]["stage1"]["spectral_embed"]["kernel"]
+    held = trained.config.data.s2_bands
+    np.testing.assert_array_equal(ours[:, :, :2], theirs[:, :, [held.index("B8"), held.index("B2")]])
+    np.testing.assert_array_equal(ours[:, :, 2], drawn["params"]["stage1"]["spectral_embed"]["kernel"][:, :, 2])
+    for stage in ("stage1", "stage2"):
+        np.testing.assert_array_equal(
+            given["params"][stage]["sar_embed"]["kernel"], trained.variables["params"][stage]["sar_embed"]["kernel"]
+        )
+    assert set(carried.drawn) == {
+        "params.stage1.spectral_embed.kernel[B99]", "params.decoder.classify_kernel", "params.decoder.classify_bias"
+    }  # fmt: skip
+    assert set(carried.unused) == {"params.decoder.classify_kernel", "params.decoder.classify_bias"}
+
+
+def test_a_run_starts_from_another_one(small_run, tmp_path, capsys):
+    settings = ("train.steps=1", "train.eval_every=1", f"train.finetune={small_run / 'run'}", "train.ema_decay=0.0")
+    loop.train(small_config(small_run, *settings), tmp_path / "run")
+    assert "weights that keep their initial values: 0" in capsys.readouterr().out
+    before = load_trained(small_run / "run").variables["params"]
+    after = load_trained(tmp_path / "run").variables["params"]
+    for one, two in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-3)  # one step of AdamW
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("train.finetune=nowhere",), "no workdir or bundle nowhere"),
+        (("train.finetune=nowhere", "train.pretrained=elsewhere"), "starts from one of them"),
+    ],
+)
+def test_what_is_refused(small_run, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        loop.train(override(small_config(small_run), settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

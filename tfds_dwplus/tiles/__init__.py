@@ -1,0 +1,9 @@
+"""Tiles of imagery and labels: as a folder of GeoTIFFs, and as records of a TFDS data set.
+
+Enters: label tiles and imagery, or a folder of tiles made elsewhere. Leaves: folders of tiles, records, splits,
+statistics, tables and pictures of what a data set holds.
+
+Start with `tile_files`, which defines a tile and its folder. `acquiring` fills such a folder and keeps its `manifest`.
+`records`, `splits` and `statistics` serve the builder. `prepared`, `contents`, `tile_pictures` and `contact_sheet` read
+finished data sets.
+"""

@@ -1,0 +1,221 @@
+"""Acquire imagery for label tiles: fetch, write and record each tile, on threads or on Apache Beam.
+
+Enters: label tiles, and a `Task` that names the archive and the wanted imagery. Leaves: a folder in the layout of
+`tile_files`, with further columns in tiles.csv, and the manifest.
+
+A rerun does only what is missing or failed. The folder ends up the same, however often a run was stopped. `acquire_tile`
+does one tile; threads or Beam's workers call it.
+"""
+
+import dataclasses
+import json
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.errors import NotGeoreferencedWarning
+
+from tfds_dwplus.command_line import progress
+from tfds_dwplus.imagery.acquisitions import ArchiveError, Imagery, NoImageryError, Wanted
+from tfds_dwplus.imagery.earth_engine import EarthEngineArchive, check_login, earth_engine_imagery
+from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.stac import stac_imagery
+from tfds_dwplus.imagery.stac_api import StacArchive, check_collections
+from tfds_dwplus.labels.label_files import read_label
+from tfds_dwplus.labels.published import LabelTile
+from tfds_dwplus.tiles.manifest import (
+    collect_entry_files,
+    is_complete,
+    open_manifest,
+    write_entry_file,
+    write_rasters,
+    write_table,
+)
+
+STATUSES = ("done", "skipped", "failed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """How to acquire tiles; the same for a whole folder."""
+
+    archive: StacArchive | EarthEngineArchive
+    wanted: Wanted
+    attempts: int = 4
+    """How often to ask an archive that does not answer."""
+    back_off_s: float = 2.0
+    """Seconds to wait before the second attempt, times 0.5 to 1.5 at random. Doubles with each further attempt."""
+
+
+def acquire(
+    tiles: Sequence[LabelTile],
+    task: Task,
+    output: Path,
+    *,
+    workers: int = 1,
+    beam_arguments: Sequence[str] | None = None,
+) -> None:
+    """Acquires the missing tiles of a folder, writes tiles.csv and prints the counts.
+
+    Args:
+        tiles: the tiles that the folder should hold.
+        task: how to acquire them.
+        output: the folder; it is created if it does not exist.
+        workers: number of threads.
+        beam_arguments: pipeline options. If given, Beam does the work; its machines must all see `output` and the labels.
+
+    Raises:
+        ValueError: the archive does not answer, the folder was made with other settings or is in use, or tiles failed.
+            Finished tiles are kept.
+        OSError: the folder cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with open_manifest(output, _settings(task)) as (entries, add_entry):
+        missing = [tile for tile in tiles if not is_complete(output, tile, entries.get(tile.tile_id))]
+        if missing:
+            _check_archive(task)
+        before = len(tiles) - len(missing)
+        try:
+            # Warnings are filtered here for all threads: a thread that restores its own filter would undo another's.
+            with warnings.catch_warnings(), progress(total=len(tiles), initial=before, unit="tile") as line:
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                results = _by_beam if beam_arguments is not None else _by_threads
+                for entry in results(missing, task, output, beam_arguments or workers):
+                    add_entry(entry)
+                    line.update()
+                    for warning in entry.get("warnings", ()):
+                        line.write(f"warning: tile {entry['tile_id']}: {warning}")
+        finally:
+            # Also if the run is stopped, so that the finished tiles can be used.
+            chosen = [entries[tile.tile_id] for tile in tiles if tile.tile_id in entries]
+            write_table(output, list(entries.values()))
+            print(_summary(chosen, len(tiles), before))
+    failed = [entry for entry in chosen if entry["status"] == "failed"]
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(tiles)} tiles failed, the first one {failed[0]['tile_id']}: {failed[0]['reason']}; all are "
+            f"listed in {output / 'manifest.jsonl'}, what is done is kept: run the same command again to try them again"
+        )
+
+
+def acquire_tile(tile: LabelTile, task: Task, output: Path) -> dict[str, Any]:
+    """Acquires one tile, writes its rasters, and gives its entry for the manifest.
+
+    Errors of the tile or the archive go into the entry and are not raised.
+
+    Raises:
+        OSError: the folder cannot be written, which affects all tiles.
+    """
+    entry = {"tile_id": tile.tile_id}
+    try:
+        label = read_label(tile)
+        grid = Grid.parse(label.crs, label.transform, *label.codes.shape)
+        imagery = _with_retries(task, lambda: _imagery(tile, grid, task))
+    except NoImageryError as reason:
+        return entry | {"status": "skipped", "reason": str(reason)}
+    except (ValueError, ArchiveError) as reason:
+        return entry | {"status": "failed", "reason": " ".join(str(reason).split())}
+    except Exception as fault:  # an unexpected error of one tile must not stop the others
+        return entry | {"status": "failed", "reason": " ".join(f"{type(fault).__name__}: {fault}".split())}
+    write_rasters(output, tile, grid, label, imagery, task.wanted.s2_bands)
+    entry |= {"status": "done", "columns": _columns(tile, grid) | imagery.columns}
+    return entry | ({"warnings": list(imagery.warnings)} if imagery.warnings else {})
+
+
+def _check_archive(task: Task) -> None:
+    if isinstance(task.archive, EarthEngineArchive):
+        check_login(task.archive)
+    else:
+        check_collections(task.archive)
+
+
+def _imagery(tile: LabelTile, grid: Grid, task: Task) -> Imagery:
+    if isinstance(task.archive, EarthEngineArchive):
+        return earth_engine_imagery(tile, grid, task.wanted, task.archive)
+    return stac_imagery(tile, grid, task.wanted, task.archive)
+
+
+def _with_retries(task: Task, fetch: Callable[[], Imagery]) -> Imagery:
+    for attempt in range(task.attempts):
+        try:
+            return fetch()
+        except ArchiveError:
+            if attempt + 1 == task.attempts:
+                raise
+            time.sleep(task.back_off_s * 2**attempt * random.uniform(0.5, 1.5))
+    raise AssertionError("attempts is positive")
+
+
+def _columns(tile: LabelTile, grid: Grid) -> dict[str, str]:
+    return {
+        "tile_id": tile.tile_id,
+        "split": tile.split,
+        "lon": repr(tile.lon),
+        "lat": repr(tile.lat),
+        "date": tile.date,
+        "annotator": tile.annotator,
+        "height": str(grid.height),
+        "width": str(grid.width),
+        "hemisphere": tile.hemisphere,
+        "biome": "" if tile.biome is None else str(tile.biome),
+    }
+
+
+def _by_threads(tiles: Sequence[LabelTile], task: Task, output: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Gives entries as tiles finish. Only `workers` tiles are submitted at a time, so that stopping is quick."""
+    pool = ThreadPoolExecutor(workers)
+    running: set[Future] = set()
+    try:
+        for tile in tiles:
+            running.add(pool.submit(acquire_tile, tile, task, output))
+            if len(running) >= workers:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in finished)
+        yield from (future.result() for future in wait(running).done)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _by_beam(
+    tiles: Sequence[LabelTile], task: Task, output: Path, arguments: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Gives entries after the pipeline has run. Its workers write them to files, so that a failed pipeline loses none."""
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise ValueError("--runner beam needs apache-beam: pip install 'specsar_jax[beam]'") from None
+    folder = output.resolve()
+    try:
+        with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+            # Without a reshuffle the runner gives all tiles to the worker that lists them.
+            _ = pipeline | beam.Create(tiles) | beam.Reshuffle() | beam.Map(_acquire_to_entry_file, task, folder)
+    finally:
+        yield from collect_entry_files(folder)
+
+
+def _acquire_to_entry_file(tile: LabelTile, task: Task, output: Path) -> None:
+    write_entry_file(output, acquire_tile(tile, task, output))
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """All settings that affect a pixel, as JSON stores them."""
+    archive = {k: v for k, v in dataclasses.asdict(task.archive).items() if k not in ("timeout_s", "project")}
+    settings = {"source": type(task.archive).__name__, "archive": archive, "wanted": dataclasses.asdict(task.wanted)}
+    return json.loads(json.dumps(settings))
+
+
+def _summary(entries: Sequence[dict], wanted: int, before: int) -> str:
+    count = Counter(entry["status"] for entry in entries)
+    parts = [f"{count[status]} {status}" for status in STATUSES] + [f"{wanted - len(entries)} not yet tried"]
+    scenes = [int(entry["columns"]["s1_scenes"]) for entry in entries if entry["status"] == "done"]
+    per_tile = (
+        f"; Sentinel-1 scenes a tile: {min(scenes)} to {max(scenes)}, mean {np.mean(scenes):.1f}" if scenes else ""
+    )
+    return f"{wanted} tiles: {', '.join(parts)} ({before} from before){per_tile}"
