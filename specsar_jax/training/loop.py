@@ -8,9 +8,10 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import orbax.checkpoint as ocp
 import tensorflow_datasets as tfds
 
 from specsar_jax.accuracy import metrics
@@ -83,10 +84,10 @@ def _optimise(
     mesh: jax.sharding.Mesh,
     workdir: Path,
 ) -> None:
-    """Runs the steps: from `variables`, or random weights, or the last checkpoint, to the last step."""
+    """Trains from `variables`, random weights or the last checkpoint, until the last step."""
     settings = config.train
-    rasters = pipeline.select(config.data.s2_bands, dataset_bands(builder), config.model.sensors)
 
+    # State: new, or where the last start of this run stopped.
     manager = open_checkpoints(workdir, clean_up=True)
     abstract = jax.eval_shape(lambda: init_state(config))
     shardings = of_state(abstract, mesh, config.mesh)
@@ -99,6 +100,8 @@ def _optimise(
     if is_first():
         write_start(workdir, start)
 
+    # What runs: the step, the batches it is given, and the validation.
+    rasters = pipeline.select(config.data.s2_bands, dataset_bands(builder), config.model.sensors)
     program = make_program(config, statistics, mesh, shardings)
     of_variables, name = shardings.variables(config), builder.info.full_name
     validation = Validation(validation_source, rasters, config, statistics, mesh, of_variables, name)
@@ -162,15 +165,20 @@ def _optimise(
                 with log.spent("checkpoint"):
                     checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
                 if stopping:
-                    checkpoints.finish(manager)  # before saying so
-                    log.close()
-                    if is_first():
-                        print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
-                    sys.exit(128 + stopping)
+                    _end_stopped(stopping, step, manager, log, workdir)
         with log.spent("checkpoint"):
             checkpoints.finish(manager)
         if (step := int(state.step)) > start:
             log.write(step, "time", log.spent.figures() | {"data_s": feed.waited_s})
+
+
+def _end_stopped(signal: int, step: int, manager: ocp.CheckpointManager, log: RunLog, workdir: Path) -> NoReturn:
+    """Ends the process with the exit code of a signal, once the last checkpoint is on disk."""
+    checkpoints.finish(manager)
+    log.close()
+    if is_first():
+        print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
+    sys.exit(128 + signal)
 
 
 class _Profile:
