@@ -1,9 +1,7 @@
 """Configs: overrides, JSON, and what a wrong key or value gets."""
 
 import dataclasses
-import importlib
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -77,9 +75,3 @@ def test_config_file_that_is_none(tmp_path, text):
 def test_every_config_loads_and_builds_its_network(path):
     config = configs.load(path)
     assert jax.tree.leaves(model.abstract_params(config.model))
-
-
-def test_only_the_network_imports_flax():
-    package = Path(importlib.import_module("specsar_jax").__file__).parent
-    importing = re.compile(r"^\s*(?:from|import) flax", re.MULTILINE)
-    assert {path.parent.name for path in package.rglob("*.py") if importing.search(path.read_text())} == {"network"}
