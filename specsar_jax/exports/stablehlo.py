@@ -50,8 +50,8 @@ def write_stablehlo(trained: Trained, path: Path, *, weights_inside: bool = True
         exported = export_program(function, trained, jax.tree.map(jax.typeof, variables))
     try:
         content = exported.serialize()
-    except ModuleNotFoundError as error:
-        raise ValueError(f"a StableHLO file needs {error.name}: pip install 'specsar_jax[stablehlo]'") from None
+    except ImportError:  # JAX's own, which names no module
+        raise ValueError("a StableHLO file needs flatbuffers: pip install 'specsar_jax[stablehlo]'") from None
     with written_whole(path) as part:
         part.write_bytes(content)
 

@@ -279,3 +279,13 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, arguments, message):
         export.main(["--workdir", str(BUNDLE), *arguments])
     assert message in (capsys.readouterr().err if stopped.type is SystemExit else str(stopped.value))
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_stablehlo_without_flatbuffers_is_one_line(trained, tmp_path, monkeypatch):
+    def serialize(_):
+        raise ImportError("Please install 'flatbuffers' in order to use Exported serialization")  # what JAX says
+
+    monkeypatch.setattr(jax.export.Exported, "serialize", serialize)
+    with pytest.raises(ValueError, match=r"needs flatbuffers: pip install 'specsar_jax\[stablehlo\]'"):
+        stablehlo.write_stablehlo(trained, tmp_path / "x.stablehlo")
+    assert not list(tmp_path.iterdir())
