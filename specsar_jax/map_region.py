@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import datetime
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.command_line import Parser, run
 from tfds_dwplus.imagery.acquisitions import Wanted
 from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, stac_archive
+from tfds_dwplus.imagery.decoder.backscatter import quantity_named
 from tfds_dwplus.imagery.stac_api import StacArchive
 
 MISSING = ""
@@ -29,7 +31,7 @@ try:
     from specsar_jax.regions import blocks, region_files
     from specsar_jax.regions.composites import Recipe
     from specsar_jax.regions.region_files import Job
-    from specsar_jax.regions.region_map import map_region
+    from specsar_jax.regions.region_map import map_region, plan
 except ModuleNotFoundError as error:
     MISSING, Job = error.name, None
 
@@ -41,6 +43,11 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"map_region needs {MISSING}: pip install 'specsar_jax[region]'")
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     job = _job(args)
+    if note := _other_quantity(job):
+        print(f"warning: {note}", file=sys.stderr)
+    if args.dry_run:
+        plan(job, args.block_px)
+        return
     asked = _asked(job, args.block_px)
     with region_files.opened(job.output, asked):
         summary = map_region(job, args.block_px, args.scheduler, args.workers, args.retries + 1)
@@ -72,7 +79,16 @@ def _job(args: argparse.Namespace) -> Job:
     sensors = tuple(trained.config.model.sensors)
     recipe = Recipe(
         sensors,
-        Wanted(args.s2_level, trained.statistics.s2.bands, 0, s2_offset(args), args.s1_orbit, args.s1_mean, 0),
+        Wanted(
+            args.s2_level,
+            trained.statistics.s2.bands,
+            0,
+            s2_offset(args),
+            args.s1_orbit,
+            args.s1_mean,
+            0,
+            args.s2_offset_in_doubt,
+        ),
         s2_dates,
         s1_dates,
         args.s2_scenes if args.composite == "median" else 1,
@@ -80,6 +96,17 @@ def _job(args: argparse.Namespace) -> Job:
         args.cloud_mask == "scl",
     )
     return Job(region, recipe, stac_archive(args, sensors), trained, trained.provenance(), args.output.resolve())
+
+
+def _other_quantity(job: Job) -> str:
+    """Returns a line if the archive's backscatter is another quantity than the network was trained on; "" if not, or not known."""
+    trained = quantity_named([job.trained.statistics.s1.unit]) if "s1" in job.recipe.sensors else ""
+    if not trained or trained == job.archive.s1_quantity:
+        return ""
+    return (
+        f"the network was trained on {trained}, but {job.archive.s1.name} holds {job.archive.s1_quantity}, which differs by the slope of "
+        f"the ground and its angle to the satellite; take an archive of {trained}, or a network of {job.archive.s1_quantity}"
+    )
 
 
 def _with_overlap(trained: Trained, overlap: float | None) -> Trained:
@@ -148,6 +175,7 @@ def _parser() -> Parser:
     )
     add("--workers", type=int, default=max((os.cpu_count() or 1) // 4, 1), help="number of processes on this machine")
     add("--retries", type=int, default=2, help="further attempts for a block that failed")
+    add("--dry_run", action="store_true", help="print which scenes the archive has of the region, and end")
     add("--checkpoint", choices=("best", "latest"), default="best")
     return parser
 

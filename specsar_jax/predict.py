@@ -18,7 +18,7 @@ from specsar_jax.maps.map_files import Outputs
 from specsar_jax.maps.scene_map import map_scene
 from specsar_jax.trained.loading import load_trained
 from tfds_dwplus.command_line import Parser, run
-from tfds_dwplus.imagery.rasters import S1_UNITS
+from tfds_dwplus.imagery.decoder.backscatter import UNITS
 from tfds_dwplus.imagery.scenes import Reading
 
 
@@ -44,10 +44,13 @@ def main(argv: list[str]) -> None:
         help="digital numbers to subtract, 1000 for baseline 04.00 and later; if not given, from the product's metadata",
     )
     parser.add_argument(
-        "--s1_unit", choices=S1_UNITS, default="db", help="unit of Sentinel-1; scaled: dB = 20 log10(DN) - 83"
+        "--s1_unit", choices=UNITS, default="db", help="unit of Sentinel-1; scaled: dB = 20 log10(DN) - 83"
     )
     parser.add_argument(
-        "--s2_bands", type=_names, default=(), help="names of the bands of --s2, for files without names: B2,B3"
+        "--s2_bands",
+        type=_names,
+        default=(),
+        help="names of the bands of --s2, for files without names: B2,B3,-,B4; - skips a band",
     )
     parser.add_argument("--s1_bands", type=_names, default=(), help="names of the bands of --s1, likewise: VV,VH")
     parser.add_argument("--cloud_mask", default="", help="cloud mask: a raster on any grid, or a SAFE product with SCL")

@@ -4,7 +4,7 @@ python -m tfds_dwplus.acquire --labels pangaea/ --workbook v1_dw_tile_metadata_f
 
 Enters: the published labels, and an archive (a STAC API or Earth Engine). Leaves: a folder of tiles in the layout of
 `tiles.tile_files`, and `manifest.jsonl`: one line per tile, done, skipped (the archive has no imagery) or failed, with the
-reason. A rerun does only what is missing or failed. `tiles.acquiring` does the work.
+reason. A rerun does only what is not done. `tiles.acquiring` does the work; `--dry_run` is done by `tiles.coverage`.
 """
 
 import shlex
@@ -17,6 +17,7 @@ from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, 
 from tfds_dwplus.imagery.earth_engine import EarthEngineArchive
 from tfds_dwplus.labels.published import survey
 from tfds_dwplus.tiles.acquiring import Task, acquire
+from tfds_dwplus.tiles.coverage import describe_coverage
 
 
 def main(argv: list[str]) -> None:
@@ -32,7 +33,14 @@ def main(argv: list[str]) -> None:
             "--s2_bands has B10, which Sentinel-2 has at level L1C only; say --s2_level L1C or leave it out"
         )
     wanted = Wanted(
-        args.s2_level, s2_bands, args.s2_window_days, s2_offset(args), args.s1_orbit, args.s1_mean, args.s1_window_days
+        args.s2_level,
+        s2_bands,
+        args.s2_window_days,
+        s2_offset(args),
+        args.s1_orbit,
+        args.s1_mean,
+        args.s1_window_days,
+        args.s2_offset_in_doubt,
     )
     archive = stac_archive(args) if args.source == "stac" else EarthEngineArchive(args.earth_engine_project)
     found = survey(args.labels, args.workbook)
@@ -41,6 +49,9 @@ def main(argv: list[str]) -> None:
         print(f"{len(found.skipped)} files are not label tiles and are skipped, the first one {path}: {reason}")
     task = Task(archive, wanted, args.retries + 1)
     tiles = found.tiles[: args.limit or None]
+    if args.dry_run:
+        print(describe_coverage(tiles, task, workers=args.workers))
+        return
     beam_arguments = shlex.split(args.beam_args) if args.runner == "beam" else None
     acquire(tiles, task, args.output, workers=args.workers, beam_arguments=beam_arguments)
 
@@ -67,13 +78,18 @@ def _parser() -> Parser:
         "--s2_window_days",
         type=int,
         default=Wanted.s2_window_days,
-        help="days before and after the label's date, if its product is not known",
+        help="days before and after the label's date, if its product is not known or not there",
     )
     add("--s1_window_days", type=int, default=Wanted.s1_window_days, help="days before and after the label's date")
     add("--earth_engine_project", default="", help="Google Cloud project, for --source earthengine")
     add("--workers", type=int, default=4, help="tiles at a time; threads mostly wait for the network")
     add("--retries", type=int, default=3, help="further attempts if the archive does not answer")
     add("--limit", type=int, help="acquire only this many tiles")
+    add(
+        "--dry_run",
+        action="store_true",
+        help="only count the scenes that the archive has, by sensor and orbit; reads no pixel",
+    )
     add("--runner", choices=("threads", "beam"), default="threads", help="this machine, or Apache Beam")
     add("--beam_args", default="", help="pipeline options, as --beam_args='--runner=FlinkRunner --parallelism=50'")
     return parser

@@ -5,6 +5,7 @@ Exit codes: 0 success; 2 wrong usage or input, with one line `error: ...` on std
 
 import argparse
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
+
+NAME_BYTES = 255
+"""Longest name of a file on usual file systems, in bytes, of which a letter beyond ASCII takes two to four in UTF-8."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +86,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or similar; its `filename` is `path`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(hidden_name(path.name, f".{os.getpid()}.partial"))
     try:
         yield partial
         partial.replace(path)
@@ -92,6 +96,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def hidden_name(name: str, ending: str) -> str:
+    """Returns `.NAME` and an ending, for what is kept beside a file for a while; if that is too long, a hash stands for the name."""
+    whole = f".{name}{ending}"
+    if len(os.fsencode(whole)) <= NAME_BYTES:
+        return whole
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}{ending}"
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -16,7 +16,9 @@ Workers on other machines must see the tiles and the data set under the same pat
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tiles.records import example, record_features, squares, write_records
 from tfds_dwplus.tiles.splits import cut_validation, shuffled, subset
 from tfds_dwplus.tiles.statistics import TileStatistics
-from tfds_dwplus.tiles.tile_files import TileRecord, list_tiles, provenance, read_tile, s2_band_names, sensors
+from tfds_dwplus.tiles.tile_files import TileRecord, list_tiles, provenance, read_tile, s1_unit, s2_band_names, sensors
 
 SIMULATION_VERSION = 1
 """To be increased when a change of `simulate` changes a pixel."""
@@ -176,14 +178,18 @@ class Builder(FileReaderBuilder):
 
         statistics = TileStatistics(s2_bands, s1_bands)
         lengths: dict[str, list[int]] = {split: [] for split in records}
+        notes: list[str] = []
         for shard in shards:
             with shard.part.open("rb") as file, np.load(file) as part:
                 if "error" in part:
                     raise ValueError(str(part["error"]))
                 lengths[shard.split].append(int(part["count"]))
+                notes += part["notes"].tolist()
                 if shard.split == "train":
                     statistics.add_arrays(part)
             shard.part.unlink()
+        for line in _summary_of(notes, sum(map(len, records.values()))):
+            print(f"note: {line}", file=sys.stderr)
         self.info.set_splits(
             tfds.core.SplitDict(
                 [
@@ -197,6 +203,8 @@ class Builder(FileReaderBuilder):
                 ]
             )
         )
+        if s1_bands and config.tiles and not common["s1_unit"]:
+            common["s1_unit"] = s1_unit(config.tiles, next(iter(records.values()))[0])
         common["s1_unit"] = common["s1_unit"] or bands.S1_UNIT
         self.info.metadata.update(
             _contents(s2_bands, s1_bands) | common,
@@ -240,8 +248,10 @@ def write_shard(shard: Shard) -> None:
     """Writes a shard and its part file. Raises a ValueError for an invalid tile."""
     statistics = TileStatistics(shard.s2_bands, shard.s1_bands)
     features = record_features(shard.config.tile_size_px, len(shard.s2_bands), len(shard.s1_bands))
-    count = write_records(shard.path, _examples(shard, statistics), features)
-    np.savez(shard.part, count=count, **(statistics.arrays() if shard.split == "train" else {}))
+    notes: list[str] = []
+    count = write_records(shard.path, _examples(shard, statistics, notes), features)
+    arrays = statistics.arrays() if shard.split == "train" else {}
+    np.savez(shard.part, count=count, notes=np.array(notes, str), **arrays)
 
 
 def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRecord]], dict[str, str]]:
@@ -269,7 +279,8 @@ def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRec
     return splits, provenance(records) | {"vote": config.vote or ("as in label/" if held_out else "")}
 
 
-def _examples(shard: Shard, statistics: TileStatistics) -> Iterator[dict[str, Any]]:
+def _examples(shard: Shard, statistics: TileStatistics, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """Gives the records of a shard; adds to the statistics, and to the notes on its tiles."""
     config = shard.config
     for record in shard.records:
         if config.simulated_tiles:
@@ -278,11 +289,27 @@ def _examples(shard: Shard, statistics: TileStatistics) -> Iterator[dict[str, An
         else:
             labels = _label_folder(config, record)
             tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, labels=labels)
+            notes += [f"tile {record.tile_id}: {note}" for note in tile.notes]
         if shard.split == "train":
             statistics.update(tile.s2, tile.s1, tile.label)
         larger = max(tile.label.shape) > config.tile_size_px
         for part in squares(tile, config.tile_size_px) if config.cut and larger else (tile,):
             yield example(part, config.tile_size_px)
+
+
+def _summary_of(notes: Sequence[str], tiles: int) -> list[str]:
+    """One line for each kind of note: how many of the tiles have it, and the first one.
+
+    That an offset may be in the numbers of a tile is told only if it may be so in most: a few tiles of snow or sand are bright.
+    """
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault(re.sub(r"[\d.,]+", "", note.partition(": ")[2]), []).append(note)
+    return [
+        f"{len(all_of)} of {tiles} tiles: {all_of[0]}"
+        for all_of in kinds.values()
+        if "nothing says whether the offset" not in all_of[0] or 2 * len(all_of) > tiles
+    ]
 
 
 def _write_with_beam(shards: list[Shard], download_config: tfds.download.DownloadConfig) -> None:

@@ -199,7 +199,8 @@ def _on_grid(
             "without a place both must be of one size"
         )
     try:
-        if not placed or (raster.crs == crs and raster.transform.almost_equals(transform, precision=1e-6)):
+        # Of a tile that was padded, the raster may have a part only.
+        if not placed or Grid(raster.crs, raster.transform, height, width).same(grid):
             # A tile may have been padded to the size of the data set, below and to the right.
             window = Window(0, 0, min(width, raster.width), min(height, raster.height))
             pad = ((0, height - window.height), (0, width - window.width))

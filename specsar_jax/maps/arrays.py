@@ -4,38 +4,30 @@
     scene = network.predict(s2, s1)            # xarray.Dataset with `label` and `probability`
     scene.label.rio.to_raster("map.tif")       # with rioxarray
 
-Enters: `xarray.DataArray` with dimensions band, y, x, as `rioxarray.open_rasterio` or odc-stac return it: Sentinel-2 as digital
-numbers, Sentinel-1 in dB or another given unit. Leaves: a Dataset on the grid of Sentinel-2, with its coordinates and CRS. With
+Enters: `xarray.DataArray` with dimensions band, y, x, as `rioxarray.open_rasterio`, stackstac or odc-stac return it. What its numbers
+mean is read in `array_scenes`, by the same rules as for files. Leaves: a Dataset on the grid of Sentinel-2, with its coordinates and CRS. With
 chunked (dask) input the result is lazy, one task per chunk. A task reads all windows that its pixels lie in, so there are no seams
 between chunks.
 """
 
 import dataclasses
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import xarray as xr
-from jaxtyping import Bool, Float32, Shaped
+from jaxtyping import Float32
 
-from specsar_jax.maps import windows
+from specsar_jax.maps import array_scenes, windows
+from specsar_jax.maps.array_scenes import Decoding, Stored
 from specsar_jax.maps.mapping import Probabilities, make_probabilities, map_pixels
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.grids import Grid, warp
-from tfds_dwplus.imagery.rasters import (
-    S1_UNITS,
-    Quantity,
-    check_backscatter,
-    check_can_be_warped,
-    check_unit,
-    sentinel1,
-    sentinel2,
-)
-from tfds_dwplus.imagery.scene_files import band_name
+from tfds_dwplus.imagery.decoder.backscatter import UNITS, other_quantity
+from tfds_dwplus.imagery.decoder.reflectance import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,60 +38,86 @@ class Network:
 
     def predict(
         self,
-        s2: xr.DataArray | None = None,
-        s1: xr.DataArray | None = None,
+        s2: xr.DataArray | xr.Dataset | None = None,
+        s1: xr.DataArray | xr.Dataset | None = None,
         *,
-        s2_offset: int = 0,
+        s2_offset: int | None = None,
         s1_unit: str = "db",
         overlap: float | None = None,
     ) -> xr.Dataset:
         """Maps the land cover of a scene.
 
+        What is decided of the scene's numbers, and what is in doubt, is told by `warnings.warn`.
+
         Args:
-            s2: [band, y, x], digital numbers (reflectance x 10000); 0, 65535, NaN and `_FillValue` are nodata. The coordinate
-                `band` or the attribute `long_name` names the bands.
-            s1: [band, y, x], backscatter; 0, -9999, NaN and `_FillValue` are nodata. Resampled if it has another grid or CRS.
-            s2_offset: digital numbers to subtract: 1000 for processing baseline 04.00 and later, unless already subtracted.
-            s1_unit: unit of `s1`, one of `rasters.S1_UNITS`.
+            s2: [band, y, x], digital numbers (reflectance x 10000), reflectance, or numbers whose attributes `scale_factor` and
+                `add_offset` say how they are stored. NaN and the declared nodata value (`_FillValue`, `nodata`) are nodata; if none
+                is declared, pixels that are 0 in all bands. The coordinate `band` or the attribute `long_name` names the bands. A
+                Dataset has one variable [y, x] a band.
+            s1: [band, y, x], backscatter; NaN, 0 and the declared nodata value are nodata, and so is what is outside -60 to 40 dB.
+                Resampled if it has another grid or CRS.
+            s2_offset: digital numbers to subtract; if not given, as the metadata and the numbers say, else none.
+            s1_unit: unit of `s1`, one of `backscatter.UNITS`.
             overlap: share of a window that it has in common with the next, 0 to 0.75; if not given, as in the run's config.
 
         Returns:
-            `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data.
+            `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data. Its
+            attributes tell what was subtracted (`s2_offset`) and the scale of the stored numbers (`s2_scale`).
 
         Raises:
             ValueError: the network cannot use the arrays, bands, units or grids; the message says what it needs.
         """
-        if s1_unit not in S1_UNITS:
-            raise ValueError(f"s1_unit is {s1_unit!r}, expected one of {', '.join(S1_UNITS)}")
+        if s1_unit not in UNITS:
+            raise ValueError(f"s1_unit is {s1_unit!r}, expected one of {', '.join(UNITS)}")
         sensors = self.trained.config.model.sensors
         for name, given in (("s2", s2), ("s1", s1)):
             if name in sensors and given is None:
                 raise ValueError(f"the network reads {' and '.join(sensors)}, but {name} is not given")
-        s2 = _chosen(s2, self.trained.statistics.s2.bands, "s2") if "s2" in sensors else None
-        s1 = _chosen(s1, self.trained.statistics.s1.bands, "s1") if "s1" in sensors else None
-        if s2 is not None and s1 is not None:
-            s1, s1_unit = _on_grid(s1, s2, s1_unit)
-        like = s1 if s2 is None else s2
+        optical = array_scenes.stored(s2, self.trained.statistics.s2.bands, "s2") if "s2" in sensors else None
+        radar = array_scenes.stored(s1, self.trained.statistics.s1.bands, "s1") if "s1" in sensors else None
+        like = optical or radar
+        decoding, radar, tags = self._decoding(optical, radar, s2_offset, s1_unit)
         overlap = self.trained.config.predict.overlap if overlap is None else overlap
-        grid = _grid(like)
         rows, columns = (
             windows.plan(size, self.trained.config.data.crop_px, overlap, first)
-            for size, first in zip(grid.shape, grid.first_pixel, strict=True)
+            for size, first in zip(like.grid.shape, like.grid.first_pixel, strict=True)
         )
-        work = functools.partial(
-            _probabilities,
-            s2_quantity=sentinel2(s2_offset),
-            s1_unit=s1_unit,
-            s2_fill=_fill(s2),
-            s1_fill=_fill(s1),
-        )
-        values = [None if array is None else array.data for array in (s2, s1)]
-        if like.chunks is None and (s1 is None or s1.chunks is None):
+        work = functools.partial(_probabilities, decoding=decoding)
+        values = [None if each is None else each.array.data for each in (optical, radar)]
+        if not like.lazy and not (radar and radar.lazy):
             whole = slice(0, rows.size), slice(0, columns.size)
             probability = work(self, *values, rows, columns, *whole)
         else:
-            probability = _lazily(self, work, values, rows, columns, like)
-        return _dataset(probability, like)
+            probability = _lazily(self, work, values, rows, columns, like.array)
+        return _dataset(probability, like, tags)
+
+    def _decoding(
+        self, optical: Stored | None, radar: Stored | None, s2_offset: int | None, s1_unit: str
+    ) -> tuple[Decoding, Stored | None, dict[str, str]]:
+        """Decides how to decode a scene; also gives Sentinel-1 on the grid of Sentinel-2, and what was decided."""
+        linear: tuple[Linear, ...] = ()
+        tags: dict[str, str] = {}
+        scales: tuple[tuple[float, float], ...] = ()
+        if optical:
+            decision = array_scenes.decided(optical, s2_offset)
+            linear, tags = decision.linear, decision.tags
+            for note in decision.notes:
+                warnings.warn(note, stacklevel=3)
+        if radar:
+            scales = array_scenes.checked_scales(radar, s1_unit)
+            if other := other_quantity(array_scenes.quantity(radar), self.trained.statistics.s1.unit):
+                warnings.warn(other, stacklevel=3)
+            if optical and (warped := array_scenes.on_grid(radar, s1_unit, scales, optical.grid)):
+                radar, s1_unit, scales = warped, "db", ((1.0, 0.0),) * len(scales)
+        decoding = Decoding(
+            linear,
+            optical.nodata if optical else (),
+            radar.names if radar else (),
+            radar.nodata if radar else (),
+            s1_unit,
+            scales,
+        )
+        return decoding, radar, tags
 
     @functools.cached_property
     def compiled(self) -> Probabilities:
@@ -130,26 +148,12 @@ def _probabilities(
     inner_rows: slice,
     inner_columns: slice,
     *,
-    s2_quantity: Quantity,
-    s1_unit: str,
-    s2_fill: float | None,
-    s1_fill: float | None,
+    decoding: Decoding,
 ) -> Float32[np.ndarray, "class y x"]:
     """Computes class probabilities of the inner part of arrays of stored values that hold all windows which touch this part."""
     nothing = np.empty((rows.size, columns.size, 0))
-    dn, decibel = nothing.astype(np.uint16), nothing.astype(np.float32)
-    if s2 is not None:
-        if s2.dtype.kind == "f" and np.nanmax(s2, initial=0.0) <= 2.0 and (np.nan_to_num(s2) > 0).any():
-            raise ValueError(
-                f"s2 holds values up to {np.nanmax(s2):g}, which is reflectance; expected digital numbers, "
-                "reflectance x 10000: multiply by 10000"
-            )
-        dn = np.moveaxis(s2_quantity.values(s2, _is_valid(s2, s2_fill)), 0, -1)
-    if s1 is not None:
-        for name, band in zip(network.trained.statistics.s1.bands, s1, strict=True):
-            check_unit(f"s1 {name}", sentinel1("db").values(band, _is_valid(band, s1_fill)), s1_unit)
-        decibel = np.moveaxis(sentinel1(s1_unit).values(s1, _is_valid(s1, s1_fill)), 0, -1)
-        check_backscatter("s1", decibel)
+    dn = nothing.astype(np.uint16) if s2 is None else decoding.sentinel2(s2)
+    decibel = nothing.astype(np.float32) if s1 is None else decoding.sentinel1(s1)
     config = network.trained.config
     whole = map_pixels(network.compiled, dn, decibel, rows, columns, config.model.sensors, config.predict.window_px)
     return np.moveaxis(whole[inner_rows, inner_columns], -1, 0)
@@ -195,79 +199,13 @@ def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, in
     return windows.Axis(end - starts[0], axis.window, axis.overlap, moved), starts[0]
 
 
-def _chosen(array: xr.DataArray, names: tuple[str, ...], what: str) -> xr.DataArray:
-    """Selects the bands `names` of an array, in that order, as [band, y, x]."""
-    if set(array.dims) != {"band", "y", "x"}:
-        raise ValueError(
-            f"{what} has dimensions {', '.join(map(str, array.dims))}, expected band, y, x; rename or select"
-        )
-    array = array.transpose("band", "y", "x")
-    given = [band_name(str(text)) for text in (array.band.values if "band" in array.coords else ())]
-    if not any(given):
-        described = array.attrs.get("long_name", ())
-        given = [band_name(str(text)) for text in ([described] if isinstance(described, str) else described)]
-    if len(given) != array.sizes["band"] or not any(given):
-        raise ValueError(
-            f"{what} has {array.sizes['band']} bands without names; name them: assign_coords(band=[{', '.join(map(repr, names))}])"
-        )
-    missing = [name for name in names if name not in given]
-    if missing:
-        found = ", ".join(name for name in given if name)
-        raise ValueError(f"no band {', '.join(missing)} in {what}; found {found}, expected {', '.join(names)}")
-    twice = [name for name in names if given.count(name) > 1]
-    if twice:
-        raise ValueError(f"band {', '.join(twice)} is in {what} twice")
-    places = [given.index(name) for name in names]
-    return array.isel(band=places)
-
-
-def _on_grid(s1: xr.DataArray, s2: xr.DataArray, unit: str) -> tuple[xr.DataArray, str]:
-    """Returns Sentinel-1 on the grid of Sentinel-2, and its unit, which is dB if it had to be resampled."""
-    here, there = _grid(s1), _grid(s2)
-    if here.same(there) or (here.shape == there.shape and not (here.placed and there.placed)):
-        return s1, unit
-    check_can_be_warped("s1", here, there)
-    if s1.chunks is not None:
-        raise ValueError(
-            "s1 is chunked and on another grid than s2; warp it (odc-stac, rio.reproject_match) or compute() it"
-        )
-    quantity = sentinel1(unit)
-    warped = []
-    for name, band in zip(s1.band.values, s1.values, strict=True):
-        valid = _is_valid(band, _fill(s1))
-        check_unit(f"s1 {name}", sentinel1("db").values(band, valid), unit)
-        linear = quantity.to_linear(quantity.values(band, valid))
-        warped.append(quantity.from_linear(warp(linear, here, there)))
-    return xr.DataArray(np.stack(warped), dims=("band", "y", "x"), coords={"band": s1.band.values}), "db"
-
-
-def _grid(array: xr.DataArray) -> Grid:
-    """Returns the grid of an array, from its coordinates x and y (pixel centres) and the CRS coordinate of rioxarray or CF."""
-    _, height, width = array.shape
-    wkt = next(
-        (text for c in array.coords.values() if (text := c.attrs.get("crs_wkt") or c.attrs.get("spatial_ref"))), None
-    )
-    crs = rasterio.CRS.from_wkt(wkt) if wkt else None
-    if not {"x", "y"} <= set(array.coords) or min(height, width) < 2:
-        return Grid(crs, rasterio.Affine.identity(), height, width)
-    (x, dx), (y, dy) = (
-        (float(axis[0]), float(axis[-1] - axis[0]) / (axis.size - 1)) for axis in (array.x.values, array.y.values)
-    )
-    return Grid(crs, rasterio.Affine(dx, 0.0, x - dx / 2, 0.0, dy, y - dy / 2), height, width)
-
-
-def _fill(array: xr.DataArray | None) -> float | None:
-    fill = None if array is None else array.attrs.get("_FillValue", array.attrs.get("nodata"))
-    return None if fill is None else float(fill)
-
-
-def _is_valid(stored: Shaped[np.ndarray, "*shape"], fill: float | None) -> Bool[np.ndarray, "*shape"]:
-    return np.ones(stored.shape, bool) if fill is None else stored != fill
-
-
-def _dataset(probability: Any, like: xr.DataArray) -> xr.Dataset:
+def _dataset(probability: Any, scene: Stored, tags: dict[str, str]) -> xr.Dataset:
     """Builds the dataset of label and probability, with the coordinates of the scene."""
+    like = scene.array
     coords = {name: c for name, c in like.coords.items() if "band" not in c.dims and name != "band"}
+    if scene.grid.crs and not any("crs_wkt" in c.attrs or "spatial_ref" in c.attrs for c in coords.values()):
+        wkt = scene.grid.crs.to_wkt()  # in the form that rioxarray reads; stackstac has another
+        coords["spatial_ref"] = xr.DataArray(0, attrs={"crs_wkt": wkt, "spatial_ref": wkt})
     known = xr.DataArray(probability, dims=("class", "y", "x"), coords={**coords, "class": list(bands.CLASSES)})
     label = (
         known.copy(data=known.data)
@@ -285,4 +223,4 @@ def _dataset(probability: Any, like: xr.DataArray) -> xr.Dataset:
     mapping = like.encoding.get("grid_mapping") or like.attrs.get("grid_mapping")
     for array in (label, known):
         array.encoding |= {"grid_mapping": mapping} if mapping else {}
-    return xr.Dataset({"label": label, "probability": known})
+    return xr.Dataset({"label": label, "probability": known}, attrs=tags)

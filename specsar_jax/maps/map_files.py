@@ -6,14 +6,13 @@
     .map.tif.unfinished/      settings.json, and for each finished strip a small GeoTIFF per raster
 
 The file of a strip appears only when it is complete. So a map that was interrupted at any point continues with the missing strips,
-and several processes may share the work.
+and several processes may share the work. If the map is to be written to a link, all this is where the link leads to.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,10 +25,11 @@ from jaxtyping import Float32, UInt8
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
-from specsar_jax.maps import qgis
+from specsar_jax.maps import publishing, qgis
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.command_line import hidden_name, written_whole
 from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.inputs import fingerprints
 
 SCALE = 0.004
 """Probability of one step of the stored uint8 values: 1 is stored as 250, and 255 stays free for nodata."""
@@ -63,12 +63,9 @@ class Outputs:
         return bool(self.probabilities or self.confidence)
 
     def check(self) -> None:
-        """Raises a ValueError if a path is a folder or has no parent folder."""
+        """Raises a ValueError if no file can be written to a path, such as a folder."""
         for path in self.paths.values():
-            if not path.parent.is_dir():
-                raise ValueError(f"no folder {path.parent.resolve()} to write {path.name} to")
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder, expected the name of a file to write")
+            publishing.check_place(path)
 
 
 class UnfinishedMap:
@@ -82,28 +79,39 @@ class UnfinishedMap:
             outputs: paths of its files.
             tags: tags to write into the files.
             tops: first row of each strip; a strip spans the width of the map.
-            settings: everything else that the map depends on, for JSON; must equal the settings of an unfinished map.
+            settings: everything else that the map depends on, for JSON; must equal the settings of an unfinished map. What is under
+                `inputs`, from `fingerprints.fingerprint`, is compared by what is known both then and now.
 
         Raises:
-            ValueError: the folder holds an unfinished map with other settings.
+            ValueError: the folder holds strips of a map with other settings, or of other inputs.
         """
         self.grid, self.outputs, self.tags = grid, outputs, tags
         self.tops = (*tops, grid.height)
-        self.folder = outputs.map.with_name(f".{outputs.map.name}.unfinished")
+        place = outputs.map.resolve()
+        self.folder = place.with_name(hidden_name(place.name, ".unfinished"))
+        self._held: set[str] = set()
+        wanted = settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags}
+        self._take(json.loads(json.dumps(wanted)))
+
+    def _take(self, settings: dict) -> None:
+        """Creates the folder, or checks that what it holds is of these settings."""
         self.folder.mkdir(exist_ok=True)
-        settings = json.loads(
-            json.dumps(settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags})
-        )
-        path = self.folder / "settings.json"
-        if not path.exists():
-            with written_whole(path) as part:
-                part.write_text(json.dumps(settings, indent=1))
-        found = json.loads(path.read_text())
-        if changed := sorted(name for name in settings.keys() | found.keys() if settings.get(name) != found.get(name)):
-            raise ValueError(
-                f"{self.folder} holds a map that was begun with other settings ({', '.join(changed)}); "
-                "finish it with those, or remove the folder"
-            )
+        try:
+            with self.held("settings", wait=True):
+                path = self.folder / "settings.json"
+                differ = _differ(path, settings)
+                if differ and (any(self.folder.glob("map_*.tif")) or self._at_work()):
+                    raise ValueError(f"{self.folder} holds a map that was begun with {differ}, or remove the folder")
+                if differ:
+                    with written_whole(path) as part:
+                        part.write_text(json.dumps(settings, indent=1))
+        except FileNotFoundError:  # another process has just removed the folder
+            self._take(settings)
+        except OSError:
+            with contextlib.suppress(OSError):
+                (self.folder / "settings.lock").unlink()
+                self.folder.rmdir()
+            raise
 
     @property
     def missing(self) -> list[int]:
@@ -128,6 +136,15 @@ class UnfinishedMap:
         for name in reversed(self.outputs.paths):  # the map last: it marks the strip as finished
             with written_whole(self._path(name, strip)) as part:
                 part.write_bytes(self._geotiff(rasters[name]))
+
+    def keep(self) -> str:
+        """Says which strips are kept when the work cannot go on. If there are none, the folder is removed and "" is returned."""
+        strips = len(self.tops) - 1
+        if done := strips - len(self.missing):
+            return f"{done} of {strips} strips of the map are kept: the same command goes on from there"
+        if not self._at_work():
+            self.remove()
+        return ""
 
     @property
     def empty(self) -> bool:
@@ -156,8 +173,12 @@ class UnfinishedMap:
             return True
 
     def remove(self) -> None:
-        """Removes the folder with all strips."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the folder with all strips, at once: a part of them without settings would be taken for strips of any map."""
+        removed = self.folder.with_name(hidden_name(self.outputs.map.resolve().name, ".removed"))
+        shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed here
+        with contextlib.suppress(OSError):
+            self.folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     @contextlib.contextmanager
     def held(self, name: str, *, wait: bool) -> Iterator[None]:
@@ -165,13 +186,30 @@ class UnfinishedMap:
 
         Raises:
             ValueError: another process holds the lock, and `wait` is False.
+            FileNotFoundError: another process has removed the folder.
         """
         with (self.folder / f"{name}.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise ValueError(f"another process is at work on {self.outputs.map}; wait for it") from None
-            yield
+            (self.folder / f"{name}.lock").stat()  # fails if it was removed while this process waited
+            self._held.add(name)
+            try:
+                yield
+            finally:
+                self._held.discard(name)
+
+    def _at_work(self) -> bool:
+        """Returns whether another process, or another part of this one, works in the folder."""
+        for path in self.folder.glob("*.lock"):
+            if path.stem not in self._held:
+                with path.open("w") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        return True
+        return False
 
     def _path(self, name: str, strip: int) -> Path:
         return self.folder / f"{name}_{strip:05d}.tif"
@@ -215,13 +253,7 @@ class UnfinishedMap:
             raise OSError(
                 f"cannot write {final.name} in {final.parent.resolve()} ({error}); its strips are kept"
             ) from None
-        names = whole.with_name(whole.name + ".aux.xml")
-        if names.exists():
-            _move(names, final.with_name(final.name + ".aux.xml"))
-        if name == "map":
-            with written_whole(final.with_suffix(".qml")) as part:
-                part.write_text(qgis.style())
-        _move(whole, final)
+        publishing.publish(whole, final, qgis.style() if name == "map" else "")
 
 
 def write_map(
@@ -246,6 +278,30 @@ def class_ids(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarra
 def scaled(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray) -> UInt8[np.ndarray, "*shape class"]:
     """Returns the probabilities as uint8 in steps of `SCALE`; 255 where a pixel is not valid."""
     return np.where(valid[..., None], np.rint(np.nan_to_num(probability) / SCALE), bands.IGNORE).astype(np.uint8)
+
+
+def _differ(path: Path, settings: dict) -> str:
+    """Says in which settings a file differs, and what to do about it; "" if it does not.
+
+    Of inputs, those files are named that changed.
+    """
+    if not path.exists():
+        return f"settings that nobody knows, for it has lost its {path.name}; give another --output"
+    try:
+        found = dict(json.loads(path.read_bytes()))
+    except (TypeError, ValueError):
+        return f"settings that nobody knows, for its {path.name} is damaged; give another --output"
+    names = sorted(found.keys() | settings.keys())
+    others = [name for name in names if name != "inputs" and found.get(name) != settings.get(name)]
+    files = fingerprints.changed(found.get("inputs", []), settings.get("inputs", []))
+    if files is None:
+        others.insert(0, "inputs")
+    if others:
+        return f"other settings ({', '.join(others)}); finish it with those"
+    if files:
+        more = f" and {len(files) - 3} more files" if files[3:] else ""
+        return f"other inputs: {', '.join(files[:3])}{more} changed since; give another --output"
+    return ""
 
 
 def _mosaic(name: str, grid: Grid, tags: dict[str, str], strips: list[tuple[str, int]], heights: list[int]) -> str:
@@ -278,10 +334,3 @@ def _mosaic(name: str, grid: Grid, tags: dict[str, str], strips: list[tuple[str,
         rasters.append(f'<VRTRasterBand dataType="Byte" band="{index}">{inside}</VRTRasterBand>')
     size = f'rasterXSize="{grid.width}" rasterYSize="{grid.height}"'
     return f"<VRTDataset {size}>{place}<Metadata>{metadata}</Metadata>{''.join(rasters)}</VRTDataset>"
-
-
-def _move(source: Path, final: Path) -> None:
-    """Moves a file, also to another file system; the final name never shows an incomplete file."""
-    part = final.with_name(f".{final.name}.{os.getpid()}.part")
-    shutil.move(source, part)
-    part.replace(final)

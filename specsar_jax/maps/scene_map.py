@@ -3,13 +3,14 @@
 Enters: paths of Sentinel-2 and Sentinel-1 files, and a trained network. Leaves: the files of the map.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import itertools
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,9 +34,12 @@ from specsar_jax.maps.mapping import (
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.imagery.decoder.backscatter import other_quantity, told
 from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.inputs.fingerprints import fingerprint
+from tfds_dwplus.imagery.inputs.source_files import check_not_overwritten
 from tfds_dwplus.imagery.rasters import Scene
-from tfds_dwplus.imagery.scene_files import acquisition_dates, check_not_overwritten, fingerprint
+from tfds_dwplus.imagery.scene_files import acquisition_dates, shown
 from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, open_scene
 
 SMALLEST_CACHE = 128 * 2**20
@@ -66,7 +70,8 @@ def map_scene(
         Whether the map is finished; False while other parts are missing.
 
     Raises:
-        ValueError: the network cannot use the files, bands, types, units or grids; nothing is written then.
+        ValueError: the network cannot use the files, bands, types, units or grids; nothing is written then. Or pixels cannot be
+            read; the strips that are finished are kept then.
     """
     started = time.perf_counter()
     if cutting.window_px < 1:
@@ -75,6 +80,8 @@ def map_scene(
     inputs = _inputs_read(trained.config.model.sensors, given, reading.cloud_mask, outputs)
     bands_read = [trained.bands.get(sensor, ()) for sensor in given]
     with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
+        if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
+            print(f"note: {other}", file=sys.stderr)
         rows, columns = (
             windows.plan(size, trained.config.data.crop_px, cutting.overlap, first)
             for size, first in zip(scene.grid.shape, scene.grid.first_pixel, strict=True)
@@ -82,22 +89,21 @@ def map_scene(
         devices = jax.local_devices()[: len(columns.starts)]
         at_once = windows_at_once(columns, cutting.window_px, len(devices))
         settings = {
-            "inputs": [fingerprint(path) for path in inputs],
-            "reading": dataclasses.asdict(reading),
+            "inputs": fingerprint(inputs),
+            "reading": dataclasses.asdict(dataclasses.replace(reading, cloud_mask="")),  # the mask is one of the inputs
             "windows": [at_once, columns.window, columns.starts],
         }
-        tags = provenance(trained, given) | {"overlap": str(cutting.overlap)}
+        tags = provenance(trained, given) | {"overlap": str(cutting.overlap)} | scene.tags
         cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
         unfinished = UnfinishedMap(scene.grid, outputs, tags, rows.starts, settings)
         with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
-            try:
-                with Timed(make_probabilities(cut, devices)) as network:
-                    mapped = _map_strips(scene, network, rows, columns, at_once, unfinished, shard)
-                _check_not_empty(unfinished, scene.grid, reading)
-            except ValueError:
-                unfinished.remove()  # the inputs are wrong, so the strips are of no use
-                raise
-    finished = unfinished.finish()
+            with _keeping(unfinished), Timed(make_probabilities(cut, devices)) as network:
+                mapped = _map_strips(scene, network, rows, columns, at_once, unfinished, shard)
+            _check_not_empty(unfinished, scene.grid, reading)
+        for line in told(scene.dropped):
+            print(f"note: {line}", file=sys.stderr)
+    with _keeping(unfinished):
+        finished = unfinished.finish()
     if mapped:
         seconds = time.perf_counter() - started
         print(f"note: {speed(scene.grid, mapped, seconds, network.seconds, peak_memory_gb())}", file=sys.stderr)
@@ -119,14 +125,29 @@ def _inputs_read(
         elif paths:
             print(f"note: the network does not read {sensor}; --{sensor} is not used", file=sys.stderr)
     inputs += filter(None, [cloud_mask])
-    check_not_overwritten(list(outputs.paths.values()), [*itertools.chain(*given.values()), *inputs])
     outputs.check()
+    check_not_overwritten(list(outputs.paths.values()), [*itertools.chain(*given.values()), *inputs])
     return inputs
 
 
+@contextlib.contextmanager
+def _keeping(unfinished: UnfinishedMap) -> Iterator[None]:
+    """Says which strips are kept if something stops the map: at the end of a ValueError's message, else in a note."""
+    try:
+        yield
+    except BaseException as error:
+        kept = unfinished.keep()
+        if kept and isinstance(error, ValueError):
+            raise ValueError(f"{error}; {kept}") from error
+        if kept:
+            print(f"note: {kept}", file=sys.stderr)
+        raise
+
+
 def _check_not_empty(unfinished: UnfinishedMap, grid: Grid, reading: Reading) -> None:
-    """Raises a ValueError if all strips are finished and none has a pixel with a class."""
+    """Raises a ValueError if all strips are finished and none has a pixel with a class; they are removed then."""
     if not unfinished.missing and unfinished.empty:
+        unfinished.remove()
         raise ValueError(
             f"no pixel to map: in none of {grid.height} x {grid.width} have all bands data"
             + (" and no cloud; look at --cloud_mask" if reading.cloud_mask else "")
@@ -153,7 +174,7 @@ def provenance(trained: Trained, inputs: dict[str, Sequence[str | Path]]) -> dic
     """Returns the origin of a map as tags for its files: software, weights, and names and dates of the inputs, by sensor."""
     tags = trained.provenance()
     for sensor in trained.config.model.sensors:
-        names = [str(path).partition("?")[0] for path in inputs[sensor]]
+        names = [shown(str(path)) for path in inputs[sensor]]
         tags[f"{sensor}_files"] = " ".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names)
         if dates := acquisition_dates(names):
             tags[f"{sensor}_dates"] = " ".join(dates)

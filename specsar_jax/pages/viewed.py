@@ -324,8 +324,8 @@ def _check_probabilities(path: str, raster: rasterio.DatasetReader, map_path: st
 
 def _channels(s2: Sequence[str], names: tuple[str, ...], grid: Grid) -> tuple[Channel, ...]:
     """Returns red, green and blue of a scene that covers a part of the grid."""
-    # The offset does not matter, as the contrast stretch removes it.
-    with open_scene(s2, (), ("B4", "B3", "B2"), (), Reading(s2_offset=0, s2_bands=names)) as scene:
+    # What is decided of scale and offset does not matter, as the contrast stretch removes both.
+    with open_scene(s2, (), ("B4", "B3", "B2"), (), Reading(s2_bands=names), tell=lambda _: None) as scene:
         channels = []
         for layer in scene.s2.layers:
             check_can_be_warped(layer.address, layer.grid, grid)
@@ -335,8 +335,8 @@ def _channels(s2: Sequence[str], names: tuple[str, ...], grid: Grid) -> tuple[Ch
 
 
 def _stretch(layer: Layer) -> tuple[float, float]:
-    """Returns the digital numbers to show as black and white: 96 % of the pixels lie between them."""
-    values = layer.sample[layer.sample != bands.S2_NODATA]
+    """Returns the stored numbers to show as black and white: 96 % of the pixels lie between them."""
+    values = layer.sample
     if not values.size:  # the sample holds no data
         return 0.0, 3000.0
     low, high = np.percentile(values, (2, 98))

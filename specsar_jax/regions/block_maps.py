@@ -18,7 +18,7 @@ from specsar_jax.regions import blocks, composites, region_files
 from specsar_jax.regions.blocks import Block
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.acquisitions import ArchiveError
+from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError
 
 
 def map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
@@ -30,18 +30,27 @@ def map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
         network: result of `mapping.make_probabilities`.
 
     Returns:
-        `block`, its name; `status`: done, empty (no pixel has all bands, so the map is all nodata) or failed; if failed, `reason`
-        and `again`, whether another attempt may help; `doubts`, lines to print as warnings.
+        `block`, its name; `status`: done, empty (no pixel has all bands, so the map is all nodata) or failed; if failed, `reason`,
+        its `kind`, the same for many blocks, and `again`, whether another attempt may help; `doubts`, lines to print as warnings.
     """
     entry = {"block": block.name, "status": "done", "doubts": ()}
     try:
         return entry | _map_block(block, job, network)
     except ValueError as reason:
-        return entry | {"status": "failed", "reason": _line(reason), "again": False}
-    except (ArchiveError, OSError) as reason:
-        return entry | {"status": "failed", "reason": _line(reason), "again": True}
+        kind = reason.kind if isinstance(reason, ItemError) else "it cannot be mapped"
+        return entry | {"status": "failed", "reason": _line(reason), "kind": kind, "again": False}
+    except ArchiveError as reason:
+        return entry | {
+            "status": "failed",
+            "reason": _line(reason),
+            "kind": "the archive does not answer",
+            "again": True,
+        }
+    except OSError as reason:
+        return entry | {"status": "failed", "reason": _line(reason), "kind": "a file of this machine", "again": True}
     except Exception as fault:  # an unexpected error in one block must not stop the others
-        return entry | {"status": "failed", "reason": _line(f"{type(fault).__name__}: {fault}"), "again": True}
+        reason = _line(f"{type(fault).__name__}: {fault}")
+        return entry | {"status": "failed", "reason": reason, "kind": "an unexpected error", "again": True}
 
 
 def windows_over(size: range, window_px: int, overlap: float) -> tuple[range, windows.Axis]:

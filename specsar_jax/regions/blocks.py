@@ -131,10 +131,16 @@ def from_geojson(text: str, name: str) -> shapely.Geometry:
         raise ValueError(
             f"{name} reaches from {west:g} {south:g} to {east:g} {north:g}, expected longitude and latitude in degrees; reproject it"
         )
-    whole = shapely.unary_union([shapely.make_valid(polygon) for polygon in polygons])
-    shifted = [shapely.transform(whole, lambda xy, by=by: np.add(xy, (by, 0))) for by in (-360, 0, 360)]
-    world = shapely.box(-180, -90, 180, 90)
-    return _checked(shapely.unary_union([_polygons(shapely.intersection(copy, world)) for copy in shifted]))
+    return _checked(_on_globe(polygons))
+
+
+def footprint_of(geometry: dict[str, Any] | None) -> shapely.Geometry | None:
+    """Returns the footprint of a scene, GeoJSON in degrees as `from_geojson` takes it; None if it is not known, or is none."""
+    try:
+        shape = shapely.geometry.shape(geometry)
+        return _on_globe([_unwrapped(part) for part in getattr(shape, "geoms", [shape])])
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError):
+        return None
 
 
 def search_bounds(region: shapely.Geometry) -> tuple[float, float, float, float]:
@@ -221,6 +227,14 @@ def _checked(region: shapely.Geometry) -> shapely.Geometry:
             f"the region reaches from latitude {south:g} to {north:g}, UTM from {SOUTH:g} to {NORTH:g}; cut it there"
         )
     return region
+
+
+def _on_globe(polygons: list[shapely.Polygon]) -> shapely.Geometry:
+    """Returns the union of polygons, with what lies beyond 180 degrees put on the other side."""
+    whole = shapely.unary_union([shapely.make_valid(polygon) for polygon in polygons])
+    shifted = [shapely.transform(whole, lambda xy, by=by: np.add(xy, (by, 0))) for by in (-360, 0, 360)]
+    world = shapely.box(-180, -90, 180, 90)
+    return shapely.unary_union([_polygons(shapely.intersection(copy, world)) for copy in shifted])
 
 
 def _no_number(text: str) -> float:

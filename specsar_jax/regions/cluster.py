@@ -189,7 +189,8 @@ def _round(
 
 
 def _failed(block: Block, reason: str, *, again: bool) -> dict[str, Any]:
-    return {"block": block.name, "status": "failed", "reason": reason, "again": again, "doubts": ()}
+    kind = "a worker failed"
+    return {"block": block.name, "status": "failed", "reason": reason, "kind": kind, "again": again, "doubts": ()}
 
 
 def _line(error: BaseException) -> str:

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 from jaxtyping import Bool, Float32, Int, UInt16
-from rasterio.warp import transform_bounds, transform_geom
+from rasterio.warp import transform_bounds
 
 from tfds_dwplus import bands
-from tfds_dwplus.imagery import stac, stac_api
-from tfds_dwplus.imagery.acquisitions import Wanted
+from tfds_dwplus.imagery import stac_api, stac_reading
+from tfds_dwplus.imagery.acquisitions import ItemError, SceneMetadata, Wanted, by_take, mgrs_tile, not_used
 from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.items import stac_items
+from tfds_dwplus.imagery.items.footprints import footprint
 from tfds_dwplus.imagery.scenes import CLOUD_CLASSES
 from tfds_dwplus.imagery.stac_api import StacArchive
 
@@ -59,33 +60,46 @@ class Composite:
     """Dates of these scenes, YYYY-MM-DD, without repetitions, by sensor."""
     doubts: tuple[str, ...]
     """Warnings, one line each."""
+    s2_read: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    """What was subtracted from the digital numbers of each Sentinel-2 item, and its baseline, "" if not known."""
+    s1_pixels: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Number of pixels read that are no backscatter, by reason."""
 
 
 def composite(grid: Grid, recipe: Recipe, archive: StacArchive) -> Composite:
-    """Searches, reads and combines the scenes that cover a grid.
+    """Searches, reads and combines the scenes that cover a grid. A scene that cannot be used is left out, and told.
 
     Raises:
-        acquisitions.ArchiveError: the API or a file did not answer; another attempt may help.
-        ValueError: a scene lacks a band, has another unit, or is not on a map grid.
+        acquisitions.ArchiveError: the API or a file server did not answer; another attempt may help.
+        ValueError: scenes cannot be used, and none is left.
     """
     bounds = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
     s2, s1 = (np.zeros((*grid.shape, 0), dtype) for dtype in (np.uint16, np.float32))
     items: dict[str, tuple[str, ...]] = {}
     dates: dict[str, tuple[str, ...]] = {}
-    doubts: tuple[str, ...] = ()
-    with rasterio.Env(**stac.gdal_settings(archive.timeout_s)):
-        if "s2" in recipe.sensors:
-            found = stac_api.search(archive.s2, archive.timeout_s, bounds, interval(recipe.s2_dates))
-            s2, used, doubts = _sentinel2(found, grid, recipe, archive)
-            items["s2"] = tuple(item.id for item in used)
-            dates["s2"] = tuple(sorted({str(stac.scene_metadata(item).time.date()) for item in used}))
-        if "s1" in recipe.sensors:
-            found = stac_api.search(archive.s1, archive.timeout_s, bounds, interval(recipe.s1_dates))
-            passes = stac.passes(found, recipe.wanted.s1_orbit)
-            s1, used = stac.mean_backscatter(passes, grid, recipe.wanted, archive)
-            items["s1"] = tuple(item.id for _, slices in used for item in slices)
-            dates["s1"] = tuple(sorted({date for date, _ in used}))
-    return Composite(s2, s1, items, dates, doubts)
+    doubts: list[str] = []
+    pixels: dict[str, int] = {}
+    read: dict[str, tuple[str, str]] = {}
+    if "s2" in recipe.sensors:
+        found = stac_api.search(archive.s2, archive.timeout_s, bounds, interval(recipe.s2_dates), None, doubts)
+        s2, used, offsets, more = _sentinel2(found, grid, recipe, archive)
+        doubts += more
+        known = [stac_items.scene_metadata(item) for item in used]
+        items["s2"] = tuple(item.id for item in used)
+        dates["s2"] = tuple(sorted({str(scene.time.date()) for scene in known}))
+        read = {
+            item.id: (offset, f"{scene.baseline:05.2f}" if scene.baseline else "")
+            for item, offset, scene in zip(used, offsets, known, strict=True)
+        }
+    if "s1" in recipe.sensors:
+        found = stac_api.search(archive.s1, archive.timeout_s, bounds, interval(recipe.s1_dates), None, doubts)
+        passes, more = _passes(found, recipe.wanted.s1_orbit, archive)
+        doubts += more
+        s1, used, more = stac_reading.mean_backscatter(passes, grid, recipe.wanted, archive, pixels)
+        doubts += more
+        items["s1"] = tuple(item.id for _, slices in used for item in slices)
+        dates["s1"] = tuple(sorted({date for date, _ in used}))
+    return Composite(s2, s1, items, dates, tuple(doubts), read, pixels)
 
 
 def interval(dates: tuple[str, str]) -> str:
@@ -139,53 +153,104 @@ def _middle(
 
 def _sentinel2(
     items: Sequence[Any], grid: Grid, recipe: Recipe, archive: StacArchive
-) -> tuple[UInt16[np.ndarray, "height width s2_band"], list[Any], tuple[str, ...]]:
-    """Returns the composite, the items that it is made from, and warnings. Reads no more scenes than it needs.
+) -> tuple[UInt16[np.ndarray, "height width s2_band"], list[Any], list[str], list[str]]:
+    """Returns the composite, the items that it is made from with what was subtracted from each, and warnings.
 
-    Items of one satellite and day are one acquisition, cut into overlapping tiles; it counts once for a pixel.
+    Reads no more scenes than it needs. Items of one take are one observation, cut into overlapping tiles; it counts once for a
+    pixel. Where an item of a newer baseline has data, the older ones of the same take and tile are not used.
     """
-    scenes = [(stac.scene_metadata(item), item) for item in items]
-    known = [
-        (s.cloud_percent, s.time, item.id, item) for s, item in scenes if s.cloud_percent <= recipe.max_cloud_percent
-    ]
-    median = Median((grid.height, grid.width), len(recipe.wanted.s2_bands), recipe.s2_scenes)
-    used, doubts = [], []
-    acquisitions: dict[tuple[str, str], np.ndarray] = {}
-    for *_, item in sorted(known, key=lambda scene: scene[:3]):
+    median = Median(grid.shape, len(recipe.wanted.s2_bands), recipe.s2_scenes)
+    used, offsets, doubts = [], [], []
+    failed: list[ItemError] = []
+    seen: dict[int, np.ndarray] = {}
+    held: dict[tuple, np.ndarray] = {}
+    for item, take, tile in _in_order(items, recipe.max_cloud_percent):
         if not median.missing.any():
             break
         if not _touches(item.geometry, grid):
             continue
-        acquisition = str(item.properties.get("platform")), str(stac.scene_metadata(item).time.date())
-        seen = acquisitions.setdefault(acquisition, np.zeros((grid.height, grid.width), bool))
-        clear = np.ones((grid.height, grid.width), bool)
-        if recipe.cloud_mask:
-            classes = stac.scene_classes(item, grid, archive)
-            clear = ~np.isnan(classes) & ~np.isin(classes, NOT_CLEAR)
-        clear &= ~seen
-        if not (clear & median.missing).any():
+        taken_before = seen.setdefault(take, np.zeros(grid.shape, bool))
+        newer = held.setdefault((take, tile), np.zeros(grid.shape, bool))
+        free = median.missing & ~taken_before & ~newer
+        if not free.any():
             continue
-        numbers, offset_known = stac.digital_numbers(item, grid, recipe.wanted, archive)
-        taken = median.add(numbers, clear)
-        seen |= taken
-        if taken.any():
-            used.append(item)
-            if not offset_known:
-                doubts.append(
-                    f"nothing in the metadata of {item.id} tells whether {bands.OFFSET_DN} was added to its digital numbers; "
-                    f"they are used unchanged: give --s2_offset {bands.OFFSET_DN} or --s2_offset 0"
-                )
-    return median.result(), used, tuple(doubts)
+        try:
+            if recipe.cloud_mask:
+                classes = stac_reading.scene_classes(item, grid, archive)
+                data = ~np.isnan(classes)
+                free &= data & ~np.isin(classes, NOT_CLEAR)
+            if free.any():
+                scene = stac_reading.read_sentinel2([item], grid, recipe.wanted, archive)
+                taken = median.add(scene.s2, free)
+                taken_before |= taken
+                if not recipe.cloud_mask:
+                    data = (scene.s2 != bands.S2_NODATA).all(axis=-1)
+                doubts += scene.notes
+                if taken.any():
+                    doubts += filter(None, [stac_items.baseline_note(item)])
+                    used.append(item)
+                    offsets.append(scene.offset)
+            newer |= data
+        except ItemError as error:
+            failed.append(error)
+    return median.result(), used, offsets, doubts + _left_out(failed, used, "Sentinel-2")
+
+
+def _passes(
+    items: Sequence[Any], orbit: str, archive: StacArchive
+) -> tuple[list[tuple[str, list[Any]]], tuple[str, ...]]:
+    """Returns the Sentinel-1 passes of the first orbit direction that has any, and warnings."""
+    usable, notes = stac_items.usable(items, orbit, archive.s1)
+    found = [stac_items.passes(usable, direction) for direction in stac_items.directions(orbit)]
+    return next(filter(None, found), []), tuple(notes)
+
+
+def _left_out(failed: Sequence[ItemError], used: Sequence[Any], sensor: str) -> list[str]:
+    """Returns a line for each scene that is left out. Raises an ItemError if no other one was used."""
+    if failed and not used:
+        more = f" (and {len(failed) - 1} other scenes cannot be used)" if failed[1:] else ""
+        raise ItemError(f"no scene of {sensor} is left: {failed[0]}{more}", failed[0].kind)
+    return list(map(not_used, failed))
+
+
+def _in_order(items: Sequence[Any], max_cloud_percent: float) -> list[tuple[Any, int, Any]]:
+    """Returns the items that are clear enough, each with its take and its tile, the clearest first.
+
+    Items that do not tell their cloud cover come last. Of the items of one take and tile, that of the newest baseline stands first,
+    and decides their place.
+    """
+    known = [(item, stac_items.scene_metadata(item)) for item in items]
+    known = [(item, scene) for item, scene in known if not (cloud_percent(item) or 0) > max_cloud_percent]
+    groups: dict[tuple[int, Any], list[tuple[Any, SceneMetadata]]] = {}
+    for take, members in enumerate(by_take([scene for _, scene in known])):
+        for place in members:
+            item, scene = known[place]
+            groups.setdefault((take, mgrs_tile(scene.names) or _bounds(item)), []).append((item, scene))
+    ordered = []
+    for (take, tile), members in groups.items():
+        members.sort(key=lambda member: (member[1].baseline or 0.0, member[1].made), reverse=True)
+        first, scene = members[0]
+        cloud = cloud_percent(first)
+        rank = cloud is None, cloud or 0.0, scene.time, first.id
+        ordered.append((rank, [(item, take, tile) for item, _ in members]))
+    return [entry for _, entries in sorted(ordered, key=lambda group: group[0]) for entry in entries]
+
+
+def cloud_percent(item: Any) -> float | None:
+    """Returns the cloud cover that an item tells; None if it tells none."""
+    told = stac_items.known(item.properties, "cloudcover", "cloudypixelpercentage", "cloudcoverage")
+    return None if told is None else stac_items.scene_metadata(item).cloud_percent
+
+
+def _bounds(item: Any) -> tuple | None:
+    """Returns about where an item lies, to tell it from others whose names tell no tile."""
+    return tuple(round(value, 1) for value in item.bbox) if item.bbox else None
 
 
 def _touches(geometry: dict[str, Any] | None, grid: Grid) -> bool:
-    """Returns whether a GeoJSON geometry in degrees intersects a grid; True also if it is missing, or crosses the antimeridian,
-    where archives do not agree on how to write it.
-    """
-    if geometry is None:
+    """Returns whether a footprint intersects a grid, however little; True also if it is not known."""
+    polygons = footprint(geometry, grid)
+    if polygons is None:
         return True
-    west, _, east, _ = shapely.geometry.shape(geometry).bounds
-    if east - west > 180:
-        return True
-    there = shapely.make_valid(shapely.geometry.shape(transform_geom("EPSG:4326", grid.crs, geometry)))
-    return bool(shapely.intersects(there, shapely.box(*grid.bounds)))
+    parts = [shapely.make_valid(shapely.Polygon(rings[0], rings[1:])) for rings in polygons]
+    return bool(shapely.intersects(parts, shapely.box(*grid.bounds)).any())

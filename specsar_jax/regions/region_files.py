@@ -4,7 +4,7 @@
     blocks/<zone>_<x>_<y>.tif   the map of a block, as `map_files` writes it; nodata outside of the region and of the zone
     blocks/<zone>_<x>_<y>.json  its STAC item, with the area of each class; written last, so a block that has one is finished
     mosaic_<zone>.vrt         all blocks of a UTM zone as one raster; one per zone, as a VRT has one CRS
-    summary.json              area of each class in hectares, and the blocks that failed or have no imagery
+    summary.json              area of each class in hectares, the blocks that failed or have no imagery, the scenes left out, by reason
 
 A file appears under its name only when it is complete.
 """
@@ -25,7 +25,7 @@ import pystac
 import shapely
 from jaxtyping import Float, Float32
 
-from specsar_jax.maps import qgis
+from specsar_jax.maps import publishing, qgis
 from specsar_jax.maps.map_files import Outputs, write_map
 from specsar_jax.regions import blocks
 from specsar_jax.regions.blocks import Block
@@ -33,7 +33,12 @@ from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.imagery.decoder import backscatter
+from tfds_dwplus.imagery.items.stac_assets import kind_of_note
 from tfds_dwplus.imagery.stac_api import StacArchive
+
+TAKEN_ORBIT = "s1_orbit_taken"
+"""Field of region.json beside what was asked: the orbit direction that was taken, where two were to be tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Job:
 def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
     """Creates the folder, or checks that it belongs to this region and these settings; locks it for this process.
 
+    A folder in which no block has a class may take other settings; what it holds is removed.
+
     Raises:
         ValueError: it is a file, holds a map with other settings, or another process is at work on it.
     """
@@ -67,10 +74,21 @@ def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
             raise ValueError(
                 f"another map_region is at work on {output}; wait for it, or give another --output"
             ) from None
-        _check_asked(output / "region.json", json.loads(json.dumps(asked)), bool(_items(output)))
+        _take(output / "region.json", json.loads(json.dumps(asked)))
         for part in (output / "blocks").glob(".*"):  # unfinished files of workers of an earlier run
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         yield
+
+
+def taken_orbit(output: Path) -> str:
+    """Returns the orbit direction that a region's finished blocks were made with; "" if there are none."""
+    return json.loads((output / "region.json").read_bytes()).get(TAKEN_ORBIT, "") if _items(output) else ""
+
+
+def keep_orbit(output: Path, orbit: str) -> None:
+    """Keeps the orbit direction, so that blocks that are mapped later are of the same one."""
+    asked = json.loads((output / "region.json").read_bytes())
+    _write_asked(output / "region.json", asked | {TAKEN_ORBIT: orbit})
 
 
 def is_done(output: Path, block: Block) -> bool:
@@ -98,16 +116,12 @@ def write_block(
         OSError: the folder cannot be written.
     """
     folder = job.output / "blocks"
-    tags = job.tags | {"s2_window": interval(job.recipe.s2_dates), "s1_window": interval(job.recipe.s1_dates)}
-    for sensor in job.recipe.sensors:
-        for what in ("items", "dates"):
-            tags[f"{sensor}_{what}"] = " ".join(getattr(made, what).get(sensor, ())) if made else ""
+    tags = _tags(job, made)
     item = _item(block, job, made, hectares)
     # One folder per attempt: a worker that lost its scheduler may still be writing this block while another one does so too.
     with tempfile.TemporaryDirectory(prefix=f".{block.name}.", dir=folder, ignore_cleanup_errors=True) as own:
         write_map(block.grid, Outputs(Path(own) / f"{block.name}.tif"), tags, probability)
-        for kind in (".tif.aux.xml", ".qml", ".tif"):
-            Path(own, block.name + kind).replace(folder / (block.name + kind))
+        publishing.publish(Path(own) / f"{block.name}.tif", folder / f"{block.name}.tif", qgis.style())
         with written_whole(folder / f"{block.name}.json") as part:
             part.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
 
@@ -131,6 +145,9 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
     """Adds up the areas of the finished blocks, in hectares, writes summary.json and returns its content."""
     classes = dict.fromkeys(bands.CLASSES, 0.0)
     without, empty, missing = 0.0, [], []
+    left_out: dict[str, dict[str, str]] = {}
+    pixels: dict[str, int] = {}
+    scenes: dict[str, set[str]] = {sensor: set() for sensor in job.recipe.sensors}
     for block in todo:
         if not is_done(output, block):
             missing.append(block.name)
@@ -141,6 +158,13 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
         without += known["specsar:no_data_hectares"]
         if known["specsar:no_data_hectares"] and not any(known["specsar:hectares"].values()):
             empty.append(block.name)
+        for note in known["specsar:doubts"]:
+            if kind := kind_of_note(note):
+                left_out.setdefault(kind[0], {})[kind[1]] = note
+        for reason, number in known.get("specsar:s1_pixels_left_out", {}).items():
+            pixels[reason] = pixels.get(reason, 0) + number
+        for sensor, names in known["specsar:items"].items():
+            scenes[sensor].update(names)
     summary = {
         "region_hectares": blocks.region_hectares(job.region),
         "hectares": classes,
@@ -148,6 +172,9 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
         "blocks": len(todo),
         "blocks_without_imagery": empty,
         "blocks_missing": {name: failed.get(name, "not yet tried") for name in missing},
+        "scenes_used": {sensor: len(names) for sensor, names in scenes.items()},
+        "scenes_left_out": left_out,
+        "s1_pixels_left_out": pixels,
         **job.tags,
     }
     with written_whole(output / "summary.json") as part:
@@ -167,30 +194,113 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def left_out(summary: dict[str, Any]) -> list[str]:
+    """Returns what a summary tells of scenes and pixels that were left out, a line for each reason."""
+    told = [
+        f"{len(scenes)} scene{'' if len(scenes) == 1 else 's'} left out: {kind}, as {next(iter(scenes))}"
+        for kind, scenes in sorted(summary["scenes_left_out"].items())
+    ]
+    return told + backscatter.told(summary["s1_pixels_left_out"])
+
+
+def _settings(job: Job) -> dict[str, str]:
+    """Returns what all blocks have in common, as tags: the network, and which imagery was wanted."""
+    recipe, wanted = job.recipe, job.recipe.wanted
+    tags = dict(job.tags)
+    for sensor in recipe.sensors:
+        tags[f"{sensor}_window"] = interval(getattr(recipe, f"{sensor}_dates"))
+        tags[f"{sensor}_collection"] = getattr(job.archive, sensor).name
+    if "s2" in recipe.sensors:
+        tags["s2_level"] = wanted.s2_level
+    if "s1" in recipe.sensors:
+        quantity = job.archive.s1_quantity
+        tags |= {
+            "s1_quantity": quantity,
+            "s1_unit": f"{quantity} dB",
+            "s1_orbit": wanted.s1_orbit,
+            "s1_mean": wanted.s1_mean,
+        }
+    return tags
+
+
+def _tags(job: Job, made: Composite | None) -> dict[str, str]:
+    """Returns the tags of a block's map: the settings, what it was made of, and how that was read."""
+    tags = _settings(job)
+    for sensor in job.recipe.sensors:
+        for what in ("items", "dates"):
+            tags[f"{sensor}_{what}"] = " ".join(getattr(made, what).get(sensor, ())) if made else ""
+    if made and made.s2_read:
+        offsets, baselines = zip(*made.s2_read.values(), strict=True)
+        tags |= {"s2_offset": _each(offsets), "s2_baseline": _each(baselines)}
+    if made and made.doubts:
+        tags["notes"] = " | ".join(made.doubts)
+    return tags
+
+
+def _each(texts: Sequence[str]) -> str:
+    """Returns the different texts, sorted: '0, 1000'."""
+    return ", ".join(sorted(set(filter(None, texts))))
+
+
 def _items(output: Path) -> list[Path]:
     return list((output / "blocks").glob("*.json"))
 
 
-def _check_asked(path: Path, asked: dict[str, Any], holds_blocks: bool) -> None:
-    if path.exists() and holds_blocks:
-        try:
-            found = json.loads(path.read_bytes())
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} is damaged; give another --output")
-        for name in sorted(asked.keys() | found.keys()):
-            if asked.get(name) != found.get(name):
-                was, now = (json.dumps(tree.get(name))[:100] for tree in (found, asked))
-                raise ValueError(
-                    f"{path.parent} was made with {name} {was}, and is now to be with {now}; "
-                    "one folder holds one map: take the same settings or another --output"
-                )
-    elif holds_blocks:
+def _take(path: Path, asked: dict[str, Any]) -> None:
+    """Writes what is asked for, or checks that the folder's blocks were made with it. Blocks without a class do not count."""
+    items = _items(path.parent)
+    if not items:
+        return _write_asked(path, asked)
+    if not path.exists():
         raise ValueError(f"{path.parent} holds blocks but no {path.name}; give another --output")
-    else:
-        with written_whole(path) as part:
-            part.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged; give another --output")
+    found.pop(TAKEN_ORBIT, None)
+    different = list(_differences(found, asked))
+    if not different:
+        return None
+    if not any(map(_is_mapped, items)):
+        for item in items:
+            for part in item.parent.glob(f"{item.stem}.*"):
+                part.unlink()
+        return _write_asked(path, asked)
+    (name, was, now), *others = different
+    more = f" (and with other {', '.join(name for name, *_ in others)})" if others else ""
+    raise ValueError(
+        f"{path.parent} was made with {name} {was}, and is now to be with {now}{more}; "
+        "one folder holds one map: take the same settings or another --output"
+    )
+
+
+def _write_asked(path: Path, asked: dict[str, Any]) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+
+
+def _is_mapped(item: Path) -> bool:
+    """Returns whether a block has a pixel with a class; also if its item cannot be read."""
+    try:
+        return any(json.loads(item.read_bytes())["properties"]["specsar:hectares"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return True
+
+
+def _differences(found: Any, asked: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yields each field that differs: its name, such as 'wanted.s1_orbit', and both values, from about where they differ."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        for key in sorted(found.keys() | asked.keys()):
+            yield from _differences(found.get(key), asked.get(key), f"{name}.{key}" if name else key)
+    elif found != asked:
+        texts = [json.dumps(value) for value in (found, asked)]
+        same = next(
+            (at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), min(map(len, texts))
+        )
+        start = max(same - 20, 0) if max(map(len, texts)) > 80 else 0
+        yield name, *(("..." if start else "") + text[start : start + 80] for text in texts)
 
 
 def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
@@ -212,8 +322,11 @@ def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.nda
             "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(bands.CLASSES)},
             "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
             "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
+            "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
+            "specsar:s2_baselines": {name: baseline for name, (_, baseline) in made.s2_read.items()} if made else {},
+            "specsar:s1_pixels_left_out": dict(made.s1_pixels) if made else {},
             "specsar:doubts": list(made.doubts) if made else [],
-            **{f"specsar:{name}": text for name, text in job.tags.items()},
+            **{f"specsar:{name}": text for name, text in _settings(job).items()},
         },
         stac_extensions=[
             "https://stac-extensions.github.io/projection/v2.0.0/schema.json",

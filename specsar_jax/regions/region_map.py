@@ -1,13 +1,23 @@
 """Maps the missing blocks of a region on the workers of a cluster, then writes mosaics and the summary."""
 
+import dataclasses
+from collections import Counter
 from typing import Any
 
-from specsar_jax.regions import blocks, cluster, region_files
-from specsar_jax.regions.composites import interval
+from specsar_jax.regions import blocks, cluster, coverage, region_files
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus.command_line import progress
-from tfds_dwplus.imagery.acquisitions import ArchiveError
-from tfds_dwplus.imagery.stac_api import check_collections, search
+
+
+def plan(job: Job, block_px: int) -> None:
+    """Prints what would be mapped, and from what. No pixel is read, nothing is written.
+
+    Raises:
+        ValueError: the archive does not answer, or no pixel could be mapped.
+    """
+    wanted = list(blocks.blocks_of(job.region, block_px))
+    print(_counted(wanted, block_px))
+    _with_coverage(job)
 
 
 def map_region(job: Job, block_px: int, scheduler: str, workers: int, attempts: int) -> dict[str, Any]:
@@ -28,29 +38,77 @@ def map_region(job: Job, block_px: int, scheduler: str, workers: int, attempts: 
     """
     wanted = list(blocks.blocks_of(job.region, block_px))
     todo = [block for block in wanted if not region_files.is_done(job.output, block)]
-    zones = sorted({block.zone for block in wanted})
-    print(f"{len(wanted)} blocks of {block_px / 100:g} km in {', '.join(zones)}; {len(wanted) - len(todo)} are there")
+    print(f"{_counted(wanted, block_px)}; {len(wanted) - len(todo)} are there")
+    if todo:
+        if orbit := region_files.taken_orbit(job.output):
+            job = _with_orbit(job, orbit)
+        job = _with_coverage(job)
+        region_files.keep_orbit(job.output, job.recipe.wanted.s1_orbit)
     failed = _map_blocks(job, todo, len(wanted), scheduler, workers, attempts) if todo else {}
     region_files.write_mosaics(job.output, [b for b in wanted if region_files.is_done(job.output, b)])
-    summary = region_files.write_summary(job.output, job, wanted, failed)
+    summary = region_files.write_summary(
+        job.output, job, wanted, {name: reason for name, (reason, _) in failed.items()}
+    )
+    for line in region_files.left_out(summary):
+        print(line)
     if failed:
-        name, reason = next(iter(failed.items()))
+        name, (reason, _) = next(iter(failed.items()))
+        kinds = ", ".join(
+            f"{number}: {kind}" for kind, number in Counter(kind for _, kind in failed.values()).most_common()
+        )
         raise ValueError(
-            f"{len(failed)} of {len(wanted)} blocks failed, the first one {name}: {reason}; all are listed in "
+            f"{len(failed)} of {len(wanted)} blocks failed ({kinds}), the first one {name}: {reason}; all are listed in "
             f"{job.output / 'summary.json'}, what is done is kept: run the same command again to try them again"
         )
     if not any(summary["hectares"].values()):
-        raise ValueError(
-            f"no pixel of the region has data of {' and '.join(job.recipe.sensors)}: "
-            "take other --dates, --max_cloud_percent or --s1_orbit"
-        )
+        raise ValueError(_nothing_mapped(summary))
     return summary
 
 
-def _map_blocks(job: Job, todo: list, total: int, scheduler: str, workers: int, attempts: int) -> dict[str, str]:
-    """Maps blocks; returns the reasons of those that failed, by name of the block."""
-    _check_items(job)
-    failed: dict[str, str] = {}
+def _counted(wanted: list[blocks.Block], block_px: int) -> str:
+    zones = sorted({block.zone for block in wanted})
+    return f"{len(wanted)} block{'' if len(wanted) == 1 else 's'} of {block_px / 100:g} km in {', '.join(zones)}"
+
+
+def _with_coverage(job: Job) -> Job:
+    """Prints what the archive has of the region, and returns the job with one orbit direction for all blocks.
+
+    Raises:
+        ValueError: the archive does not answer, or no pixel could be mapped.
+    """
+    found = coverage.coverage(job)
+    for line in coverage.lines(found, job):
+        print(line)
+    coverage.check(found, job)
+    orbit, said = coverage.chosen_orbit(found, job)
+    if said:
+        print(said)
+    return _with_orbit(job, orbit)
+
+
+def _with_orbit(job: Job, orbit: str) -> Job:
+    wanted = dataclasses.replace(job.recipe.wanted, s1_orbit=orbit)
+    return dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, wanted=wanted))
+
+
+def _nothing_mapped(summary: dict[str, Any]) -> str:
+    options = {"s2": "other --dates or a higher --max_cloud_percent", "s1": "other --s1_dates or another --s1_orbit"}
+    names = {"s2": "Sentinel-2", "s1": "Sentinel-1"}
+    without = [sensor for sensor, number in summary["scenes_used"].items() if not number] or list(
+        summary["scenes_used"]
+    )
+    both = " and " if without == list(summary["scenes_used"]) else " or "
+    return (
+        f"no pixel of the region has clear data of {both.join(names[sensor] for sensor in without)}: "
+        f"take {', and '.join(options[sensor] for sensor in without)}"
+    )
+
+
+def _map_blocks(
+    job: Job, todo: list, total: int, scheduler: str, workers: int, attempts: int
+) -> dict[str, tuple[str, str]]:
+    """Maps blocks; returns the reason and its kind of those that failed, by name of the block."""
+    failed: dict[str, tuple[str, str]] = {}
     said: set[str] = set()
     with (
         cluster.connected(scheduler, workers) as client,
@@ -59,29 +117,11 @@ def _map_blocks(job: Job, todo: list, total: int, scheduler: str, workers: int, 
         for entry in cluster.entries(client, job, todo, attempts):
             bar.update()
             if entry["status"] == "failed":
-                failed[entry["block"]] = entry["reason"]
+                failed[entry["block"]] = entry["reason"], entry["kind"]
                 bar.write(f"block {entry['block']} failed: {entry['reason']}")
             for doubt in set(entry["doubts"]) - said:
                 bar.write(f"warning: {doubt}")
                 said.add(doubt)
     lost = [block.name for block in todo if block.name not in failed and not region_files.is_done(job.output, block)]
-    return failed | dict.fromkeys(
-        lost, f"a worker did it, but {job.output} does not hold it; do the workers see that folder?"
-    )
-
-
-def _check_items(job: Job) -> None:
-    """Raises a ValueError if the archive has no scene of the region; called before any worker starts."""
-    check_collections(job.archive)
-    where = blocks.search_bounds(job.region)
-    for sensor in job.recipe.sensors:
-        collection, dates = getattr(job.archive, sensor), getattr(job.recipe, f"{sensor}_dates")
-        try:
-            found = search(collection, job.archive.timeout_s, where, interval(dates), most=1)
-        except ArchiveError as error:
-            raise ValueError(f"{error}; try again later") from None
-        if not found:
-            raise ValueError(
-                f"{collection.name} of {collection.url} has no item in the region from {dates[0]} to {dates[1]}; "
-                "take other dates or another collection"
-            )
+    reason = f"a worker did it, but {job.output} does not hold it; do the workers see that folder?"
+    return failed | dict.fromkeys(lost, (reason, "a worker failed"))

@@ -60,6 +60,22 @@ def test_another_crs(world, tmp_path):
     assert warped and (found == expected).mean() > 0.999
 
 
+def test_grids_are_compared_by_shares_of_a_pixel(tmp_path):
+    """In degrees a pixel is 0.00009, so that one of 1 % more is 0.64 pixels aside after 64 of them. In metres, 5 cm are nothing."""
+    step, codes = 9e-5, np.tile(np.arange(64, dtype=np.uint8) // 2 % 9, (64, 1))
+    tile = Grid.parse("EPSG:4326", (step, 0.0, -0.78, 0.0, -step, 38.1), 64, 64)
+    larger = write(tmp_path / "x.tif", codes, "EPSG:4326", (step * 1.01, 0, -0.78, 0, -step * 1.01, 38.1))
+    found, warped = read_codes(larger, legends.DYNAMIC_WORLD, tile)
+    # Centre 63.5 of the last column lies at 62.87 pixels of 1.01: in column 62.
+    there = codes[:, ((np.arange(64) + 0.5) / 1.01).astype(int)]
+    assert warped and there[0, 63] == codes[0, 62]
+    np.testing.assert_array_equal(found, there)
+    for metres, other in ((0.05, False), (0.2, True)):
+        moved = write(tmp_path / "y.tif", codes, "EPSG:32630", (10, 0, 5e5 + metres, 0, -10, 4.2e6))
+        grid = Grid.parse("EPSG:32630", (10.0, 0.0, 5e5, 0.0, -10.0, 4.2e6), 64, 64)
+        assert read_codes(moved, legends.DYNAMIC_WORLD, grid)[1] == other
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "float32", "float64"])
 @pytest.mark.parametrize("nodata", [None, 100])
 def test_beyond_a_raster_is_nodata_in_every_type(world, tmp_path, dtype, nodata):

@@ -42,10 +42,13 @@ class Files:
         self.process = subprocess.Popen([sys.executable, str(SERVER), str(port), str(folder), str(control)])
         wait_for_port(port, self.process)
 
-    def set(self, refused: str = "", wait_s: float = 0.0) -> None:
-        """From now on, paths with `refused` in them are answered with 403, as an expired signature is; all after a while."""
+    def set(self, refused: str = "", wait_s: float = 0.0, status: int = 403, one_in: int = 1) -> None:
+        """From now on, paths with `refused` in them are answered with a status, 403 as an expired signature is; all after a while.
+
+        With `one_in`, only every so many of such requests are.
+        """
         partial = self._control / "next"
-        partial.write_text(json.dumps([refused, wait_s]))
+        partial.write_text(json.dumps([refused, wait_s, status, one_in]))
         partial.replace(self._control / "now")
 
     @property

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import sys
 import time
@@ -15,13 +16,14 @@ class Handler(RangeRequestHandler):
     """Answers after a while, or not, as the control folder says, and logs path and bytes of each answer there."""
 
     control = Path(sys.argv[3])
+    numbers = itertools.count(1)
 
     def send_head(self):
         self.path = self.path.partition("?")[0]
-        refused, wait_s = json.loads((self.control / "now").read_text())
+        refused, wait_s, status, one_in = json.loads((self.control / "now").read_text())
         time.sleep(wait_s)
-        if refused and refused in self.path:
-            return self.send_error(403, "Signature not valid in the specified time frame")
+        if refused and refused in self.path and next(self.numbers) % one_in == 0:
+            return self.send_error(status, "Signature not valid in the specified time frame")
         return super().send_head()
 
     def send_header(self, keyword, value):

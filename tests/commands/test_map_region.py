@@ -60,8 +60,30 @@ def test_a_region_over_two_zones(small_run, archive, tmp_path):
     assert again.returncode == 0, again.stderr
     assert [path for path in maps if path.stat().st_mtime_ns != before[path]] == maps[:1]
     assert json.loads((out / "summary.json").read_text())["hectares"] == pytest.approx(summary["hectares"])
-    others = "--bbox", *BOX, "--dates", "2024-05-01", "2024-05-20"
-    assert "dates" in refused(mapped(small_run / "run", url, out, *others))
+    others = "--bbox", *BOX, "--s1_dates", "2024-05-01", "2024-05-29"
+    line = refused(mapped(small_run / "run", url, out, *others))
+    assert (
+        'was made with s1_dates ["2024-05-01", "2024-05-31"], and is now to be with ["2024-05-01", "2024-05-29"];'
+        in line
+    )
+
+
+def test_what_there_is_is_told_before_anything_is_read(small_run, archive, tmp_path):
+    """All passes are descending; a network of sigma0 is to read gamma0."""
+    url, files = archive
+    before = len(files.requests)
+    flags = "--bbox", *BOX, "--s1_quantity", "gamma0"
+    told = mapped(small_run / "run", url, tmp_path / "out", *flags, "--dry_run")
+    assert told.returncode == 0, told.stderr
+    assert (
+        "Sentinel-2 of region-s2: 2 scenes on 2 days, 2024-05-05 to 2024-05-15, over 100 % of the region; cloud 3 to 13 %"
+        in told.stdout
+    )
+    assert "Sentinel-1 of region-s1, descending: 2 scenes on 2 days, 2024-05-03 to 2024-05-27" in told.stdout
+    assert "warning: the network was trained on sigma0, but region-s1 holds gamma0" in told.stderr
+    line = refused(mapped(small_run / "run", url, tmp_path / "out", *flags, "--s1_orbit", "ascending"))
+    assert "has no ascending pass" in line and "2 scenes of descending orbit; say --s1_orbit descending" in line
+    assert len(files.requests) == before and not list((tmp_path / "out" / "blocks").iterdir())
 
 
 @pytest.mark.slow
@@ -93,7 +115,7 @@ def test_blocks_that_fail_are_listed_and_tried_again(small_run, archive, tmp_pat
     finally:
         files.set()
     total = len(list(blocks.blocks_of(blocks.box(*BOX), 128)))
-    assert f"{total} of {total} blocks failed" in line and "SECRET" not in line
+    assert f"{total} of {total} blocks failed ({total}: a file is refused)" in line and "SECRET" not in line
     missing = json.loads((out / "summary.json").read_text())["blocks_missing"]
     assert len(missing) == total and all("vh.tif" in reason for reason in missing.values())
     assert not list((out / "blocks").iterdir())
@@ -116,7 +138,7 @@ def test_blocks_that_fail_are_listed_and_tried_again(small_run, archive, tmp_pat
         (("--scheduler", "broken.json"), "no Dask scheduler"),
         (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler"),
         (("--scheduler", "x://y"), "no Dask scheduler"),
-        (("--max_cloud_percent", 1), "no pixel of the region has data"),
+        (("--max_cloud_percent", 1), "have more cloud than --max_cloud_percent 1, the clearest 3 %"),
     ],
 )
 def test_what_is_refused(small_run, archive, tmp_path, flags, message):

@@ -31,7 +31,8 @@ def made(tmp_path_factory):
     probability = np.full((40, 30, 9), 0.025, np.float32)
     probability[:20, :, 1], probability[20:, :, 6] = 0.8, 0.8
     probability[:5] = np.nan
-    map_files.write_map(GRID, Outputs(folder / "map.tif", folder / "shares.tif"), {"made": "<b>here</b>"}, probability)
+    tags = {"made": "<b>here</b>", "s2_offset": "1000", "s2_scale": "0.0001"}
+    map_files.write_map(GRID, Outputs(folder / "map.tif", folder / "shares.tif"), tags, probability)
     profile = {"driver": "GTiff", "crs": GRID.crs, "transform": GRID.transform, "height": 40, "width": 30}
     with rasterio.open(folder / "s2.tif", "w", count=3, dtype="uint16", **profile) as raster:
         raster.write(np.random.default_rng(0).integers(200, 3000, (3, 40, 30), np.uint16))
@@ -55,6 +56,10 @@ def test_areas_are_true(shown):
     expected[1], expected[6] = 15 * 30 * 0.010008, 20 * 30 * 0.010008
     np.testing.assert_allclose(areas["areas"], expected, rtol=0.02, atol=0.02)
     assert sum(shown.areas((0.0, 0.0, 1.0, 1.0))["areas"]) == 0
+
+
+def test_how_the_map_was_made_is_shown(shown):
+    assert shown.about()["tags"] == {"made": "<b>here</b>", "s2_offset": "1000", "s2_scale": "0.0001"}
 
 
 def test_a_large_map_without_overviews_gets_some(tmp_path, capsys):
@@ -190,6 +195,7 @@ def test_in_a_browser(shown):
             page.wait_for_load_state("networkidle")
             text = page.inner_text("body")
             assert all(name.replace("_", " ") in text for name in bands.CLASSES) and "map.tif" in text
+            assert "s2 offset1000" in page.locator("dl").text_content()
             box = page.locator("#map").bounding_box()
             page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6)  # below the middle: built
             page.wait_for_selector(".leaflet-popup-content")

@@ -5,9 +5,10 @@ import datetime
 import numpy as np
 import pytest
 
-from tfds_dwplus.imagery.acquisitions import ArchiveError, covered_share
+from tfds_dwplus.imagery.acquisitions import ArchiveError
 from tfds_dwplus.imagery.earth_engine import NODATA, arrays, explained, passes, request, scenes, window
 from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.items.footprints import covered_share
 
 
 def test_a_window_ends_before_its_last_day():
@@ -24,7 +25,10 @@ def test_slices_of_a_pass_are_one_scene():
         "system:time_start": [1000 * time.timestamp() for time in at],
         "orbitProperties_pass": ["DESCENDING"] * 3,
     }
-    assert passes(known) == ["2020-06-01", "2020-06-07"]
+    assert passes(known, "descending") == ("descending", ["2020-06-01", "2020-06-07"])
+    assert passes(known, "both") == ("both", ["2020-06-01", "2020-06-07"])
+    assert passes(known, "ascending_or_descending")[0] == "descending"
+    assert passes(known, "ascending") == ("ascending", [])
 
 
 def test_footprints_become_polygons():
@@ -56,11 +60,16 @@ def test_a_request_names_the_grid_of_the_label():
 
 
 def test_answers_become_arrays_with_our_nodata():
-    s2 = np.array([[(NODATA, 0.2), (1234.4, 70000.0)]], [("B2", "f4"), ("B3", "f4")])
-    s1 = np.array([[(NODATA, -20.0), (-12.5, NODATA)]], [("VV", "f4"), ("VH", "f4")])
-    digital, backscatter_db = arrays(s2, s1, ("B3", "B2"))
-    np.testing.assert_array_equal(digital, [[[1, 0], [65535, 1234]]])
-    np.testing.assert_array_equal(backscatter_db, np.float32([[[np.nan, -20.0], [-12.5, np.nan]]]))
+    """A pixel that is masked in a band, one of reflectance 0 in a band, one of 0 in all, one that is saturated in a band."""
+    pixels = [[(NODATA, 1200.0), (1234.4, 0.0), (0.0, 0.0), (900.0, 70000.0)]]
+    s2 = np.array(pixels, [("B2", "f4"), ("B3", "f4")])
+    pixels = [[(NODATA, -20.0), (-12.5, NODATA), (-12.5, 0.0), (-45.0, -20.0)]]
+    s1 = np.array(pixels, [("VV", "f4"), ("VH", "f4")])
+    digital, decibel, notes = arrays(s2, s1, ("B3", "B2"))
+    np.testing.assert_array_equal(digital, [[[0, 0], [1, 1234], [0, 0], [0, 0]]])
+    nan = np.nan
+    np.testing.assert_array_equal(decibel, np.float32([[[nan, -20.0], [-12.5, nan], [-12.5, nan], [nan, nan]]]))
+    assert len(notes) == 2 and "1 pixel" in notes[0] and "of exactly 0 dB" in notes[0] and "border noise" in notes[1]
 
 
 @pytest.mark.parametrize(

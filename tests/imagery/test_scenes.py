@@ -13,39 +13,7 @@ from specsar_jax.config import Predict
 from specsar_jax.maps import scene_map
 from specsar_jax.maps.map_files import Outputs
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.scene_files import band_name
 from tfds_dwplus.imagery.scenes import Reading, open_scene
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("B02_10m", "B2"),
-        ("blue", "B2"),
-        ("B4, central wavelength 665 nm", "B4"),
-        ("B8A", "B8A"),
-        ("Sentinel-2 red edge 1 (705 nm)", "B5"),
-        ("rededge3", "B7"),
-        ("NIR 842nm", "B8"),
-        ("narrow NIR", "B8A"),
-        ("nir08", "B8A"),
-        ("swir_1", "B11"),
-        ("swir22", "B12"),
-        ("Sigma0_VV_db", "VV"),
-        ("s1a-iw-grd-vh-20200607t010800", "VH"),
-        ("red edge", None),
-        ("SCL", None),
-        ("Band 4", None),
-        ("", None),
-    ],
-)
-def test_band_names(text, name):
-    assert band_name(text) == name
-
-
-def test_the_last_word_of_a_file_name_counts():
-    assert band_name("T43RCP_20200604T054639_B08_10m", last=True) == "B8"
-    assert band_name("blue_area_B4", last=True) == "B4"
 
 
 def test_bands_are_found_by_name_in_any_order(tmp_path):
@@ -55,6 +23,12 @@ def test_bands_are_found_by_name_in_any_order(tmp_path):
     s2, _, valid = read([path, str(blue)], s2_bands=("B2", "B4", "B8"))
     np.testing.assert_array_equal(s2[0, 0], [400, 200, 100])
     assert valid.all()
+
+
+def test_a_stack_may_have_the_name_of_a_mask(tmp_path):
+    values = np.stack([ramp(low=low) for low in (7, 100, 200)])
+    s2, _, _ = read([write(tmp_path / "scl_study.tif", values, names=("SCL", "B2", "B4"))], s2_bands=("B2", "B4"))
+    assert s2[0, 0].tolist() == [100, 200]
 
 
 def test_bands_by_position_only_when_told_and_said(tmp_path, capsys):
@@ -81,8 +55,9 @@ def test_the_finest_of_a_band_makes_the_grid(tmp_path):
 def test_coarse_bands_are_interpolated_to_ten_metres(tmp_path):
     """A slope of 16 a pixel at 20 m is one of 8 at 10 m, and nodata does not bleed into it."""
     slope = np.broadcast_to(1000 + 16 * np.arange(SIZE // 2, dtype=np.uint16), (SIZE // 2, SIZE // 2)).copy()
-    slope[5, 5] = 0
-    paths = [write(tmp_path / "B2.tif", ramp()), write(tmp_path / "B11.tif", slope, UTM @ rasterio.Affine.scale(2))]
+    slope[5, 5] = 9
+    coarse = write(tmp_path / "B11.tif", slope, UTM @ rasterio.Affine.scale(2), nodata=9)
+    paths = [write(tmp_path / "B2.tif", ramp()), coarse]
     s2, _, _ = read(paths, s2_bands=("B2", "B11"))
     at_10m = 1000 + 8 * np.arange(SIZE) - 4
     np.testing.assert_array_equal(s2[0, 1:-1, 1], at_10m[1:-1])
@@ -169,7 +144,8 @@ def test_nodata_of_sentinel2(tmp_path):
     values = ramp()
     values[0, 0], values[0, 1], values[0, 2] = 0, 65535, 777
     s2, _, valid = read([write(tmp_path / "B2.tif", values, nodata=777)])
-    assert not s2[0, :3].any() and not valid[0, :3].any() and valid[0, 3:].all()
+    assert s2[0, :3, 0].tolist() == [1, 0, 0]  # another number is declared, so 0 is dark
+    assert valid[0, :4].tolist() == [True, False, False, True]
     signed = values.astype(np.int16)
     signed[0, :3] = -9999
     assert not read([write(tmp_path / "b" / "B2.tif", signed)])[2][0, :3].any()
@@ -296,3 +272,63 @@ def test_scene_laos_with_a_spectral_network(real, tmp_path):
     with rasterio.open(tmp_path / "B02.tif") as grid:
         assert (profile["crs"], profile["transform"], ids.shape) == (grid.crs, grid.transform, (240, 240))
     assert (ids != 255).mean() > 0.98
+
+
+def test_gamma0_for_a_network_of_sigma0_is_told(tmp_path, capsys):
+    s2 = write(tmp_path / "B2.tif", ramp(32))
+    s1 = write(tmp_path / "s1.tif", np.full((2, 32, 32), -12, np.float32), names=("Gamma0_VV_db", "Gamma0_VH_db"))
+    mapped(network("tiny", ("B2",)), [s2], [s1], tmp_path)
+    assert "is gamma0, but the network was trained on sigma0" in capsys.readouterr().err
+    with rasterio.open(tmp_path / "map.tif") as raster:
+        assert raster.tags()["s1_quantity"] == "gamma0"
+
+
+def test_odd_backscatter_is_no_data_and_is_counted(tmp_path, capsys):
+    """One pixel above 40 dB and one of border noise, in a scene that is read in overlapping windows: each is counted once."""
+    s2 = write(tmp_path / "B2.tif", ramp(96))
+    values = np.full((2, 96, 96), -12, np.float32)
+    values[1, 50, 50], values[0, 20, 20] = 41, -45
+    s1 = write(tmp_path / "s1.tif", values, names=("VV", "VH"))
+    ids, _ = mapped(network("tiny", ("B2",)), [s2], [s1], tmp_path)
+    assert (ids == 255).sum() == 2 and ids[50, 50] == ids[20, 20] == 255
+    said = capsys.readouterr().err
+    assert "1 pixel of Sentinel-1 above 40 dB" in said and "1 pixel of Sentinel-1 below -40 dB in VV" in said
+
+
+def test_a_band_is_skipped_and_no_band_is_left_out(tmp_path):
+    values = np.stack([ramp(low=low) for low in (100, 200, 300)])
+    path = write(tmp_path / "s2.tif", values)
+    told = Reading(s2_bands=("-", "B2", "B4"))
+    with open_scene([path], [], ("B2", "B4"), (), told) as scene:
+        s2 = scene.read(slice(0, SIZE), slice(0, SIZE))[0]
+    np.testing.assert_array_equal(s2[0, 0], [200, 300])
+    scl_first = write(tmp_path / "scl_first.tif", values, names=("SCL", "B2", "B4"))
+    np.testing.assert_array_equal(read([scl_first], s2_bands=("B2", "B4"))[0][0, 0], [200, 300])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_ground_control_points_alone_are_a_line(tmp_path):
+    path = write(tmp_path / "B2.tif", ramp(), None, None)
+    at = [(0, 0), (9, 9), (0, 9)]
+    corners = [rasterio.control.GroundControlPoint(row, column, 1 + column, 2 - row) for row, column in at]
+    with rasterio.open(path, "r+") as raster:
+        raster.gcps = corners, rasterio.CRS.from_epsg(4326)
+    assert "ground control points alone" in refusal([path])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "cloudy"),
+    [
+        ("scl_study/clouds.tif", (0, 1), "that are not 0"),
+        ("clouds_SCL.tif", (0, 1), "that are not 0"),
+        ("T43RCP_SCL_20m.tif", (4, 9), "of 3, 8, 9, 10"),
+    ],
+)
+def test_a_mask_is_an_scl_by_its_name_and_its_values(tmp_path, capsys, name, values, cloudy):
+    s2 = write(tmp_path / "B2.tif", ramp())
+    mask = np.full((SIZE, SIZE // 2), values[0], np.uint8)
+    mask[:6] = values[1]
+    valid = read([s2], cloud_mask=str(write(tmp_path / name, mask, nodata=255)))[2]
+    np.testing.assert_array_equal(valid[:6], np.arange(SIZE)[None] >= SIZE // 2 + np.zeros((6, 1)))
+    said = capsys.readouterr().err
+    assert cloudy in said and "covers only a part" in said and "has nodata 255" in said

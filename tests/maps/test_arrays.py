@@ -15,7 +15,7 @@ from tfds_dwplus import bands
 from tfds_dwplus.simulate import simulated_tile
 
 xr = pytest.importorskip("xarray", reason="the extra xarray is not installed")
-from specsar_jax.maps import arrays  # noqa: E402
+from specsar_jax.maps import array_scenes, arrays  # noqa: E402
 
 HEIGHT, WIDTH = 150, 180
 
@@ -86,7 +86,9 @@ def test_chunks_are_lazy_and_leave_no_seam(trained, scene):
         )
     )
     with dask.config.set(scheduler="synchronous"):
-        model.predict(spy, s1).label[:30, :30].compute()
+        lazily = model.predict(spy, s1)  # looks at a sample of all chunks, to decide what the numbers mean
+        asked.clear()
+        lazily.label[:30, :30].compute()
     assert 0 < len(set(asked)) <= 9
 
 
@@ -143,6 +145,34 @@ def test_names_floats_and_offsets(trained, scene):
     assert arrays.Network(trained).predict(filled, s1).label[0, 0] == 255
 
 
+def test_attributes_say_what_the_numbers_mean(trained, scene):
+    """Scale and offset in attributes, or applied by xarray; reflectance; a CRS as stackstac keeps it; a Dataset; one time."""
+    s2, s1 = (a[:, :64, 60:124] for a in scene[1])
+    model = arrays.Network(trained)
+    plain = model.predict(s2, s1)
+    stored = s2.astype(np.int32).where(s2 == 0, (s2.astype(np.int32) + 1000) * 2).astype(np.uint16)
+    packed = stored.assign_attrs(scale_factor=5e-5, add_offset=-0.1, _FillValue=0)
+    decoded = (s2 / 10000).where(s2 > 0).astype(np.float32)
+    decoded.encoding |= {"scale_factor": 5e-5, "add_offset": -0.1}
+    stackstac = [a.drop_vars("spatial_ref").assign_coords(epsg=32630) for a in (s2, s1)]
+    dataset = s2.to_dataset("band")
+    timed = s2.expand_dims(time=[np.datetime64("2024-01-01")])
+    for other, radar in ((packed, s1), (decoded, s1), stackstac, (dataset, s1), (timed, s1)):
+        xr.testing.assert_equal(
+            model.predict(other, radar).label.drop_vars(["time", "epsg", "spatial_ref"], errors="ignore"),
+            plain.label.drop_vars("spatial_ref"),
+        )
+    assert model.predict(*stackstac).label.spatial_ref.attrs["crs_wkt"] == rasterio.CRS.from_epsg(32630).to_wkt()
+    assert model.predict(packed, s1).attrs == {"s2_offset": "1000", "s2_scale": "5e-05"}
+    glint = (s2 / 10000).astype(np.float32)
+    glint[0, 5, 5] = 2.01
+    with pytest.warns(UserWarning, match="taken as reflectance of 0 to 1"):
+        found = model.predict(glint, s1).label
+    assert (found == plain.label).mean() > 0.99
+    with pytest.warns(UserWarning, match="network was trained on sigma0"):
+        model.predict(s2, s1.assign_attrs(long_name="gamma0"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -150,14 +180,24 @@ def test_names_floats_and_offsets(trained, scene):
         (lambda s2, s1: (s2[1:], s1), "no band B2 in s2"),
         (lambda s2, s1: (s2.assign_coords(band=range(9)), s1), "9 bands without names"),
         (lambda s2, s1: (s2.rename(y="lat"), s1), "expected band, y, x"),
-        (lambda s2, s1: (s2 / 10000, s1), "multiply by 10000"),
+        (lambda s2, s1: (s2.astype(np.uint8), s1), "s2 is uint8"),
+        (lambda s2, s1: (s2.isel(x=[*range(50), *range(80, WIDTH)]), s1), "s2.x is uneven"),
+        (
+            lambda s2, s1: (s2, s1.assign_coords(x=s1.x + 320).drop_vars("spatial_ref")),
+            "different x and y, and no CRS is known of s1",
+        ),
         (lambda s2, s1: (s2, 10 ** (s1 / 10)), "--s1_unit power"),
-        (lambda s2, s1: (s2, s1[:, :20].drop_vars("spatial_ref")), "no CRS and transform"),
+        (lambda s2, s1: (s2, s1[:, :20].drop_vars("spatial_ref")), "no CRS is known of s1"),
     ],
 )
 def test_wrong_arrays_are_refused(trained, scene, change, message):
     with pytest.raises(ValueError, match=message):
         arrays.Network(trained).predict(*change(*scene[1]))
+
+
+def test_numpy_is_refused(scene):
+    with pytest.raises(ValueError, match=r"s2 is a ndarray, expected an xarray.DataArray"):
+        array_scenes.stored(scene[1][0].values, bands.S2_BANDS, "s2")
 
 
 def test_load_takes_a_workdir_or_a_bundle(trained, scene, tmp_path):

@@ -1,6 +1,7 @@
 """A block of a region and the folder of its map, with a network and an archive whose answers are known."""
 
 import contextlib
+import dataclasses
 import json
 import threading
 
@@ -21,7 +22,7 @@ from specsar_jax.regions.composites import Composite, Recipe
 from specsar_jax.regions.region_files import Job
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.acquisitions import ArchiveError, Wanted
+from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError, Wanted
 from tfds_dwplus.imagery.stac_api import Collection, StacArchive
 
 BOX = (15.0, 42.4, 15.01, 42.41)
@@ -114,21 +115,22 @@ def test_two_workers_at_one_block(job, ground):
 
 
 @pytest.mark.parametrize(
-    ("fault", "again"),
+    ("fault", "kind", "again"),
     [
-        (ArchiveError("no answer"), True),
-        (ValueError("no band"), False),
-        (OSError(28, "full"), True),
-        (KeyError("x"), True),
+        (ArchiveError("no answer"), "the archive does not answer", True),
+        (ItemError("lost", "a file is missing"), "a file is missing", False),
+        (ValueError("no band"), "it cannot be mapped", False),
+        (OSError(28, "full"), "a file of this machine", True),
+        (KeyError("x"), "an unexpected error", True),
     ],
 )
-def test_faults_are_entries(job, monkeypatch, fault, again):
+def test_faults_are_entries(job, monkeypatch, fault, kind, again):
     def composite(*_):
         raise fault
 
     monkeypatch.setattr(composites, "composite", composite)
     entry = block_maps.map_block(max(BLOCKS, key=lambda block: blocks.inside(block, job.region).sum()), job, network)
-    assert entry["status"] == "failed" and entry["again"] == again
+    assert entry["status"] == "failed" and entry["kind"] == kind and entry["again"] == again
     assert not list((job.output / "blocks").iterdir())
 
 
@@ -156,7 +158,8 @@ def test_workers_that_write_elsewhere_are_found_out(job, monkeypatch):
     done = [{"block": block.name, "status": "done", "doubts": ()} for block in BLOCKS]
     monkeypatch.setattr(region_map.cluster, "connected", connected)
     monkeypatch.setattr(region_map.cluster, "entries", lambda *_: iter(done))
-    monkeypatch.setattr(region_map, "_check_items", lambda _: None)
+    monkeypatch.setattr(region_map, "_with_coverage", lambda job: job)
+    (job.output / "region.json").write_text("{}")
     with pytest.raises(ValueError, match="do the workers see that folder"):
         region_map.map_region(job, SIZE, "tcp://x:1", 1, 1)
     missing = json.loads((job.output / "summary.json").read_text())["blocks_missing"]
@@ -179,3 +182,84 @@ def test_a_folder_is_held_by_one(tmp_path):
         assert not list((tmp_path / "blocks").iterdir())
         with pytest.raises(ValueError, match="another map_region is at work"), region_files.opened(tmp_path, {}):
             pass
+
+
+def block_item(tmp_path, name: str, hectares: float) -> None:
+    (tmp_path / "blocks").mkdir(exist_ok=True)
+    item = {"properties": {"specsar:hectares": {"water": 0.0, "trees": hectares}, "specsar:no_data_hectares": 1.0}}
+    (tmp_path / "blocks" / f"{name}.json").write_text(json.dumps(item))
+    (tmp_path / "blocks" / f"{name}.tif").write_text("")
+
+
+def test_a_folder_without_a_map_takes_other_settings(tmp_path):
+    asked = {"wanted": {"s1_orbit": "descending", "s1_mean": "dB"}}
+    other = {"wanted": {"s1_orbit": "ascending", "s1_mean": "dB"}}
+    block_item(tmp_path, "33N_0_0", 0.0)
+    (tmp_path / "region.json").write_text(json.dumps(asked))
+    with region_files.opened(tmp_path, asked):
+        assert len(list((tmp_path / "blocks").iterdir())) == 2  # the same settings: what is empty stays so
+    with region_files.opened(tmp_path, other):
+        assert not list((tmp_path / "blocks").iterdir())
+    block_item(tmp_path, "33N_0_0", 0.0)
+    block_item(tmp_path, "33N_0_1", 2.5)
+    with (
+        pytest.raises(
+            ValueError, match=r'with wanted\.s1_orbit "ascending", and is now to be with "descending"; one folder'
+        ),
+        region_files.opened(tmp_path, asked),
+    ):
+        pass
+    assert len(list((tmp_path / "blocks").iterdir())) == 4
+
+
+def test_the_one_field_that_differs_is_shown_where_it_differs(tmp_path):
+    block_item(tmp_path, "33N_0_0", 2.5)
+    ring = [[round(15 + at / 1000, 3), 42.0] for at in range(50)]
+    asked = {"region": {"type": "Polygon", "coordinates": [ring]}, "block_px": 128}
+    (tmp_path / "region.json").write_text(json.dumps(asked))
+    ring[-1][1] = 42.5
+    with pytest.raises(ValueError, match=r"with region\.coordinates") as error, region_files.opened(tmp_path, asked):
+        pass
+    assert (
+        "15.049, 42.0]]]," in str(error.value)
+        and "15.049, 42.5]]];" in str(error.value)
+        and len(str(error.value)) < 450
+    )
+    both = r"with block_px 128, .* 256 \(and with other region\.coordinates\)"
+    with pytest.raises(ValueError, match=both), region_files.opened(tmp_path, asked | {"block_px": 256}):
+        pass
+
+
+def test_blocks_that_come_later_are_of_the_same_orbit(tmp_path):
+    asked = {"wanted": {"s1_orbit": "descending_or_ascending"}}
+    with region_files.opened(tmp_path, asked):
+        region_files.keep_orbit(tmp_path, "ascending")
+    assert region_files.taken_orbit(tmp_path) == ""  # no block is made of it
+    block_item(tmp_path, "33N_0_0", 2.5)
+    with region_files.opened(tmp_path, asked):
+        assert region_files.taken_orbit(tmp_path) == "ascending"
+
+
+def test_a_summary_tells_what_was_left_out(job, ground, monkeypatch):
+    """A scene that two blocks leave out is one scene; pixels add up. Where from and how is in the tags of each map."""
+    made = composites.composite
+
+    def composite(*arguments):
+        notes = ("not used (a file is missing): S2_0: cannot read x: HTTP 404", "something else")
+        read = {"a": ("1000", "05.10"), "c": ("0", "02.12")}
+        return dataclasses.replace(made(*arguments), doubts=notes, s2_read=read, s1_pixels={"above 40 dB": 3})
+
+    monkeypatch.setattr(composites, "composite", composite)
+    entries = [block_maps.map_block(block, job, network) for block in BLOCKS]
+    read = [block for block in BLOCKS if blocks.inside(block, job.region).any()]
+    assert len(read) > 1 and all(entry["status"] != "failed" for entry in entries)
+    summary = region_files.write_summary(job.output, job, BLOCKS, {})
+    assert region_files.left_out(summary) == [
+        "1 scene left out: a file is missing, as S2_0",
+        f"{3 * len(read)} pixels of Sentinel-1 above 40 dB are taken as no data",
+    ]
+    assert summary["scenes_used"] == {"s2": 1, "s1": 1}
+    with rasterio.open(job.output / "blocks" / f"{read[0].name}.tif") as raster:
+        tags = raster.tags()
+    assert tags["s2_offset"] == "0, 1000" and tags["s2_baseline"] == "02.12, 05.10" and tags["s2_items"] == "a"
+    assert tags["s1_unit"] == "sigma0 dB" and tags["s1_orbit"] == "descending" and "HTTP 404" in tags["notes"]

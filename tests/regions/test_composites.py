@@ -16,8 +16,10 @@ from region_archive import CLOUDS, DAYS, PASSES, served
 from specsar_jax.regions import composites
 from specsar_jax.regions.composites import Median, Recipe
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.acquisitions import Wanted
+from tfds_dwplus.imagery.acquisitions import ItemError, Wanted
 from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.items.stac_assets import kind_of_note
+from tfds_dwplus.imagery.stac_reading import ReadScene
 from tfds_dwplus.simulate import simulated_tile
 
 PLACE = ("EPSG:32633", 15.0, 42.4)
@@ -135,28 +137,75 @@ def test_a_part_of_the_grid_has_the_same_pixels(url, grid):
 class Item:
     """As much of a STAC item as the choice of scenes looks at."""
 
-    def __init__(self, name: str, platform: str, cloud: float, geometry: dict | None = None) -> None:
-        self.id, self.geometry, self.assets = name, geometry, {}
-        self.datetime = datetime.datetime(2024, 5, 5, 10, tzinfo=datetime.UTC)
-        self.properties = {"eo:cloud_cover": cloud, "platform": platform}
+    def __init__(
+        self, name: str, platform: str = "s2a", cloud: float | None = 1.0, geometry=None, minute=0, **known
+    ) -> None:
+        self.id, self.geometry, self.bbox, self.assets = name, geometry, None, {}
+        self.datetime = datetime.datetime(2024, 5, 5, 10, tzinfo=datetime.UTC) + datetime.timedelta(minutes=minute)
+        self.properties = {"eo:cloud_cover": cloud, "platform": platform, **known}
 
 
 def chosen(monkeypatch, grid, items, numbers) -> composites.Composite:
-    """A composite of made-up scenes that are one number all over."""
+    """A composite of made-up scenes that are one number all over, or have numbers in their left half, or cannot be read."""
+
+    def read_sentinel2(items, *_):
+        (item,) = items
+        if isinstance(numbers[item.id], Exception):
+            raise numbers[item.id]
+        s2 = np.zeros((*grid.shape, 4), np.uint16)
+        s2[:, :100] = abs(numbers[item.id])
+        s2[:, 100:] = max(numbers[item.id], 0)
+        return ReadScene(s2, "0", (), (item,))
+
     monkeypatch.setattr(composites.stac_api, "search", lambda *_: items)
-    wanted = np.ones((*grid.shape, 4), np.uint16)
-    monkeypatch.setattr(
-        composites.stac, "digital_numbers", lambda item, *_: (wanted * np.uint16(numbers[item.id]), True)
-    )
+    monkeypatch.setattr(composites.stac_reading, "read_sentinel2", read_sentinel2)
     only = Recipe(("s2",), recipe().wanted, *(("2024-05-01", "2024-05-31"),) * 2, cloud_mask=False)
     return composites.composite(grid, only, stac("http://x", "region-s2", "", ""))
 
 
 def test_a_take_counts_once(monkeypatch, grid):
     """Neighbouring tiles of the satellite's grid hold the same take twice where they overlap."""
-    items = [Item("a", "s2a", 1.0), Item("b", "s2a", 2.0), Item("c", "s2b", 3.0)]
+    tiles = [{"s2:mgrs_tile": name} for name in ("33TVG", "33TWG", "33TVG")]
+    items = [
+        Item("a", "s2a", 1.0, **tiles[0]),
+        Item("b", "Sentinel-2A", 2.0, **tiles[1]),
+        Item("c", "s2b", 3.0, **tiles[2]),
+    ]
     found = chosen(monkeypatch, grid, items, {"a": 100, "b": 120, "c": 300})
     assert found.items["s2"] == ("a", "c") and (found.s2 == 200).all()
+
+
+def test_a_satellite_that_comes_again_the_same_day_sees_anew(monkeypatch, grid):
+    items = [Item("a"), Item("b", cloud=2.0, minute=99)]
+    found = chosen(monkeypatch, grid, items, {"a": 100, "b": 300})
+    assert found.items["s2"] == ("a", "b") and (found.s2 == 200).all()
+
+
+def test_the_newest_baseline_of_a_take_is_used(monkeypatch, grid):
+    """The older one, though clearer, only where the newer one has no data, or cannot be read."""
+    old = Item("old", cloud=1.0, **{"s2:processing_baseline": "02.12"})
+    new = Item("new", cloud=2.0, **{"s2:processing_baseline": "05.10"})
+    found = chosen(monkeypatch, grid, [old, new], {"old": 100, "new": 110})
+    assert found.items["s2"] == ("new",) and (found.s2 == 110).all() and found.s2_read == {"new": ("0", "05.10")}
+    found = chosen(monkeypatch, grid, [old, new], {"old": 100, "new": -110})
+    assert found.items["s2"] == ("new", "old") and (found.s2[:, :100] == 110).all() and (found.s2[:, 100:] == 100).all()
+    lost = ItemError("new: cannot read x: HTTP 404", "a file is missing")
+    found = chosen(monkeypatch, grid, [old, new], {"old": 100, "new": lost})
+    assert found.items["s2"] == ("old",) and (found.s2 == 100).all()
+    assert found.doubts == ("not used (a file is missing): new: cannot read x: HTTP 404",)
+
+
+def test_a_block_fails_if_no_scene_is_left(monkeypatch, grid):
+    lost = {name: ItemError(f"{name}: gone", "a file is missing") for name in "ab"}
+    with pytest.raises(ItemError, match=r"no scene of Sentinel-2 is left: a: gone \(and 1 other scenes"):
+        chosen(monkeypatch, grid, [Item("a"), Item("b", "s2b", 2.0)], lost)
+    assert not chosen(monkeypatch, grid, [], {}).s2.any()  # there was none: no failure
+
+
+def test_scenes_that_do_not_tell_their_cloud_come_last(monkeypatch, grid):
+    items = [Item("untold", "s2a", None), Item("told", "s2b", 50.0), Item("cloudy", "s2c", 81.0)]
+    found = chosen(monkeypatch, grid, items, {"untold": 100, "told": 300, "cloudy": 500})
+    assert found.items["s2"] == ("told", "untold")
 
 
 def test_a_scene_that_holds_a_corner_is_looked_at(monkeypatch, grid):
@@ -170,3 +219,35 @@ def test_a_scene_that_holds_a_corner_is_looked_at(monkeypatch, grid):
     beside = {"type": "Polygon", "coordinates": [[*zip(lon, lat, strict=True), (lon[0], lat[0])]]}
     items = [Item("corner", "s2a", 1.0, corner), Item("beside", "s2b", 2.0, beside)]
     assert chosen(monkeypatch, grid, items, {"corner": 100, "beside": 300}).items["s2"] == ("corner",)
+
+
+def test_a_strip_beyond_the_antimeridian_is_not_looked_at(monkeypatch):
+    """The footprint is cut at 180 degrees, as GeoJSON wants it; its box seems to go around the earth."""
+    grid = Grid(rasterio.crs.CRS.from_epsg(32760), rasterio.Affine(10, 0, 800000, 0, -10, 8140000), 200, 200)
+    (lon,), _ = transform_coordinates(grid.crs, "EPSG:4326", [801000], [8139000])
+    assert 179.8 < lon < 179.9
+
+    def cut(west: float, east: float) -> dict:
+        halves = ((west, 180.0), (-180.0, east))
+        rings = [[[w, -17.5], [e, -17.5], [e, -16.0], [w, -16.0], [w, -17.5]] for w, e in halves]
+        return {"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}
+
+    items = [Item("strip", "s2a", 1.0, cut(179.95, -179.0)), Item("over", "s2b", 2.0, cut(179.0, -179.95))]
+    assert chosen(monkeypatch, grid, items, {"strip": 100, "over": 300}).items["s2"] == ("over",)
+
+
+def test_an_item_without_classes_is_left_out(url, grid, monkeypatch):
+    """Of two days one has lost its scene classification; the other one is used."""
+    search = composites.stac_api.search
+
+    def without_classes(*arguments):
+        found = search(*arguments)
+        for item in found:
+            if item.id.endswith(DAYS[0]):
+                item.assets.pop("SCL")
+        return found
+
+    monkeypatch.setattr(composites.stac_api, "search", without_classes)
+    found = made(url, grid)
+    assert found.dates["s2"] == DAYS[1:]
+    assert [kind_of_note(note)[0] for note in found.doubts] == ["an asset is missing"]

@@ -67,3 +67,32 @@ def test_columns_of_acquire_and_what_is_wrong_in_them(tmp_path):
         row(biome="tundra")
     with pytest.raises(ValueError, match="lon of tile 'a' is 'east', expected degrees"):
         row(lon="east")
+
+
+def test_the_rules_of_the_decoder_hold_for_tiles(tmp_path):
+    """A 0 in one band is dark, in all bands nodata; scale and offset of the file count; odd backscatter is no data, and is told."""
+    tile = simulated_tile(0, "train", 1, 40)
+    s2, s1 = tile.s2.copy(), tile.s1.copy()
+    s2[0, :3], s2[1, :3, -1] = 0, 0
+    s1[0, 0, 0], s1[0, 1, 1], s1[0, 2, 0] = 41.0, 0.0, -45.0
+    tile_files.write_tile(tmp_path, dataclasses.replace(tile, s2=s2, s1=s1), bands.S2_BANDS)
+    back = tile_files.read_tile(tmp_path, tile.record, bands.S2_BANDS)
+    s2[1, :3, -1] = 1
+    np.testing.assert_array_equal(back.s2, s2)
+    np.testing.assert_array_equal(np.isnan(back.s1[0, :3]), [[True, False], [False, True], [True, True]])
+    assert [note.partition(" pixel ")[0] for note in back.notes] == ["1", "1", "1"]
+    path = tmp_path / "s2" / f"{tile.record.tile_id}.tif"
+    with rasterio.open(path, "r+") as raster:
+        raster.write(np.moveaxis(np.where(s2, s2 + 1000, 0).astype(np.uint16), -1, 0))
+        raster.scales, raster.offsets = (1e-4,) * 9, (-0.1,) * 9
+    np.testing.assert_array_equal(tile_files.read_tile(tmp_path, tile.record, bands.S2_BANDS).s2, s2)
+
+
+def test_gamma0_is_told_from_sigma0(tmp_path):
+    tile = simulated_tile(0, "train", 1, 40)
+    tile_files.write_tile(tmp_path, tile, bands.S2_BANDS)
+    assert tile_files.s1_unit(tmp_path, tile.record) == "sigma0 dB"
+    with rasterio.open(tmp_path / "s1" / f"{tile.record.tile_id}.tif", "r+") as raster:
+        raster.descriptions = ("Gamma0_VV_db", "Gamma0_VH_db")
+    assert tile_files.s1_unit(tmp_path, tile.record) == "gamma0 dB"
+    np.testing.assert_array_equal(tile_files.read_tile(tmp_path, tile.record, bands.S2_BANDS).s1, tile.s1)

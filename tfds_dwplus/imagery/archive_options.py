@@ -6,8 +6,9 @@ Enters: parsed arguments. Leaves: a `stac_api.StacArchive`.
 import argparse
 
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.acquisitions import ARCHIVE_UNITS, Wanted
-from tfds_dwplus.imagery.stac_api import PRESETS, Collection, Preset, StacArchive
+from tfds_dwplus.imagery.acquisitions import S1_ORBITS, Wanted
+from tfds_dwplus.imagery.decoder.backscatter import UNITS
+from tfds_dwplus.imagery.stac_api import PRESETS, Collection, Preset, StacArchive, preset_of
 
 
 def add_archive_options(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +26,27 @@ def add_archive_options(parser: argparse.ArgumentParser) -> None:
         "--s2_offset",
         choices=("auto", "0", str(bands.OFFSET_DN)),
         default="auto",
-        help="number to subtract from digital numbers; auto: by metadata",
+        help="number to subtract from the digital numbers of every scene; auto: as each one's metadata and pixels tell",
+    )
+    add(
+        "--s2_offset_in_doubt",
+        type=int,
+        choices=(0, bands.OFFSET_DN),
+        help="number to subtract where neither metadata nor pixels of a scene decide",
     )
     add("--s1_collection", default="", help="collection of Sentinel-1, for an API without preset")
     add("--s1_assets", default="", help="the same, as VV=vv-asset,VH=vh-asset")
-    add("--s1_unit", choices=ARCHIVE_UNITS, help="stored backscatter: dB, linear power, or dB = 20 log10(DN) - 83")
+    add(
+        "--s1_unit",
+        choices=UNITS,
+        help="stored backscatter: dB, linear power, its square root (amplitude), or dB = 20 log10(DN) - 83 (scaled)",
+    )
     add("--s1_quantity", choices=("sigma0", "gamma0"), help="quantity of the backscatter")
     add(
         "--s1_orbit",
-        choices=("descending", "ascending", "both"),
+        choices=S1_ORBITS,
         default=Wanted.s1_orbit,
-        help="orbit direction of the passes to use",
+        help="orbit direction of the passes to use; _or_: where the first one has none, the second one",
     )
     add("--s1_mean", choices=("dB", "power"), default=Wanted.s1_mean, help="mean of decibels, or of linear power")
     add("--timeout_s", type=float, default=60.0, help="how long to wait for an answer")
@@ -49,11 +60,10 @@ def stac_archive(args: argparse.Namespace, sensors: tuple[str, ...] = ("s2", "s1
     """
     if not args.timeout_s > 0:
         raise ValueError(f"--timeout_s is {args.timeout_s:g}, expected seconds above 0")
-    s2_preset = PRESETS.get(args.stac_url)
     s1_url = args.s1_stac_url or args.stac_url
-    s1_preset = PRESETS.get(s1_url)
-    for url, option in ((args.stac_url, "--stac_url"), (s1_url, "--s1_stac_url")):
-        if url not in PRESETS and "://" not in url:
+    s2_preset, s1_preset = preset_of(args.stac_url), preset_of(s1_url)
+    for url, preset, option in ((args.stac_url, s2_preset, "--stac_url"), (s1_url, s1_preset, "--s1_stac_url")):
+        if preset is None and "://" not in url:
             raise ValueError(f"{option} is {url!r}, expected a URL or one of {', '.join(PRESETS)}")
     s2_name = args.s2_collection or (s2_preset and s2_preset.s2_collections.get(args.s2_level)) or ""
     if not s2_name and "s2" in sensors:

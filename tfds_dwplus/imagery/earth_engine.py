@@ -3,6 +3,8 @@
 Enters and leaves the same as `stac.stac_imagery`. Sentinel-1 is GRD (sigma0 in dB), Sentinel-2 is harmonised. A tile needs
 two requests for metadata and two for pixels (`computePixels`, at most 9 MB each; the service's limit is 48 MB).
 
+What is no backscatter is masked before the mean, by the rules of `decoder.backscatter`, and looked for again in what comes back.
+
 NOT RUN against the service, which needs an account and a network. Tests cover `scenes`, `passes`, `request`, `arrays` and
 `explained`, which need neither. Where slices of one pass overlap they are averaged, not mosaicked as in `stac`. GRD slices
 hardly overlap.
@@ -24,10 +26,14 @@ from tfds_dwplus.imagery.acquisitions import (
     NoImageryError,
     SceneMetadata,
     Wanted,
+    by_take,
     check_not_empty,
     choose_scene,
     common_columns,
 )
+from tfds_dwplus.imagery.decoder import backscatter, reflectance
+from tfds_dwplus.imagery.decoder.declared import baseline_in_name
+from tfds_dwplus.imagery.decoder.reflectance import Linear
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.labels.published import LabelTile
 
@@ -76,22 +82,31 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
 
         s2_images = within(S2_COLLECTIONS[wanted.s2_level], wanted.s2_window_days)
         s2_known = known(s2_images, _S2_PROPERTIES)
-        index = s2_known["system:index"][choose_scene(scenes(s2_known), tile, grid, wanted.s2_window_days)]
+        found = scenes(s2_known)
+        chosen = choose_scene(found, tile, grid, wanted.s2_window_days)
+        index = s2_known["system:index"][chosen]
         s2 = s2_images.filter(ee.Filter.eq("system:index", index)).first().select(list(wanted.s2_bands))
 
         s1_images = within(S1_COLLECTION, wanted.s1_window_days).filter(ee.Filter.eq("instrumentMode", "IW"))
         for polarisation in bands.S1_BANDS:
             s1_images = s1_images.filter(ee.Filter.listContains("transmitterReceiverPolarisation", polarisation))
-        if wanted.s1_orbit != "both":
-            s1_images = s1_images.filter(ee.Filter.eq("orbitProperties_pass", wanted.s1_orbit.upper()))
-        dates = passes(known(s1_images, _S1_PROPERTIES))
+        orbit, dates = passes(known(s1_images, _S1_PROPERTIES), wanted.s1_orbit)
         if not dates:
             raise NoImageryError(
-                f"no {wanted.s1_orbit} Sentinel-1 scene within {wanted.s1_window_days} days of {tile.date}"
+                f"no {wanted.s1_orbit.replace('_', ' ')} Sentinel-1 scene within {wanted.s1_window_days} days of {tile.date}",
+                "no Sentinel-1 scene",
             )
+        if orbit != "both":
+            s1_images = s1_images.filter(ee.Filter.eq("orbitProperties_pass", orbit.upper()))
+
+        def measured(image: Any) -> Any:
+            low, high = bands.S1_DB_RANGE
+            decibel = image.select(list(bands.S1_BANDS))
+            no_noise = decibel.select("VV").gte(backscatter.VV_NOISE_DB)
+            return decibel.updateMask(decibel.gte(low).And(decibel.lte(high)).And(decibel.neq(0)).And(no_noise))
 
         def in_power(image: Any) -> Any:
-            power = ee.Image(10).pow(image.select(list(bands.S1_BANDS)).divide(10))
+            power = ee.Image(10).pow(measured(image).divide(10))
             return power.setDefaultProjection(image.select(bands.S1_BANDS[0]).projection()).resample("bilinear")
 
         def in_db(image: Any) -> Any:
@@ -104,11 +119,22 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
         s1_pixels = ee.data.computePixels(request(s1_whole, grid, bands.S1_BANDS))
     except ee.EEException as error:
         raise explained(str(error)) from None
-    pixels = arrays(s2_pixels, s1_pixels, wanted.s2_bands)
-    check_not_empty(f"Sentinel-2 scene {index}", pixels[0] != bands.S2_NODATA, wanted.s2_bands)
-    check_not_empty(S1_COLLECTION, np.isfinite(pixels[1]), bands.S1_BANDS)
-    columns = {"s2_item": index, "s1_source": f"{S1_COLLECTION} sigma0", "s1_unit": "sigma0 dB"}
-    return Imagery(*pixels, columns | common_columns(wanted, dates))
+    s2_numbers, s1_decibel, notes = arrays(s2_pixels, s1_pixels, wanted.s2_bands)
+    check_not_empty(f"Sentinel-2 scene {index}", s2_numbers != bands.S2_NODATA, wanted.s2_bands)
+    check_not_empty(S1_COLLECTION, np.isfinite(s1_decibel), bands.S1_BANDS)
+    baseline = baseline_in_name(found[chosen].names)
+    columns = {
+        "s2_item": index,
+        "s2_baseline": f"{baseline:05.2f}" if baseline else "",
+        "s2_offset": "0",
+        "s2_date": found[chosen].time.date().isoformat(),
+        "s1_source": f"{S1_COLLECTION} sigma0",
+        "s1_unit": "sigma0 dB",
+        "s1_orbit": orbit,
+    }
+    if orbit != wanted.s1_orbit.partition("_or_")[0]:
+        notes = (*notes, f"{len(dates)} {orbit} Sentinel-1 passes are used: there is no other")
+    return Imagery(s2_numbers, s1_decibel, common_columns(wanted, dates) | columns, notes)
 
 
 def window(date: str, days: int) -> tuple[str, str]:
@@ -127,11 +153,21 @@ def scenes(known: dict[str, list]) -> list[SceneMetadata]:
     return found
 
 
-def passes(known: dict[str, list]) -> list[str]:
-    """Lists the dates of Sentinel-1 passes, sorted. All slices of a pass count once."""
-    rows = zip(*(known[name] for name in _S1_PROPERTIES), strict=True)
-    found = {(_time(time).date().isoformat(), direction, index[:3]) for index, time, direction in rows}
-    return [date for date, *_ in sorted(found)]
+def passes(known: dict[str, list], orbit: str) -> tuple[str, list[str]]:
+    """Lists the dates of Sentinel-1 passes, sorted, and the orbit direction: of 'descending_or_ascending' the first that has any.
+
+    All slices of a pass count once.
+    """
+    rows = list(zip(*(known[name] for name in _S1_PROPERTIES), strict=True))
+    for direction in orbit.split("_or_"):
+        scenes = [
+            SceneMetadata(index, _time(time), 0.0, None, index[:3])
+            for index, time, flown in rows
+            if direction in ("both", flown.lower())
+        ]
+        if scenes:
+            break
+    return direction, sorted(scenes[take[0]].time.date().isoformat() for take in by_take(scenes))
 
 
 def request(image: Any, grid: Grid, names: tuple[str, ...]) -> dict[str, Any]:
@@ -153,13 +189,17 @@ def request(image: Any, grid: Grid, names: tuple[str, ...]) -> dict[str, Any]:
 
 def arrays(
     s2_pixels: np.ndarray, s1_pixels: np.ndarray, s2_bands: tuple[str, ...]
-) -> tuple[UInt16[np.ndarray, "height width s2_band"], Float32[np.ndarray, "height width 2"]]:
-    """Converts the service's structured arrays, one field per band, to those of `Imagery`."""
-    s2 = np.stack([s2_pixels[name] for name in s2_bands], axis=-1)
+) -> tuple[UInt16[np.ndarray, "height width s2_band"], Float32[np.ndarray, "height width 2"], tuple[str, ...]]:
+    """Converts the service's structured arrays, one field per band, to those of `Imagery`; also gives warnings."""
+    stored = [s2_pixels[name] for name in s2_bands]
+    # NODATA is a fill value of the decoder. As nothing else is declared, 0 is dark where another band has data.
+    digital = reflectance.numbers_of_bands(stored, [None] * len(stored), [Linear()] * len(stored))
+    digital[(digital == bands.S2_NODATA).any(axis=-1)] = bands.S2_NODATA
     s1 = np.stack([s1_pixels[name] for name in bands.S1_BANDS], axis=-1)
-    # 0 is nodata, so that a pixel with zero reflectance becomes 1.
-    digital = np.where(s2 == NODATA, bands.S2_NODATA, np.rint(s2).clip(1, 65535)).astype(np.uint16)
-    return digital, np.where(s1 == NODATA, np.nan, s1).astype(np.float32)
+    dropped: dict[str, int] = {}
+    decibel = backscatter.decibels(s1, s1 != NODATA, "db", dropped)
+    decibel = backscatter.without_border_noise(bands.S1_BANDS, decibel, dropped)
+    return digital, decibel, tuple(backscatter.told(dropped))
 
 
 def explained(message: str) -> OSError | ValueError:

@@ -2,32 +2,32 @@
 
 Enters: rasters by path or URL (one multi-band file, or one file per band, at 10, 20 or 60 m; VRT; http(s), s3 and GDAL's
 /vsi paths), folders of such files, Sentinel-2 SAFE products as folder or zip. Leaves: a `rasters.Scene` on the grid of the
-finest band. Settings that come from metadata and not from the user are printed on stderr. Missing ones are not guessed.
+finest band. What the numbers mean is decided in `decoder`, once for the scene; what is decided is told.
 """
 
 import contextlib
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.warp import transform
 
 from tfds_dwplus import bands
+from tfds_dwplus.imagery.decoder.backscatter import UNITS, check_unit, quantity_named
+from tfds_dwplus.imagery.decoder.band_names import is_no_band, names_of
+from tfds_dwplus.imagery.decoder.declared import NOTHING, Declared, of_tags
+from tfds_dwplus.imagery.decoder.reflectance import Decision, Linear, decide
 from tfds_dwplus.imagery.grids import Grid
-from tfds_dwplus.imagery.rasters import (
-    CLASSES_OF_A_MASK,
-    S1_UNITS,
-    Layer,
-    Scene,
-    Sensor,
-    check_unit,
-    sentinel1,
-    sentinel2,
-)
-from tfds_dwplus.imagery.scene_files import band_name, is_remote, list_rasters, open_raster, remote_settings, shown
+from tfds_dwplus.imagery.rasters import CLASSES_OF_A_MASK, Layer, Quantity, Scene, Sensor, sentinel1, sentinel2
+from tfds_dwplus.imagery.scene_files import is_remote, list_rasters, mask_beside, open_raster, remote_settings, shown
+
+SCL_CLASSES = range(12)
+"""Values of the scene classification SCL. Source: Sentinel-2 Products Specification."""
 
 CLOUD_CLASSES = (3, 8, 9, 10)
 """Values of the scene classification SCL: cloud shadow, cloud of medium and of high probability, thin cirrus."""
@@ -40,9 +40,9 @@ class Reading:
     s2_offset: int | None = None
     """Digital numbers to subtract from Sentinel-2. None: use the metadata of the product."""
     s1_unit: str = "db"
-    """One of `rasters.S1_UNITS`."""
+    """One of `backscatter.UNITS`."""
     s2_bands: tuple[str, ...] = ()
-    """Names of the bands in the order of the files, for files without band names."""
+    """Names of the bands in the order of the files, for files without band names; "-" for a band that is not used."""
     s1_bands: tuple[str, ...] = ()
     cloud_mask: str = ""
     """Raster on any grid, or a SAFE product, whose scene classification is used."""
@@ -55,12 +55,32 @@ AS_FILES_SAY = Reading()
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An opened raster, and what its product's metadata tell."""
+    """An opened raster, and what its product's metadata declare of each band."""
 
     address: str
     raster: rasterio.DatasetReader
-    offsets: dict[str, int]
-    """Digital numbers to subtract, for the bands in the metadata."""
+    product: dict[str, Declared]
+    mask: rasterio.DatasetReader | None
+
+    @property
+    def shown(self) -> str:
+        """The address for messages."""
+        return shown(self.address)
+
+    def layer(self, index: int, name: str, quantity: Quantity) -> Layer:
+        """A band of the file."""
+        # Tags of the file are more direct than the metadata of its product.
+        tags = self.raster.tags(index), self.raster.tags()
+        scale, offset = self.raster.scales[index - 1], self.raster.offsets[index - 1]
+        # A product's metadata are ESA's own, so its name adds nothing.
+        declared = of_tags(*tags, scale=scale, offset=offset, name="" if self.product else self.shown)
+        declared = declared.with_defaults(self.product.get(name, NOTHING))
+        return Layer(self.shown, self.raster, index, quantity, declared, self.mask)
+
+
+def note(text: str) -> None:
+    """Prints a note on stderr."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -70,6 +90,7 @@ def open_scene(
     s2_bands: tuple[str, ...],
     s1_bands: tuple[str, ...],
     reading: Reading = AS_FILES_SAY,
+    tell: Callable[[str], None] = note,
 ) -> Iterator[Scene]:
     """Opens the files of a scene, on the grid of its finest Sentinel-2 band (or Sentinel-1 band, if only that is read).
 
@@ -79,75 +100,75 @@ def open_scene(
         s2_bands: names of the bands that `Scene.read` returns, in its order; () if the sensor is not read.
         s1_bands: the same for Sentinel-1.
         reading: what the files do not tell.
+        tell: is given each line that the user should read.
 
     Raises:
         ValueError: a file cannot be read, or a band is missing, unnamed, empty, found twice, of another type or unit, or
             of another place.
     """
-    with contextlib.ExitStack() as files:
+    with contextlib.ExitStack() as stack:
         addresses = [str(path) for path in (*s2, *s1, reading.cloud_mask)]
         if any(is_remote(address) for address in addresses):
-            files.enter_context(rasterio.Env(**remote_settings(all(map(is_remote, filter(None, addresses))))))
-        sensors, grids = [], []
-        for paths, names, given, quantity in (
-            (s2, s2_bands, reading.s2_bands, sentinel2(0)),
-            (s1, s1_bands, reading.s1_bands, sentinel1("db")),
-        ):
-            if not names:
-                sensors.append(None)
-                continue
-            opened = [
-                _File(address, files.enter_context(open_raster(address)), offsets)
-                for path in paths
-                for address, offsets in list_rasters(str(path))
-            ]
-            places = _places(opened, bands.S2_ALL_BANDS if names is s2_bands else bands.S1_BANDS, given)
-            missing = [name for name in names if name not in places]
-            if missing:
-                raise ValueError(
-                    f"no band {', '.join(missing)} in {', '.join(shown(str(path)) for path in paths)}; found "
-                    f"{', '.join(places) or 'none'}, the network was trained on {', '.join(names)}"
-                )
-            if not grids:
-                grids.append(_finest(places))
-            layers = [
-                Layer(shown(file.address), file.raster, index, quantity) for file, index in map(places.get, names)
-            ]
-            if empty := [(name, layer) for name, layer in zip(names, layers, strict=True) if not layer.has_data()]:
-                raise ValueError(f"{empty[0][1].address} is all nodata in band {', '.join(name for name, _ in empty)}")
-            if names is s2_bands:
-                layers = _without_offset(layers, [places[name][0].offsets.get(name) for name in names], reading)
-            else:
-                layers = [_in_unit(layer, reading.s1_unit) for layer in layers]
-            sensors.append(Sensor(layers))
-        cloud = _cloud_layer(reading.cloud_mask, files) if reading.cloud_mask else None
-        values = reading.cloud_values
-        if cloud:
-            values = values or (CLOUD_CLASSES if re.search(r"(?<![a-z])scl(?![a-z])", cloud.address.lower()) else ())
-            said = f"of {', '.join(map(str, values))}" if values else "that are not 0"
-            _note(f"pixels of {cloud.address} {said} are cloud and not mapped (--cloud_values)")
-        (grid,) = grids
+            stack.enter_context(rasterio.Env(**remote_settings(all(map(is_remote, filter(None, addresses))))))
+        sensors: dict[str, Sensor | None] = {"s2": None, "s1": None}
+        grid, tags = None, {}
+        if s2_bands:
+            files = _opened(s2, stack)
+            places = _places(files, s2, bands.S2_ALL_BANDS, s2_bands, reading.s2_bands, tell)
+            grid = _finest(places)
+            sensors["s2"], decision = _sentinel2(places, s2_bands, reading.s2_offset)
+            tags |= decision.tags
+            said = decision.said if reading.s2_offset is None else ""  # the user knows what he gave
+            for line in filter(None, (said, *decision.notes)):
+                tell(line)
+        if s1_bands:
+            files = _opened(s1, stack)
+            places = _places(files, s1, bands.S1_BANDS, s1_bands, reading.s1_bands, tell)
+            grid = grid or _finest(places)
+            sensors["s1"] = _sentinel1(places, s1_bands, reading.s1_unit)
+            if quantity := _quantity([places[name] for name in s1_bands]):
+                tags["s1_quantity"] = quantity
+        cloud, values = None, reading.cloud_values
+        if reading.cloud_mask:
+            cloud = _cloud_layer(reading.cloud_mask, stack)
+            values = _cloud_values(cloud, values, tell)
         if not grid.placed:
-            _note(
+            tell(
                 "the scene has no CRS and transform, so its map has none; files of equal size are assumed to have the same pixels"
             )
-        yield Scene(grid, *sensors, cloud, values)
+        scene = Scene(grid, *sensors.values(), cloud, values, tags)
+        if cloud:
+            _tell_where_unknown(cloud, grid, tell)
+        yield scene
 
 
-def _places(files: list[_File], known: tuple[str, ...], given: tuple[str, ...]) -> dict[str, tuple[_File, int]]:
+def _opened(paths: Sequence[str | Path], stack: contextlib.ExitStack) -> list[_File]:
+    files = []
+    for path in paths:
+        for address, product in list_rasters(str(path)):
+            raster = stack.enter_context(open_raster(address))
+            mask = (
+                mask_beside(address) if is_remote(address) and raster.driver == "GTiff" and _unmasked(raster) else None
+            )
+            files.append(_File(address, raster, product, stack.enter_context(mask) if mask else None))
+    return files
+
+
+def _unmasked(raster: rasterio.DatasetReader) -> bool:
+    return not any(MaskFlags.per_dataset in flags for flags in raster.mask_flag_enums)
+
+
+def _places(
+    files: list[_File],
+    paths: Sequence[str | Path],
+    known: tuple[str, ...],
+    wanted: tuple[str, ...],
+    given: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> dict[str, tuple[_File, int]]:
     """Finds the file and index (from 1) of each band. If a band occurs several times, the finest is used."""
     slots = [(file, index) for file in files for index in file.raster.indexes]
-    if given:
-        names = [bands.canonical_band(name) for name in given]
-        if len(names) != len(slots) or set(names) - set(known) or len(set(names)) != len(names):
-            raise ValueError(
-                f"{len(slots)} bands in {', '.join(shown(f.address) for f in files)}, named {', '.join(given)}; expected as "
-                f"many different names of {', '.join(known)}"
-            )
-        order = ", ".join(f"{name} = {shown(f.address)} band {i}" for name, (f, i) in zip(names, slots, strict=True))
-        _note(f"bands are assigned by position, as given: {order}")
-    else:
-        names = [name for file in files for name in _names(file)]
+    names = _given_names(slots, known, given, tell) if given else _found_names(files)
     places: dict[str, tuple[_File, int]] = {}
     for name, (file, index) in zip(names, slots, strict=True):
         if name not in known:
@@ -156,24 +177,68 @@ def _places(files: list[_File], known: tuple[str, ...], given: tuple[str, ...]) 
             other = places[name][0]
             here, there = (abs(f.raster.transform.determinant) for f in (file, other))
             if here == there or file.raster.crs != other.raster.crs:
-                raise ValueError(f"band {name} is in {shown(other.address)} and again in {shown(file.address)}")
+                raise ValueError(f"band {name} is in {other.shown} and again in {file.shown}; give each band once")
             if here > there:
                 continue
         places[name] = (file, index)
+    missing = [name for name in wanted if name not in places]
+    if missing:
+        raise ValueError(
+            f"no band {', '.join(missing)} in {', '.join(shown(str(path)) for path in paths)}; found "
+            f"{', '.join(places) or 'none'}, the network was trained on {', '.join(wanted)}"
+        )
     return places
 
 
-def _names(file: _File) -> list[str | None]:
-    """Reads band names from descriptions, or for a file of one band from its name ('..._B02_10m.tif', 'VH.tif')."""
-    described = file.raster.descriptions
-    if file.raster.count == 1:
-        return [band_name(described[0] or "") or band_name(Path(shown(file.address)).stem, last=True)]
-    if not any(described):
+def _given_names(
+    slots: list[tuple[_File, int]], known: tuple[str, ...], given: tuple[str, ...], tell: Callable[[str], None]
+) -> list[str]:
+    names = [bands.canonical_band(name) for name in given]
+    used = [name for name in names if name != "-"]
+    if len(names) != len(slots) or set(used) - set(known) or len(set(used)) != len(used):
+        files = ", ".join(dict.fromkeys(file.shown for file, _ in slots))
         raise ValueError(
-            f"{shown(file.address)} has bands without a name; expected band descriptions such as "
-            f"{', '.join(bands.S2_BANDS)}, or say what they are: --s2_bands or --s1_bands with a name for each"
+            f"{len(slots)} bands in {files}, named {', '.join(given)}; expected as many different names of "
+            f"{', '.join(known)}, and - for a band that is not used"
         )
-    return [band_name(text or "") for text in described]
+    order = ", ".join(f"{n} = {f.shown} band {i}" for n, (f, i) in zip(names, slots, strict=True) if n != "-")
+    tell(f"bands are assigned by position, as given: {order}")
+    return names
+
+
+def _found_names(files: list[_File]) -> list[str | None]:
+    """Reads the names of all bands of a sensor: from descriptions, or for a file of one band from its name.
+
+    All names of one kind are read at once, because some mean one thing here and another there ('NIR' of FORCE is B8A).
+    """
+    described: list[tuple[int, str]] = []
+    from_files: list[tuple[int, str]] = []
+    names: list[str | None] = []
+    for file in files:
+        stem = Path(file.shown).stem
+        texts = [
+            None if kind == ColorInterp.alpha else (text or "")
+            for text, kind in zip(file.raster.descriptions, file.raster.colorinterp, strict=True)
+        ]
+        if is_no_band(stem) and not any(names_of([text for text in texts if text])):
+            texts = [None] * len(texts)
+        alone = sum(text is not None for text in texts) == 1
+        if not alone and not any(texts) and any(text is not None for text in texts):
+            raise ValueError(
+                f"{file.shown} has bands without a name; expected band descriptions such as "
+                f"{', '.join(bands.S2_BANDS)}, or say what they are: --s2_bands or --s1_bands with a name for each"
+            )
+        for text in texts:
+            place = len(names)
+            names.append(None)
+            if text and not (alone and names_of([text])[0] is None):
+                described.append((place, text))
+            elif text is not None and alone:
+                from_files.append((place, stem))
+    for texts, last in ((described, False), (from_files, True)):
+        for (place, _), name in zip(texts, names_of([text for _, text in texts], last=last), strict=True):
+            names[place] = name
+    return names
 
 
 def _finest(places: dict[str, tuple[_File, int]]) -> Grid:
@@ -181,75 +246,108 @@ def _finest(places: dict[str, tuple[_File, int]]) -> Grid:
     for file in files:
         if file.raster.crs != files[0].raster.crs:
             raise ValueError(
-                f"{shown(file.address)} has CRS {file.raster.crs}, but {shown(files[0].address)} has "
+                f"{file.shown} has CRS {file.raster.crs}, but {files[0].shown} has "
                 f"{files[0].raster.crs}; the bands that make the grid of the map need one CRS"
             )
     return Grid.of(min(files, key=lambda file: abs(file.raster.transform.determinant)).raster)
 
 
-def _without_offset(layers: list[Layer], told: list[int | None], reading: Reading) -> list[Layer]:
-    """Subtracts the offset of Sentinel-2 layers, as given by the user, the product, the file or its name."""
+def _checked(layers: list[Layer], names: tuple[str, ...]) -> list[Layer]:
+    """Raises a ValueError if a file is not on a map grid, or a band holds no data."""
     for layer in layers:
-        kind = layer.raster.dtypes[layer.index - 1]
-        if kind not in ("uint16", "int16", "uint32", "int32"):
-            raise ValueError(f"{layer.address} is {kind}, expected uint16 digital numbers, reflectance x 10000")
-    if reading.s2_offset is not None:
-        return [dataclasses.replace(layer, quantity=sentinel2(reading.s2_offset)) for layer in layers]
-    offsets = [_offset_of_file(layer) if known is None else known for layer, known in zip(layers, told, strict=True)]
-    darkest = []
-    for layer, offset in zip(layers, offsets, strict=True):
-        valid = layer.sample[layer.sample != bands.S2_NODATA]
-        if valid.size:
-            darkest.append(valid.min())
-        # A dark scene has a few numbers below the offset. If most are, the offset was subtracted before.
-        if offset and valid.size and np.median(valid) < offset - 100:
+        if layer.raster.gcps[0] and not layer.raster.crs:
+            what = "in radar geometry" if names[0] in bands.S1_BANDS else "not on a map grid"
             raise ValueError(
-                f"{layer.address} has a processing baseline that adds {offset} to digital numbers, but half of them are below "
-                f"{np.median(valid):g}; was it subtracted already? Say --s2_offset 0 (or {offset})"
+                f"{layer.address} is {what} (placed by ground control points alone); give a terrain-corrected "
+                "product on a map grid, as gdalwarp makes one"
             )
-    if None in offsets and darkest and min(darkest) >= bands.OFFSET_DN:
-        _note(
-            f"no digital number of Sentinel-2 is below {bands.OFFSET_DN}, and nothing says whether the offset of processing baseline "
-            f"04.00 is in them; they are left as they are: say --s2_offset {bands.OFFSET_DN} or --s2_offset 0"
-        )
-    if any(offsets):
-        said = ", ".join(map(str, sorted({offset for offset in offsets if offset})))
-        _note(f"{said} is subtracted from the digital numbers of Sentinel-2, as the product says (--s2_offset)")
-    return [dataclasses.replace(layer, quantity=sentinel2(o or 0)) for layer, o in zip(layers, offsets, strict=True)]
+    if empty := [(name, layer) for name, layer in zip(names, layers, strict=True) if not layer.has_data()]:
+        raise ValueError(f"{empty[0][1].address} is all nodata in band {', '.join(name for name, _ in empty)}")
+    return layers
 
 
-def _offset_of_file(layer: Layer) -> int | None:
-    """Finds the offset in the file's own offset and scale, or by the baseline in its name ('..._N0400_...'). None if unknown."""
-    offset, scale = layer.raster.offsets[layer.index - 1], layer.raster.scales[layer.index - 1]
-    if offset:
-        return round(-offset / scale)
-    baseline = re.search(r"S2[A-D]_MSIL(?:1C|2A)_\w+?_N(\d{2})\d{2}_", layer.address)
-    # Baseline 99.99 is a product that a user processed, or a trial of ESA.
-    return None if not baseline or baseline[1] == "99" else bands.OFFSET_DN if int(baseline[1]) >= 4 else 0
+def _sentinel2(
+    places: dict[str, tuple[_File, int]], names: tuple[str, ...], offset: int | None
+) -> tuple[Sensor, Decision]:
+    """Opens the bands of Sentinel-2, and decides scale and offset of the scene over all of them."""
+    layers = [places[name][0].layer(places[name][1], name, sentinel2(Linear())) for name in names]
+    for layer in _checked(layers, names):
+        kind = layer.raster.dtypes[layer.index - 1]
+        whole = ("uint16", "int16", "uint32", "int32", "float32", "float64")
+        if kind not in whole and not (layer.declared.scale and kind in ("uint8", "int8")):
+            raise ValueError(
+                f"{layer.address} is {kind}, expected uint16 digital numbers, reflectance x 10000, or reflectance as float32"
+            )
+    decision = decide(names, [layer.declared for layer in layers], [layer.sample for layer in layers], offset=offset)
+    layers = [
+        dataclasses.replace(layer, quantity=sentinel2(linear))
+        for layer, linear in zip(layers, decision.linear, strict=True)
+    ]
+    return Sensor(layers, names), decision
 
 
-def _in_unit(layer: Layer, unit: str) -> Layer:
-    """Sets the unit of a Sentinel-1 layer. Raises a ValueError if its values are not in that unit."""
-    if layer.raster.gcps[0] and not layer.raster.crs:
-        raise ValueError(f"{layer.address} is in radar geometry; give a terrain-corrected product on a map grid")
-    kind = layer.raster.dtypes[layer.index - 1]
-    if kind not in ("float32", "float64", *(("uint16", "int16", "uint8") if unit in ("amplitude", "scaled") else ())):
-        raise ValueError(f"{layer.address} is {kind}, expected float32 backscatter (--s1_unit {', '.join(S1_UNITS)})")
-    check_unit(layer.address, layer.sample, unit)
-    return dataclasses.replace(layer, quantity=sentinel1(unit))
+def _sentinel1(places: dict[str, tuple[_File, int]], names: tuple[str, ...], unit: str) -> Sensor:
+    """Opens the bands of Sentinel-1. Raises a ValueError if the median of one is not in that unit."""
+    dropped: dict[str, int] = {}
+    layers = []
+    for name in names:
+        file, index = places[name]
+        layer = file.layer(index, name, CLASSES_OF_A_MASK)
+        scale, offset = layer.declared.scale or 1.0, layer.declared.offset or 0.0
+        layers.append(dataclasses.replace(layer, quantity=sentinel1(unit, dropped, scale, offset)))
+    for layer in _checked(layers, names):
+        kind = layer.raster.dtypes[layer.index - 1]
+        integers = ("uint16", "int16", "uint8") if unit in ("amplitude", "scaled") or layer.declared.scale else ()
+        if kind not in ("float32", "float64", *integers):
+            raise ValueError(f"{layer.address} is {kind}, expected float32 backscatter (--s1_unit {', '.join(UNITS)})")
+        scale, offset = layer.declared.scale or 1.0, layer.declared.offset or 0.0
+        check_unit(layer.address, layer.sample * scale + offset, unit)
+    return Sensor(layers, names, dropped)
 
 
-def _cloud_layer(path: str, files: contextlib.ExitStack) -> Layer:
+def _quantity(places: list[tuple[_File, int]]) -> str:
+    """Finds whether backscatter is sigma0 or gamma0, in names and tags; "" if they do not tell."""
+    texts = []
+    for file, index in places:
+        texts += [Path(file.shown).name, file.raster.descriptions[index - 1] or ""]
+        texts += [f"{key} {value}" for key, value in (file.raster.tags() | file.raster.tags(index)).items()]
+    return quantity_named(texts)
+
+
+def _cloud_layer(path: str, stack: contextlib.ExitStack) -> Layer:
     addresses = [address for address, _ in list_rasters(path)]
     classified = [address for address in addresses if "_SCL_" in address]
     if len(addresses) > 1 and not classified:
         raise ValueError(f"{path} holds no scene classification (SCL); --cloud_mask takes a raster or an L2A product")
     address = (classified or addresses)[0]
-    raster = files.enter_context(open_raster(address))
+    raster = stack.enter_context(open_raster(address))
     if raster.count != 1:
         raise ValueError(f"{shown(address)} has {raster.count} bands, expected a mask of one")
     return Layer(shown(address), raster, 1, CLASSES_OF_A_MASK)
 
 
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+def _cloud_values(cloud: Layer, given: tuple[int, ...], tell: Callable[[str], None]) -> tuple[int, ...]:
+    """Chooses the values of a mask that are cloud: those of an SCL only if the file is called so and holds its classes."""
+    values = given
+    if not given and re.search(r"(?<![a-z])scl(?![a-z])", Path(cloud.address).stem.lower()):
+        held = np.unique(cloud.sample)
+        if held.size and held.max() > 1 and np.isin(held, np.arange(len(SCL_CLASSES))).all():
+            values = CLOUD_CLASSES
+    said = f"of {', '.join(map(str, values))}" if values else "that are not 0"
+    tell(f"pixels of {cloud.address} {said} are cloud and not mapped (--cloud_values)")
+    return values
+
+
+def _tell_where_unknown(cloud: Layer, grid: Grid, tell: Callable[[str], None]) -> None:
+    """Tells that pixels of the scene without a value in the mask are taken as clear."""
+    if cloud.nodata is not None:
+        tell(f"{cloud.address} has nodata {cloud.nodata:g}; pixels of that value are taken as clear")
+    if cloud.grid.placed and grid.placed and not _covers(cloud.grid, grid):
+        tell(f"{cloud.address} covers only a part of the scene; what is outside is taken as clear")
+
+
+def _covers(grid: Grid, target: Grid) -> bool:
+    """Whether all corners of a target lie on a grid, to half a pixel."""
+    x, y = transform(target.crs, grid.crs, *zip(*target.corners, strict=True))
+    places = [~grid.transform @ corner for corner in zip(x, y, strict=True)]
+    return all(-0.5 < column < grid.width + 0.5 and -0.5 < row < grid.height + 0.5 for column, row in places)

@@ -1,36 +1,74 @@
 """Fetch the imagery of a label tile from a STAC API.
 
-Enters: a `LabelTile`, its `Grid`, what is `Wanted`, and a `StacArchive`. Leaves: `Imagery`: one Sentinel-2 scene as digital
-numbers, without the offset of processing baseline 04.00, and the mean in dB of all Sentinel-1 scenes around the label's
-date, with the names and dates of the scenes.
+Enters: a `LabelTile`, its `Grid`, what is `Wanted`, and a `StacArchive`. Leaves: `Imagery`: one Sentinel-2 take as digital
+numbers, without the offset of processing baseline 04.00, and the mean in dB of all Sentinel-1 passes around the label's
+date, with the names and dates of the scenes. Or `Coverage`, before any pixel is read.
+
+A scene that cannot be read costs that scene: the next best one is taken, with a warning.
 """
 
+import dataclasses
 import datetime
-import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import rasterio
-from jaxtyping import Float32, UInt16
-from rasterio.enums import Resampling
+from jaxtyping import Bool, Float32, UInt16
 from rasterio.warp import transform_bounds
 
 from tfds_dwplus import bands
 from tfds_dwplus.imagery.acquisitions import (
+    ArchiveError,
     Imagery,
+    ItemError,
+    NoImageryError,
     SceneMetadata,
     Wanted,
     check_not_empty,
-    choose_scene,
     common_columns,
-    read_on_grid,
-    to_power,
+    days_apart,
+    is_of_product,
+    not_used,
+    parse_product,
+    ranked_takes,
 )
 from tfds_dwplus.imagery.grids import Grid
-from tfds_dwplus.imagery.stac_api import Collection, StacArchive, item_time, search
+from tfds_dwplus.imagery.items.footprints import SAMPLES, covered
+from tfds_dwplus.imagery.items.stac_assets import REFUSED_KIND
+from tfds_dwplus.imagery.items.stac_items import baseline_note, directions, passes, scene_metadata, usable
+from tfds_dwplus.imagery.stac_api import StacArchive, search
+from tfds_dwplus.imagery.stac_reading import mean_backscatter, read_sentinel2
 from tfds_dwplus.labels.published import LabelTile
+
+Pass = tuple[str, list[Any]]
+"""Date and items of a Sentinel-1 pass."""
+
+Read = tuple[Any, SceneMetadata, str]
+"""A Sentinel-2 item, its metadata, and what was subtracted from its digital numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What an archive has for a tile, by the metadata."""
+
+    s2: int
+    """Number of Sentinel-2 scenes that can be used."""
+    labelled: bool | None
+    """Whether the labelled product is among them; None if the tile does not name one."""
+    s1: dict[str, int]
+    """Number of Sentinel-1 passes by orbit direction, 'descending' and 'ascending'; and 'both', also those that do not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Sentinel-2 scenes of a tile."""
+
+    items: list[Any]
+    scenes: list[SceneMetadata]
+    """Their metadata."""
+    takes: list[list[int]]
+    """Their indexes: takes, the best first, and in each its scenes."""
+    notes: list[str]
 
 
 def stac_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) -> Imagery:
@@ -39,216 +77,214 @@ def stac_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchi
     Raises:
         NoImageryError: no scene in the time window, or a band without a valid pixel.
         ArchiveError: the API or a file server did not answer.
-        ValueError: a scene lacks a band or a map grid, or has another unit.
+        ValueError: no scene can be read.
     """
-    with rasterio.Env(**gdal_settings(archive.timeout_s)):
-        s2, s2_item, doubts = sentinel2(tile, grid, wanted, archive)
-        s1, dates = sentinel1(tile, grid, wanted, archive)
-    columns = {
-        "s2_item": s2_item,
-        "s1_source": f"{archive.s1.name} {archive.s1_quantity}",
-        "s1_unit": f"{archive.s1_quantity} dB",
-    }
-    return Imagery(s2, s1, columns | common_columns(wanted, dates), doubts)
+    # Both searches come before the first pixel, so that nothing is read for a tile that lacks the other sensor.
+    found = find_sentinel2(tile, grid, wanted, archive)
+    by_orbit, notes = find_sentinel1(tile, grid, wanted, archive)
+    try:
+        s2, s2_columns, s2_notes = sentinel2(found, tile, grid, wanted, archive)
+        s1, s1_columns, s1_notes = sentinel1(by_orbit, tile, grid, wanted, archive)
+    except ItemError as error:
+        if error.kind != REFUSED_KIND:
+            raise
+        # Where no scene is left, another search may bring signatures that are not expired.
+        raise ArchiveError(str(error), error.kind) from None
+    columns = common_columns(wanted, s1_columns["s1_dates"].split()) | s2_columns | s1_columns
+    return Imagery(s2, s1, columns, (*found.notes, *s2_notes, *notes, *s1_notes))
+
+
+def coverage(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) -> Coverage:
+    """Counts the scenes of a tile by their metadata. Raises an ArchiveError if the API does not answer."""
+    product = parse_product(tile.s2_product_id)
+    try:
+        found = find_sentinel2(tile, grid, wanted, archive)
+        places = [place for take in found.takes for place in take]
+    except NoImageryError:
+        places = []
+    labelled = any(is_of_product(found.scenes[place], product) for place in places) if product else None
+    items, _ = _search_sentinel1(tile, grid, dataclasses.replace(wanted, s1_orbit="both"), archive)
+    return Coverage(
+        len(places), labelled, {orbit: len(passes(items, orbit)) for orbit in ("descending", "ascending", "both")}
+    )
+
+
+def find_sentinel2(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) -> Found:
+    """Searches the Sentinel-2 scenes of a tile: about the label's date, and about the time of its product.
+
+    Raises:
+        NoImageryError: there is none.
+        ArchiveError: the API did not answer.
+    """
+    product, notes = parse_product(tile.s2_product_id), []
+    items: dict[str, Any] = {}
+    for when in _intervals(tile.date, wanted.s2_window_days, product.time if product else None):
+        found = search(archive.s2, archive.timeout_s, _bounds(grid), when, left_out=notes)
+        items |= {item.id: item for item in found}
+    scenes = [scene_metadata(item) for item in items.values()]
+    takes = ranked_takes(scenes, tile, grid, wanted.s2_window_days)
+    return Found(list(items.values()), scenes, takes, notes)
 
 
 def sentinel2(
+    found: Found, tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive
+) -> tuple[UInt16[np.ndarray, "height width s2_band"], dict[str, str], list[str]]:
+    """Reads the digital numbers of the best take that can be read; also gives columns of tiles.csv, and warnings.
+
+    Raises:
+        NoImageryError: no scene has a valid pixel.
+        ValueError: none can be read.
+    """
+    notes: list[str] = []
+    failed: list[ItemError] = []
+    empty: list[str] = []
+    for take in found.takes:
+        pixels, read = np.zeros((*grid.shape, len(wanted.s2_bands)), np.uint16), []
+        for place in take:
+            item, missing = found.items[place], pixels[..., 0] == bands.S2_NODATA
+            if not (_cells(missing) & covered(found.scenes[place].geometry, grid)).any():
+                continue
+            try:
+                scene = read_sentinel2([item], grid, wanted, archive)
+            except ItemError as error:
+                failed.append(error)
+                continue
+            more = missing & (scene.s2[..., 0] != bands.S2_NODATA)
+            if more.any():
+                pixels[more] = scene.s2[more]
+                read.append((item, found.scenes[place], scene.offset))
+                notes += [*scene.notes, *filter(None, [baseline_note(item)])]
+            elif not read:
+                empty.append(f"Sentinel-2 scene {item.id} has no valid pixel on this tile")
+        if read:
+            notes += [*map(not_used, failed), *empty]
+            notes += _other_day(tile, read[0], found, take, archive.s2.name)
+            return pixels, _sentinel2_columns(read), notes
+    if failed:
+        more = f" (and {len(failed) - 1} other scenes cannot be used)" if failed[1:] else ""
+        raise ItemError(f"{failed[0]}{more}", failed[0].kind)
+    raise NoImageryError(empty[0], "Sentinel-2 scenes without a pixel")
+
+
+def find_sentinel1(
     tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive
-) -> tuple[UInt16[np.ndarray, "height width s2_band"], str, tuple[str, ...]]:
-    """Reads the digital numbers of the tile's Sentinel-2 scene; also gives the scene's id, and warnings."""
-    items = search(archive.s2, archive.timeout_s, _bounds(grid), _interval(tile, wanted.s2_window_days))
-    item = items[choose_scene([scene_metadata(item) for item in items], tile, grid, wanted.s2_window_days)]
-    doubts: list[str] = []
-    result, told = digital_numbers(item, grid, wanted, archive)
-    valid = result != bands.S2_NODATA
-    check_not_empty(f"Sentinel-2 scene {item.id}", valid, wanted.s2_bands)
-    if not told and result[valid].min() >= bands.OFFSET_DN:
-        doubts.append(
-            f"nothing in the metadata of {item.id} tells whether {bands.OFFSET_DN} was added to its digital numbers, and none is "
-            f"below; they are left as they are: say --s2_offset {bands.OFFSET_DN} or --s2_offset 0"
-        )
-    return result, item.id, tuple(doubts)
+) -> tuple[dict[str, list[Pass]], list[str]]:
+    """Searches the Sentinel-1 passes of a tile, by orbit direction, the preferred one first; also gives warnings.
+
+    Raises:
+        NoImageryError: there is none.
+        ArchiveError: the API did not answer.
+    """
+    items, notes = _search_sentinel1(tile, grid, wanted, archive)
+    found = {orbit: passes(items, orbit) for orbit in directions(wanted.s1_orbit)}
+    if any(found.values()):
+        return {orbit: some for orbit, some in found.items() if some}, notes
+    others = {orbit: len(passes(items, orbit)) for orbit in ("descending", "ascending")}
+    other = next((orbit for orbit, count in others.items() if count), "")
+    if other:
+        hint = f"it has {others[other]} {other}: say --s1_orbit {wanted.s1_orbit}_or_{other} to take those where there are no others"
+    else:
+        hint = notes[0] if notes else "widen --s1_window_days, or take another --s1_stac_url, with another --output"
+    named = _named(wanted.s1_orbit)
+    raise NoImageryError(f"0{named} {_window(tile, wanted, archive)}; {hint}", f"no{named} Sentinel-1 scene")
 
 
 def sentinel1(
-    tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive
-) -> tuple[Float32[np.ndarray, "height width 2"], list[str]]:
-    """Reads the mean backscatter in dB; also gives the date of each scene with a valid pixel. A pass counts as one scene."""
-    items = search(archive.s1, archive.timeout_s, _bounds(grid), _interval(tile, wanted.s1_window_days))
-    found = passes(items, wanted.s1_orbit)
-    mean, used = mean_backscatter(found, grid, wanted, archive)
-    orbit = "" if wanted.s1_orbit == "both" else f" {wanted.s1_orbit}"
-    scenes = (
-        f"{len(found)}{orbit} Sentinel-1 scenes of {archive.s1.name} within {wanted.s1_window_days} days of {tile.date}"
-    )
-    check_not_empty(scenes, np.isfinite(mean), bands.S1_BANDS)
-    return mean, [date for date, _ in used]
+    by_orbit: dict[str, list[Pass]], tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive
+) -> tuple[Float32[np.ndarray, "height width 2"], dict[str, str], list[str]]:
+    """Reads the mean backscatter in dB of the first orbit direction that has data; also gives columns of tiles.csv, and warnings.
 
-
-def digital_numbers(
-    item: Any, grid: Grid, wanted: Wanted, archive: StacArchive
-) -> tuple[UInt16[np.ndarray, "height width s2_band"], bool]:
-    """Reads a Sentinel-2 scene on a grid, offset subtracted, 0 where it has no data; also whether the offset is known."""
-    result = np.zeros((*grid.shape, len(wanted.s2_bands)), np.uint16)
-    told = True
-    for place, band in enumerate(wanted.s2_bands):
-        key, asset = _asset(item, band, archive.s2)
-        offset = wanted.s2_offset if wanted.s2_offset is not None else baseline_offset(item, asset)
-        told &= offset is not None
-        result[..., place] = _sentinel2_band(
-            item.id, key, asset.href, band, grid, offset or 0, wanted.s2_offset is None
-        )
-    return result, told
-
-
-def scene_classes(item: Any, grid: Grid, archive: StacArchive) -> Float32[np.ndarray, "height width"]:
-    """Reads the scene classification (SCL) of a Sentinel-2 scene on a grid, nearest neighbour; NaN where it has no data."""
-    _, asset = _asset(item, "SCL", archive.s2)
-    return read_on_grid(
-        asset.href,
-        grid,
-        lambda stored, nodata: np.where(stored != (nodata or 0), stored, np.nan).astype(np.float32),
-        Resampling.nearest,
-    )
-
-
-def passes(items: Sequence[Any], orbit: str) -> list[tuple[str, list[Any]]]:
-    """Groups the Sentinel-1 items of an orbit direction by pass, sorted by time. Gives the date and the slices of each."""
-    by_pass: dict[tuple[str, str, str], list[Any]] = {}
-    for item in items:
-        if _is_usable(item, orbit):
-            known = item.properties
-            key = (item_time(item).date().isoformat(), str(known.get("sat:orbit_state")), str(known.get("platform")))
-            by_pass.setdefault(key, []).append(item)
-    return [(date, slices) for (date, *_), slices in sorted(by_pass.items())]
-
-
-def mean_backscatter(
-    passes: Sequence[tuple[str, list[Any]]], grid: Grid, wanted: Wanted, archive: StacArchive
-) -> tuple[Float32[np.ndarray, "height width 2"], list[tuple[str, list[Any]]]]:
-    """Averages Sentinel-1 passes on a grid, in dB, NaN where there is no data; also gives the passes with a valid pixel."""
-    total = np.zeros((*grid.shape, len(bands.S1_BANDS)))
-    count = np.zeros(total.shape, np.int64)
-    used = []
-    for date, slices in passes:
-        power = np.full(total.shape, np.nan, np.float32)
-        for item in slices:
-            for place, band in enumerate(bands.S1_BANDS):
-                _, asset = _asset(item, band, archive.s1)
-                more = read_on_grid(
-                    asset.href,
-                    grid,
-                    lambda stored, nodata, name=item.id: to_power(stored, archive.s1_unit, nodata, name),
-                )
-                power[..., place] = np.where(np.isnan(power[..., place]), more, power[..., place])
-        valid = power > 0
-        if valid.any():
-            used.append((date, slices))
-            measure = np.where(valid, power, 1.0)
-            total += np.where(valid, 10 * np.log10(measure) if wanted.s1_mean == "dB" else measure, 0.0)
-            count += valid
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = total / count
-        mean = mean if wanted.s1_mean == "dB" else 10 * np.log10(mean)
-    return mean.astype(np.float32), used
-
-
-def baseline_offset(item: Any, asset: Any) -> int | None:
-    """Finds the offset that was added to the digital numbers of a Sentinel-2 asset. None if its metadata do not tell.
-
-    Earth Search tells if it has subtracted the offset. Before processing baseline 04.00 there was none. Otherwise the
-    asset's own offset is used, or without one the baseline.
+    Raises:
+        NoImageryError: no pass has a valid pixel.
+        ItemError: none can be read.
     """
-    known = item.properties
-    if known.get("earthsearch:boa_offset_applied") or known.get("sentinel:boa_offset_applied"):
-        return 0
-    baseline = (
-        known.get("s2:processing_baseline") or known.get("processing:baseline") or known.get("processing:version")
-    )
-    named = re.search(r"_N(\d{2})(\d{2})_", " ".join([_names(item), asset.href.partition("?")[0]]))
-    if baseline is None and named:
-        baseline = f"{named[1]}.{named[2]}"
-    if baseline is not None and float(baseline) < 4:
-        return 0
-    fields = asset.to_dict()
-    band = next(iter(fields.get("raster:bands") or fields.get("bands") or ()), {})
-    offset = band.get("offset", band.get("raster:offset", fields.get("raster:offset")))
-    if offset is not None:
-        scale = band.get("scale", band.get("raster:scale", fields.get("raster:scale"))) or 0.0001
-        return round(-offset / scale)
-    return None if baseline is None else bands.OFFSET_DN
+    notes: list[str] = []
+    problem: ValueError | None = None
+    for orbit, found in by_orbit.items():
+        try:
+            mean, used, more = mean_backscatter(found, grid, wanted, archive)
+            scenes = f"{len(found)}{_named(orbit)} {_window(tile, wanted, archive)}"
+            check_not_empty(scenes, np.isfinite(mean), bands.S1_BANDS)
+        except (ItemError, NoImageryError) as error:
+            problem = problem or error
+        else:
+            break
+    else:
+        raise problem
+    notes += more
+    if orbit != directions(wanted.s1_orbit)[0]:
+        why = str(problem or f"0 {directions(wanted.s1_orbit)[0]} {_window(tile, wanted, archive)}")
+        notes.append(f"{len(used)} {orbit} Sentinel-1 passes are used: {why}")
+    columns = {
+        "s1_source": f"{archive.s1.name} {archive.s1_quantity}",
+        "s1_unit": f"{archive.s1_quantity} dB",
+        "s1_orbit": orbit,
+        "s1_dates": " ".join(date for date, _ in used),
+        "s1_items": " ".join(item.id for _, slices in used for item in slices),
+    }
+    return mean, columns, notes
 
 
-def _sentinel2_band(
-    name: str, key: str, href: str, band: str, grid: Grid, offset: int, by_metadata: bool
-) -> UInt16[np.ndarray, "height width"]:
-    def to_reflectance(stored: np.ndarray, nodata: float | None) -> Float32[np.ndarray, "h w"]:
-        valid = (stored != bands.S2_NODATA) & (stored != (nodata or 0))
-        # A dark scene has a few numbers below the offset. If most are, the offset was subtracted before.
-        if by_metadata and offset and valid.any() and np.median(stored[valid]) < offset - 100:
-            raise ValueError(
-                f"the metadata of {name} say that {offset} was added to its digital numbers, but half of those of {band} ({key}) "
-                f"are below {np.median(stored[valid]):g}; if the archive has subtracted it, say --s2_offset 0"
-            )
-        return np.where(valid, np.maximum(stored.astype(np.float32) - offset, 1), np.nan).astype(np.float32)
-
-    values = read_on_grid(href, grid, to_reflectance)
-    return np.nan_to_num(np.rint(values), nan=bands.S2_NODATA).clip(0, 65535).astype(np.uint16)
+def _search_sentinel1(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) -> tuple[list[Any], list[str]]:
+    notes: list[str] = []
+    (when,) = _intervals(tile.date, wanted.s1_window_days)
+    items = search(archive.s1, archive.timeout_s, _bounds(grid), when, left_out=notes)
+    chosen, more = usable(items, wanted.s1_orbit, archive.s1)
+    return chosen, notes + more
 
 
-def _is_usable(item: Any, orbit: str) -> bool:
-    """Whether a Sentinel-1 item has mode IW, both polarisations and the wanted orbit direction."""
-    known = item.properties
-    if known.get("sar:instrument_mode", "IW") != "IW":
-        return False
-    if not set(bands.S1_BANDS) <= set(known.get("sar:polarizations", bands.S1_BANDS)):
-        return False
-    if orbit == "both":
-        return True
-    if "sat:orbit_state" not in known:
-        raise ValueError(
-            f"Sentinel-1 item {item.id} has no sat:orbit_state, so is not known to be {orbit}; say --s1_orbit both"
-        )
-    return str(known["sat:orbit_state"]).lower() == orbit
+def _sentinel2_columns(read: Sequence[Read]) -> dict[str, str]:
+    """Columns of tiles.csv; where the items of a take differ, the values of all, separated by spaces."""
+    baselines = ["" if scene.baseline is None else f"{scene.baseline:05.2f}" for _, scene, _ in read]
+    return {
+        "s2_item": " ".join(item.id for item, _, _ in read),
+        "s2_baseline": " ".join(filter(None, dict.fromkeys(baselines))),
+        "s2_offset": "; ".join(dict.fromkeys(offset for *_, offset in read)),
+        "s2_date": read[0][1].time.astimezone(datetime.UTC).date().isoformat(),
+    }
 
 
-def _asset(item: Any, band: str, collection: Collection) -> tuple[str, Any]:
-    """Finds the asset of a band: by the collection's mapping, or else by its name."""
-    key = dict(collection.assets).get(band) or next((k for k in item.assets if bands.canonical_band(k) == band), "")
-    if key not in item.assets:
-        raise ValueError(
-            f"item {item.id} of {collection.name} has no asset {key or f'for band {band}'}; it has {', '.join(sorted(item.assets))}; "
-            "name assets by --s2_assets or --s1_assets"
-        )
-    return key, item.assets[key]
+def _other_day(tile: LabelTile, read: Read, found: Found, take: Sequence[int], collection: str) -> list[str]:
+    """Tells if the take that is used is not the one that was labelled."""
+    product, (item, scene, _) = parse_product(tile.s2_product_id), read
+    day, apart = scene.time.astimezone(datetime.UTC).date(), days_apart(scene.time, tile.date)
+    if not product:
+        return [f"{item.id} is of {day}, {apart} days from the label's date"] if apart else []
+    labelled = {place for place, one in enumerate(found.scenes) if is_of_product(one, product)}
+    if not labelled.isdisjoint(take):
+        return []
+    lacking = "cannot be used" if labelled else f"is not in {collection}"
+    return [f"the labelled product {tile.s2_product_id} {lacking}; {item.id} of {day} is used in its place"]
 
 
-def scene_metadata(item: Any) -> SceneMetadata:
-    """Reads the metadata of a Sentinel-2 item. Without a cloud cover it counts as fully cloudy."""
-    cloud = item.properties.get("eo:cloud_cover")
-    return SceneMetadata(_names(item), item_time(item), 100.0 if cloud is None else float(cloud), item.geometry)
+def _cells(missing: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "row column"]:
+    """Marks the cells of `footprints.covered` whose middle pixel is missing."""
+    rows, columns = (((np.arange(SAMPLES) + 0.5) / SAMPLES * size).astype(int) for size in missing.shape)
+    return missing[np.ix_(rows, columns)]
 
 
-def _names(item: Any) -> str:
-    keys = ("s2:product_uri", "s2:product_id", "s2:granule_id", "s2:tile_id", "title")
-    return " ".join([item.id, *(str(item.properties[key]) for key in keys if key in item.properties)])
+def _named(orbit: str) -> str:
+    return "" if orbit == "both" else f" {orbit.replace('_', ' ')}"
+
+
+def _window(tile: LabelTile, wanted: Wanted, archive: StacArchive) -> str:
+    return f"Sentinel-1 scenes of {archive.s1.name} within {wanted.s1_window_days} days of {tile.date}"
 
 
 def _bounds(grid: Grid) -> tuple[float, float, float, float]:
     return transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
 
 
-def _interval(tile: LabelTile, days: int) -> str:
-    """Interval from some days before to some days after the tile's date, in STAC's notation."""
-    date, span = datetime.date.fromisoformat(tile.date), datetime.timedelta(days=days)
-    return f"{date - span}T00:00:00Z/{date + span}T23:59:59Z"
+def _intervals(date: str, days: int, product: datetime.datetime | None = None) -> list[str]:
+    """Intervals in STAC's notation: some days before to some days after a date, and a day before to a day after a product's day.
 
-
-def gdal_settings(timeout_s: float) -> dict[str, Any]:
-    """GDAL settings for reading from an archive."""
-    return {
-        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # web servers do not list folders
-        "GDAL_HTTP_TIMEOUT": math.ceil(timeout_s),
-        "GDAL_HTTP_CONNECTTIMEOUT": math.ceil(min(timeout_s, 20)),
-        "GDAL_INGESTED_BYTES_AT_OPEN": 32768,  # a whole COG header in one request
-    }
+    They are one interval if they touch.
+    """
+    day = datetime.date.fromisoformat(date)
+    spans = [(day, days)] + ([(product.date(), 1)] if product else [])
+    ranges = sorted(
+        (middle - datetime.timedelta(days=span), middle + datetime.timedelta(days=span)) for middle, span in spans
+    )
+    if len(ranges) > 1 and ranges[1][0] <= ranges[0][1] + datetime.timedelta(days=1):
+        ranges = [(ranges[0][0], max(ranges[0][1], ranges[1][1]))]
+    return [f"{first}T00:00:00Z/{last}T23:59:59.999Z" for first, last in ranges]

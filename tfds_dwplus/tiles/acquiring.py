@@ -3,8 +3,8 @@
 Enters: label tiles, and a `Task` that names the archive and the wanted imagery. Leaves: a folder in the layout of
 `tile_files`, with further columns in tiles.csv, and the manifest.
 
-A rerun does only what is missing or failed. The folder ends up the same, however often a run was stopped. `acquire_tile`
-does one tile; threads or Beam's workers call it.
+A rerun does what is missing, failed or was skipped, as the archive may have got it since. The folder ends up the same, however
+often a run was stopped. `acquire_tile` does one tile; threads or Beam's workers call it.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from tfds_dwplus.command_line import progress
-from tfds_dwplus.imagery.acquisitions import ArchiveError, Imagery, NoImageryError, Wanted
+from tfds_dwplus.imagery.acquisitions import ArchiveError, Imagery, ItemError, NoImageryError, Wanted
 from tfds_dwplus.imagery.earth_engine import EarthEngineArchive, check_login, earth_engine_imagery
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.stac import stac_imagery
@@ -39,6 +39,8 @@ from tfds_dwplus.tiles.manifest import (
 )
 
 STATUSES = ("done", "skipped", "failed")
+
+Answer = TypeVar("Answer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ def acquire(
     workers: int = 1,
     beam_arguments: Sequence[str] | None = None,
 ) -> None:
-    """Acquires the missing tiles of a folder, writes tiles.csv and prints the counts.
+    """Acquires the missing tiles of a folder, writes tiles.csv and prints the counts, by status and by reason.
 
     Args:
         tiles: the tiles that the folder should hold.
@@ -71,15 +73,16 @@ def acquire(
         beam_arguments: pipeline options. If given, Beam does the work; its machines must all see `output` and the labels.
 
     Raises:
-        ValueError: the archive does not answer, the folder was made with other settings or is in use, or tiles failed.
-            Finished tiles are kept.
+        ValueError: the archive does not answer, the folder was made with other settings or is in use, tiles failed, or no
+            tile has imagery. Finished tiles are kept.
         OSError: the folder cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
     with open_manifest(output, _settings(task)) as (entries, add_entry):
-        missing = [tile for tile in tiles if not is_complete(output, tile, entries.get(tile.tile_id))]
+        in_doubt = task.wanted.s2_offset_in_doubt
+        missing = [tile for tile in tiles if not is_complete(output, tile, entries.get(tile.tile_id), in_doubt)]
         if missing:
-            _check_archive(task)
+            check_archive(task)
         before = len(tiles) - len(missing)
         try:
             # Warnings are filtered here for all threads: a thread that restores its own filter would undo another's.
@@ -94,13 +97,17 @@ def acquire(
         finally:
             # Also if the run is stopped, so that the finished tiles can be used.
             chosen = [entries[tile.tile_id] for tile in tiles if tile.tile_id in entries]
-            write_table(output, list(entries.values()))
+            write_table(output, list(entries.values()), task.wanted.s1_orbit)
             print(_summary(chosen, len(tiles), before))
     failed = [entry for entry in chosen if entry["status"] == "failed"]
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(tiles)} tiles failed, the first one {failed[0]['tile_id']}: {failed[0]['reason']}; all are "
             f"listed in {output / 'manifest.jsonl'}, what is done is kept: run the same command again to try them again"
+        )
+    if chosen and all(entry["status"] == "skipped" for entry in chosen):
+        raise ValueError(
+            f"no tile of {len(chosen)} has imagery, the first one {chosen[0]['tile_id']}: {chosen[0]['reason']}"
         )
 
 
@@ -113,22 +120,32 @@ def acquire_tile(tile: LabelTile, task: Task, output: Path) -> dict[str, Any]:
         OSError: the folder cannot be written, which affects all tiles.
     """
     entry = {"tile_id": tile.tile_id}
+
+    def failed(kind: str, reason: str) -> dict[str, Any]:
+        return entry | {"status": "failed", "kind": kind, "reason": " ".join(reason.split())}
+
     try:
         label = read_label(tile)
+    except ValueError as error:
+        return failed("the label cannot be read", str(error))
+    try:
         grid = Grid.parse(label.crs, label.transform, *label.codes.shape)
-        imagery = _with_retries(task, lambda: _imagery(tile, grid, task))
-    except NoImageryError as reason:
-        return entry | {"status": "skipped", "reason": str(reason)}
-    except (ValueError, ArchiveError) as reason:
-        return entry | {"status": "failed", "reason": " ".join(str(reason).split())}
-    except Exception as fault:  # an unexpected error of one tile must not stop the others
-        return entry | {"status": "failed", "reason": " ".join(f"{type(fault).__name__}: {fault}".split())}
+        imagery = with_retries(task, lambda: _imagery(tile, grid, task))
+    except NoImageryError as error:
+        return entry | {"status": "skipped", "kind": error.kind, "reason": str(error)}
+    except (ArchiveError, ItemError) as error:
+        return failed(error.kind, str(error))
+    except ValueError as error:
+        return failed("the settings do not fit the archive", str(error))
+    except Exception as error:  # an unexpected error of one tile must not stop the others
+        return failed(f"unexpected: {type(error).__name__}", f"{type(error).__name__}: {error}")
     write_rasters(output, tile, grid, label, imagery, task.wanted.s2_bands)
     entry |= {"status": "done", "columns": _columns(tile, grid) | imagery.columns}
     return entry | ({"warnings": list(imagery.warnings)} if imagery.warnings else {})
 
 
-def _check_archive(task: Task) -> None:
+def check_archive(task: Task) -> None:
+    """Raises a ValueError if the archive does not answer, or lacks what is wanted."""
     if isinstance(task.archive, EarthEngineArchive):
         check_login(task.archive)
     else:
@@ -141,7 +158,8 @@ def _imagery(tile: LabelTile, grid: Grid, task: Task) -> Imagery:
     return stac_imagery(tile, grid, task.wanted, task.archive)
 
 
-def _with_retries(task: Task, fetch: Callable[[], Imagery]) -> Imagery:
+def with_retries(task: Task, fetch: Callable[[], Answer]) -> Answer:
+    """Asks an archive; again if it does not answer. Raises an ArchiveError after the last attempt."""
     for attempt in range(task.attempts):
         try:
             return fetch()
@@ -218,4 +236,11 @@ def _summary(entries: Sequence[dict], wanted: int, before: int) -> str:
     per_tile = (
         f"; Sentinel-1 scenes a tile: {min(scenes)} to {max(scenes)}, mean {np.mean(scenes):.1f}" if scenes else ""
     )
-    return f"{wanted} tiles: {', '.join(parts)} ({before} from before){per_tile}"
+    lines = [f"{wanted} tiles: {', '.join(parts)} ({before} from before){per_tile}"]
+    reasons = [(entry["status"], entry.get("kind", "other reasons")) for entry in entries if entry["status"] != "done"]
+    for (status, kind), number in Counter(reasons).most_common():
+        first = next(
+            entry for entry in entries if (entry["status"], entry.get("kind", "other reasons")) == (status, kind)
+        )
+        lines.append(f"  {number} {status}, {kind}; the first one is {first['tile_id']}: {first['reason']}")
+    return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 Enters: entries, one dictionary per tile: `tile_id`, `status` (done, skipped, failed), and `reason` or the `columns` of
 tiles.csv. Leaves: `manifest.jsonl` with the settings in the first line and an entry in each further line (the last entry
-of a tile counts); the rasters; tiles.csv. Files appear under their names when they are complete.
+of a tile counts, and the last settings); the rasters; tiles.csv. Files appear under their names when they are complete.
 """
 
 import contextlib
@@ -43,18 +43,20 @@ def open_manifest(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict
             raise ValueError(f"another acquire is at work on {output}; wait for it, or give another --output") from None
         entries: dict[str, dict] = {}
         lines = _whole_lines(file)
-        made = lines[0].get("settings") if lines else None
+        made = next((line["settings"] for line in reversed(lines) if "settings" in line), None)
+        entries |= {line["tile_id"]: line for line in lines if "tile_id" in line}
         if any(output.glob("*/*.tif")) or any(output.glob("entries/*.json")):
             if made is None:
                 raise ValueError(
                     f"{output} holds tiles but no {path.name}, so is not known to be of one source; give another --output"
                 )
-            _check_settings(output, made, settings)
+            _check_settings(output, made, settings, [entry for entry in entries.values() if entry["status"] == "done"])
+            if made != settings:
+                _add_line(file, {"settings": settings})
         elif made != settings:  # the folder has no tiles yet, so new settings may replace the old ones
-            lines = []
+            entries.clear()
             file.truncate(0)
             _add_line(file, {"settings": settings})
-        entries |= {line["tile_id"]: line for line in lines[1:]}
 
         def add_entry(entry: dict) -> None:
             _add_line(file, entry)
@@ -67,12 +69,16 @@ def open_manifest(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict
         yield entries, add_entry
 
 
-def is_complete(output: Path, tile: LabelTile, entry: dict | None) -> bool:
-    """Whether a tile needs no more work: it was skipped, or it is done and its rasters are on disk."""
-    if entry is None or entry["status"] == "failed":
+def is_complete(output: Path, tile: LabelTile, entry: dict | None, s2_offset_in_doubt: int | None = None) -> bool:
+    """Whether a tile needs no more work: it is done and its rasters are on disk.
+
+    A skipped one is asked for again, and one that was done in doubt about its offset once `s2_offset_in_doubt` is given.
+    """
+    if entry is None or entry["status"] != "done":
         return False
-    kinds = ("s2", "s1", "label")
-    return entry["status"] == "skipped" or all((output / kind / f"{tile.tile_id}.tif").is_file() for kind in kinds)
+    if s2_offset_in_doubt is not None and any("--s2_offset_in_doubt" in line for line in entry.get("warnings", ())):
+        return False
+    return all((output / kind / f"{tile.tile_id}.tif").is_file() for kind in ("s2", "s1", "label"))
 
 
 def write_rasters(
@@ -91,9 +97,14 @@ def write_rasters(
             partial.write_bytes(_geotiff(values, names, grid))
 
 
-def write_table(output: Path, entries: Sequence[dict]) -> None:
-    """Writes tiles.csv: one row per finished tile, sorted by tile id."""
+def write_table(output: Path, entries: Sequence[dict], s1_orbit: str) -> None:
+    """Writes tiles.csv: one row per finished tile, sorted by tile id.
+
+    Where the wanted `s1_orbit` leaves a choice, as 'descending_or_ascending', its column tells that and what was taken.
+    """
     rows = [entry["columns"] for entry in entries if entry["status"] == "done"]
+    if "_or_" in s1_orbit:
+        rows = [row | {"s1_orbit": f"{s1_orbit}: {row['s1_orbit']}"} for row in rows]
     known = [field.name for field in dataclasses.fields(TileRecord)]
     columns = (*COLUMNS, *(name for name in known if name not in COLUMNS))
     with written_whole(output / "tiles.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -140,15 +151,35 @@ def _add_line(file: TextIO, line: dict) -> None:
     file.flush()
 
 
-def _check_settings(output: Path, made: dict, given: dict) -> None:
-    """Raises a ValueError that names the first different setting: one folder must not mix tiles of two sources."""
+def _check_settings(output: Path, made: dict, given: dict, done: Sequence[dict]) -> None:
+    """Raises a ValueError that names the different settings: one folder must not mix tiles of two sources.
+
+    What decides only which tiles are skipped may change, if the finished tiles would be the same.
+    """
     made, given = _flat(made), _flat(given)
-    for key in sorted(made.keys() | given.keys()):
-        if made.get(key) != given.get(key):
-            raise ValueError(
-                f"{output} was acquired with {key} {made.get(key)!r}, and is now to be with {given.get(key)!r}; tiles of two kinds are "
-                "not mixed: use the same settings or another --output"
-            )
+    differ = [
+        f"{key} {made.get(key)!r}, and is now to be with {given.get(key)!r}"
+        for key in sorted(made.keys() | given.keys())
+        if made.get(key) != given.get(key) and not _may_change(key, made.get(key), given.get(key), done)
+    ]
+    if differ:
+        orbit = (
+            " (the first direction of --s1_orbit X_or_Y may be that of the folder)" if "s1_orbit" in differ[0] else ""
+        )
+        raise ValueError(
+            f"{output} was acquired with {'; with '.join(differ)}; tiles of two kinds are not mixed: use the same settings or "
+            f"another --output{orbit}"
+        )
+
+
+def _may_change(key: str, made: Any, given: Any, done: Sequence[dict]) -> bool:
+    """Whether the finished tiles would be the same with another value of a setting."""
+    if key == "wanted.s1_orbit":
+        return all(entry["columns"].get("s1_orbit") == str(given).partition("_or_")[0] for entry in done)
+    # Tiles that were done in doubt are done again, see `is_complete`.
+    return key in ("wanted.s2_window_days", "wanted.s1_window_days") or (
+        key == "wanted.s2_offset_in_doubt" and made is None
+    )
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Enters: a folder with `s2/<tile_id>.tif`, `s1/<tile_id>.tif`, `label/<tile_id>.tif` and `tiles.csv`. The folder `s1/` or `s2/`
 may be missing as a whole. Leaves: a `Tile` of aligned arrays. A mismatch of size, CRS, grid, type, band names, label codes
-or units is a ValueError that names the file, what it holds and what was expected. Nothing is resampled or guessed.
+or units is a ValueError that names the file, what it holds and what was expected. Nothing is resampled. What the numbers mean
+is read by the rules of `imagery.decoder`, as everywhere.
 """
 
 import contextlib
@@ -14,13 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from jaxtyping import Float32, Shaped, UInt8, UInt16
-from rasterio.errors import RasterioError
+from jaxtyping import Float32, UInt8, UInt16
 from rasterio.warp import transform as transform_coordinates
 
 from tfds_dwplus import bands
-from tfds_dwplus.imagery.rasters import check_backscatter
+from tfds_dwplus.imagery.decoder.backscatter import quantity_named
 from tfds_dwplus.imagery.scene_files import open_raster
+from tfds_dwplus.tiles.tile_pixels import (
+    check_same_grid,
+    decibels,
+    descriptions_of,
+    digital_numbers,
+    label_codes,
+    named_bands,
+)
 
 COLUMNS = ("tile_id", "split", "lon", "lat", "date", "annotator", "height", "width")
 """Basic columns of tiles.csv; `tile_id` and `split` are required. The other fields of `TileRecord` may be columns too."""
@@ -48,7 +56,13 @@ class TileRecord:
     biome: int = 0
     """1 to 14, numbered as in the published labels; 0 if not known."""
     s2_item: str = ""
-    """Id of the Sentinel-2 product."""
+    """Id of the Sentinel-2 item; of several parts of one take, separated by spaces."""
+    s2_baseline: str = ""
+    """Its processing baseline, as '05.10'; empty if not known."""
+    s2_offset: str = ""
+    """What was subtracted from its digital numbers, or how they were scaled; empty if not known."""
+    s2_date: str = ""
+    """Its date, YYYY-MM-DD. Where it is not that of the label, another day's scene is in its place."""
     s2_level: str = ""
     """L1C or L2A."""
     s1_source: str = ""
@@ -56,13 +70,15 @@ class TileRecord:
     s1_unit: str = ""
     """'sigma0 dB' or 'gamma0 dB'."""
     s1_orbit: str = ""
-    """descending, ascending or both."""
+    """descending, ascending or both; or what was asked for and what was used, as 'descending_or_ascending: ascending'."""
     s1_mean: str = ""
     """Quantity that was averaged: dB or power."""
     s1_scenes: int = 0
     """Number of Sentinel-1 scenes in the mean; 0 if not known."""
     s1_dates: str = ""
     """Their dates, YYYY-MM-DD, separated by spaces."""
+    s1_items: str = ""
+    """Ids of their items, separated by spaces."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +99,8 @@ class Tile:
     """Authority code or WKT; empty if not georeferenced."""
     transform: tuple[float, ...]
     """Affine coefficients a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f."""
+    notes: tuple[str, ...] = ()
+    """What was decided of the numbers, and what is in doubt, one line each."""
 
 
 def list_tiles(folder: Path) -> list[TileRecord]:
@@ -136,7 +154,8 @@ def provenance(records: Sequence[TileRecord]) -> dict[str, str]:
     """
     common = {}
     for column in PROVENANCE:
-        first = {getattr(record, column): record.tile_id for record in reversed(records)}
+        # 'descending_or_ascending: ascending' begins with what is common.
+        first = {getattr(record, column).partition(": ")[0]: record.tile_id for record in reversed(records)}
         if len(first) > 1:
             said = " and ".join(
                 f"{value or 'nothing'!r} (tile {tile_id})" for value, tile_id in sorted(first.items())[:2]
@@ -162,7 +181,17 @@ def s2_band_names(folder: Path, record: TileRecord) -> tuple[str, ...]:
     """Reads the Sentinel-2 band names of a tile, in file order. Raises a ValueError if they are missing."""
     path = folder / "s2" / f"{record.tile_id}.tif"
     with open_raster(path) as raster:
-        return named_bands(path, raster.descriptions)
+        names = named_bands(path, descriptions_of(raster))
+        return tuple(name for name in names if name != "ALPHA")
+
+
+def s1_unit(folder: Path, record: TileRecord) -> str:
+    """Unit of a tile's backscatter, 'sigma0 dB' or 'gamma0 dB', from names and tags of its file; sigma0 if they do not tell."""
+    path = folder / "s1" / f"{record.tile_id}.tif"
+    with open_raster(path) as raster:
+        tags = [f"{key} {value}" for key, value in raster.tags().items()]
+        quantity = quantity_named([*(text or "" for text in raster.descriptions), *tags])
+    return f"{quantity} dB" if quantity else bands.S1_UNIT
 
 
 def read_tile(
@@ -186,34 +215,33 @@ def read_tile(
         ValueError: a file is missing, cut short or of the wrong type, lacks a band, is on another grid than the first
             file, has a band without data, a label code outside 0..10 or backscatter that is not in dB.
     """
-    dtypes = {"s2": "uint16", "s1": "float32", "label": "uint8"}
+    dtypes = {
+        "s2": ("uint16", "int16", "uint32", "int32", "float32", "float64"),
+        "s1": ("float32", "float64"),
+        "label": ("uint8",),
+    }
     paths = {kind: folder / (labels if kind == "label" else kind) / f"{record.tile_id}.tif" for kind in dtypes}
     kinds = [kind for kind, wanted in (("s2", s2_bands), ("s1", s1_bands), ("label", True)) if wanted]
     with contextlib.ExitStack() as files:
         rasters = {kind: files.enter_context(open_raster(paths[kind])) for kind in kinds}
         for kind, raster in rasters.items():
-            if set(raster.dtypes) != {dtypes[kind]}:
-                raise ValueError(f"{paths[kind]} is {raster.dtypes[0]}, expected {dtypes[kind]}")
+            if set(raster.dtypes) - set(dtypes[kind]):
+                raise ValueError(f"{paths[kind]} is {raster.dtypes[0]}, expected {dtypes[kind][0]}")
         grid = rasters[kinds[0]]
         for kind, raster in rasters.items():
             check_same_grid(paths[kind], raster, paths[kinds[0]], grid)
-
-        def pixels(kind: str, names: tuple[str, ...]) -> np.ndarray:
-            if not names:
-                return np.empty((*grid.shape, 0), dtypes[kind])
-            return read_bands(paths[kind], rasters[kind], band_indexes(paths[kind], rasters[kind].descriptions, names))
-
-        codes = read_bands(paths["label"], rasters["label"], (1,))[..., 0]
-        s2, s1 = pixels("s2", s2_bands), pixels("s1", s1_bands)
+        codes = label_codes(paths["label"], rasters["label"])
+        s2, s1 = np.empty((*grid.shape, 0), np.uint16), np.empty((*grid.shape, 0), np.float32)
+        notes: tuple[str, ...] = ()
+        if s2_bands:
+            s2, notes = digital_numbers(paths["s2"], rasters["s2"], s2_bands, final=bool(record.s2_offset))
+        if s1_bands:
+            s1, more = decibels(paths["s1"], rasters["s1"], s1_bands)
+            notes += more
         crs = grid.crs.to_string() if grid.crs else ""
         record = _with_centre(record, grid) if math.isnan(record.lon) or math.isnan(record.lat) else record
         transform = tuple(grid.transform)[:6]
-    if codes.max() > max(bands.LABEL_CODES):
-        raise ValueError(f"{paths['label']} holds label code {codes.max()}, expected 0 to {max(bands.LABEL_CODES)}")
-    check_has_data(paths["s2"], s2 != bands.S2_NODATA, s2_bands)
-    check_has_data(paths["s1"], np.isfinite(s1), s1_bands)
-    check_backscatter(str(paths["s1"]), s1, "convert linear power by 10 log10, and nodata to NaN")
-    return Tile(record, s2, s1, class_ids(codes), crs, transform)
+    return Tile(record, s2, s1, class_ids(codes), crs, transform, notes)
 
 
 def class_ids(codes: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
@@ -245,63 +273,6 @@ def write_tile(folder: Path, tile: Tile, s2_bands: tuple[str, ...]) -> None:
         ) as raster:
             raster.write(np.moveaxis(values, -1, 0))
             raster.descriptions = tuple(descriptions)
-
-
-def read_bands(
-    path: Path, raster: rasterio.DatasetReader, indexes: tuple[int, ...]
-) -> Shaped[np.ndarray, "height width band"]:
-    """Reads some bands (counted from 1). Raises a ValueError that names the file if it is cut short."""
-    try:
-        return np.moveaxis(raster.read(list(indexes)), 0, -1)
-    except RasterioError as error:
-        raise ValueError(
-            f"cannot read the pixels of {path}; is the file cut short? ({error.__cause__ or error})"
-        ) from None
-
-
-def named_bands(path: Path, descriptions: tuple[str | None, ...]) -> tuple[str, ...]:
-    """Standard band names of a raster's descriptions. Raises a ValueError if one is missing or repeated."""
-    if not all(descriptions):
-        raise ValueError(
-            f"{path} has bands without a name; expected band descriptions such as {', '.join(bands.S2_BANDS)}"
-        )
-    names = tuple(bands.canonical_band(name) for name in descriptions)
-    if len(set(names)) != len(names):
-        raise ValueError(f"{path} has two bands of one name: {', '.join(names)}")
-    return names
-
-
-def band_indexes(path: Path, descriptions: tuple[str | None, ...], wanted: tuple[str, ...]) -> tuple[int, ...]:
-    """Indexes (from 1) of the `wanted` bands. Raises a ValueError that lists the bands of the file."""
-    names = named_bands(path, descriptions)
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        raise ValueError(
-            f"{path} has no band {', '.join(missing)}; it has {', '.join(names)}, expected {', '.join(wanted)}"
-        )
-    return tuple(names.index(name) + 1 for name in wanted)
-
-
-def check_same_grid(
-    path: Path, raster: rasterio.DatasetReader, reference_path: Path, reference: rasterio.DatasetReader
-) -> None:
-    """Raises a ValueError unless two rasters have the same size, CRS and transform."""
-    for what, given, expected in (
-        ("size", raster.shape, reference.shape),
-        ("CRS", raster.crs, reference.crs),
-        ("transform", raster.transform, reference.transform),
-    ):
-        same = given.almost_equals(expected, precision=1e-6) if what == "transform" else given == expected
-        if not same:
-            given, expected = (tuple(v)[:6] if what == "transform" else v for v in (given, expected))
-            raise ValueError(f"{path} has {what} {given}, but {reference_path} has {expected}; resample one of them")
-
-
-def check_has_data(path: Path, valid: Shaped[np.ndarray, "height width band"], names: tuple[str, ...]) -> None:
-    """Raises a ValueError if a band has no valid pixel."""
-    empty = [name for name, any_valid in zip(names, valid.any(axis=(0, 1)), strict=True) if not any_valid]
-    if empty:
-        raise ValueError(f"{path} is all nodata in band {', '.join(empty)}")
 
 
 def _with_centre(record: TileRecord, raster: rasterio.DatasetReader) -> TileRecord:
