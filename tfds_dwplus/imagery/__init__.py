@@ -4,9 +4,10 @@ Enters: raster files, Sentinel products, or scenes of a STAC API or of Earth Eng
 Sentinel-2 as digital numbers (reflectance x 10000), Sentinel-1 as dB.
 
 Start with `grids` and `decoder`, which says what stored numbers mean, for every way in. `rasters` reads windows of bands.
-Two paths follow. Files of one scene: `scene_files` lists them, `scenes` finds the bands. Archives: `acquisitions` says
-what is wanted and chooses scenes, `stac_api` finds items, `stac_items` reads what they say of themselves, `stac_reading`
-their pixels, `stac` or `earth_engine` makes the imagery of a tile; `archive_options` are the command line's options.
+Two paths follow. Files of one scene: `scene_files` lists them, `scenes` finds the bands, `inputs` tells whether they changed.
+Archives: `acquisitions` says what is wanted and chooses scenes, `stac_api` finds items, `items` reads what they say of
+themselves, `stac_reading` their pixels, `stac` or `earth_engine` makes the imagery of a tile; `archive_options` are the
+command line's options.
 
 Rasters are read by rasterio, a window of a band at a time, and not by odc-stac or stackstac, which resample the stored
 numbers of all bands in one call. Three things have to come between reading and resampling. Backscatter in dB is converted to
