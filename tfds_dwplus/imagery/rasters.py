@@ -113,6 +113,17 @@ class Unread:
         return new
 
 
+def alpha_band(raster: rasterio.DatasetReader) -> int | None:
+    """Index of the band that marks pixels with data, by its colour interpretation, or its name alpha or dataMask. None if there is none.
+
+    GDAL makes no mask of it in a file of more than four bands.
+    """
+    for index, (kind, text) in enumerate(zip(raster.colorinterp, raster.descriptions, strict=True), start=1):
+        if kind == ColorInterp.alpha or (text or "").strip().lower() in ("alpha", "datamask"):
+            return index
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """A band of an opened file."""
@@ -141,9 +152,8 @@ class Layer:
 
     @functools.cached_property
     def alpha(self) -> int | None:
-        """Index of the band that is an alpha mask by its colour interpretation. GDAL makes no mask of it beyond four bands."""
-        kinds = self.raster.colorinterp
-        return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+        """Index of the file's alpha band."""
+        return alpha_band(self.raster)
 
     @functools.cached_property
     def masked(self) -> bool:

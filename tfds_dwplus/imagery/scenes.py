@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.warp import transform
 
 from tfds_dwplus import bands
@@ -23,7 +23,16 @@ from tfds_dwplus.imagery.decoder.band_names import is_no_band, names_of
 from tfds_dwplus.imagery.decoder.declared import NOTHING, Declared, of_tags
 from tfds_dwplus.imagery.decoder.reflectance import Decision, Linear, decide
 from tfds_dwplus.imagery.grids import Grid
-from tfds_dwplus.imagery.rasters import CLASSES_OF_A_MASK, Layer, Quantity, Scene, Sensor, sentinel1, sentinel2
+from tfds_dwplus.imagery.rasters import (
+    CLASSES_OF_A_MASK,
+    Layer,
+    Quantity,
+    Scene,
+    Sensor,
+    alpha_band,
+    sentinel1,
+    sentinel2,
+)
 from tfds_dwplus.imagery.scene_files import is_remote, list_rasters, mask_beside, open_raster, remote_settings, shown
 
 SCL_CLASSES = range(12)
@@ -216,9 +225,9 @@ def _found_names(files: list[_File]) -> list[str | None]:
     names: list[str | None] = []
     for file in files:
         stem = Path(file.shown).stem
+        alpha = alpha_band(file.raster)
         texts = [
-            None if kind == ColorInterp.alpha else (text or "")
-            for text, kind in zip(file.raster.descriptions, file.raster.colorinterp, strict=True)
+            None if index == alpha else (text or "") for index, text in enumerate(file.raster.descriptions, start=1)
         ]
         if is_no_band(stem) and not any(names_of([text for text in texts if text])):
             texts = [None] * len(texts)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from jaxtyping import Float32, Num, Shaped, UInt8, UInt16
-from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from tfds_dwplus import bands
@@ -19,7 +18,7 @@ from tfds_dwplus.imagery.decoder.band_names import names_of
 from tfds_dwplus.imagery.decoder.declared import Declared, of_tags
 from tfds_dwplus.imagery.decoder.reflectance import Linear, dark_where_others_have_data, decide
 from tfds_dwplus.imagery.grids import Grid
-from tfds_dwplus.imagery.rasters import Layer, Quantity, sentinel1, sentinel2
+from tfds_dwplus.imagery.rasters import Layer, Quantity, alpha_band, sentinel1, sentinel2
 
 
 def label_codes(path: Path, raster: rasterio.DatasetReader) -> UInt8[np.ndarray, "height width"]:
@@ -70,9 +69,9 @@ def decibels(
 def _samples(
     path: Path, layers: list[Layer], pixels: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
 ) -> list[Num[np.ndarray, "_"]]:
-    """Stored numbers of each band that have data, of every fourth row and column. Raises a ValueError if a band has none at all."""
+    """Stored numbers of each band that have data, of every eighth row and column. Raises a ValueError if a band has none at all."""
     samples = [
-        layer.with_data(*(array[::4, ::4] for array in each)) for layer, each in zip(layers, pixels, strict=True)
+        layer.with_data(*(array[::8, ::8] for array in each)) for layer, each in zip(layers, pixels, strict=True)
     ]
     some = [
         bool(sample.size or layer.with_data(*each).size)
@@ -105,8 +104,8 @@ def read_bands(
 
 def descriptions_of(raster: rasterio.DatasetReader) -> tuple[str | None, ...]:
     """The descriptions of the bands; an alpha band is called alpha."""
-    pairs = zip(raster.descriptions, raster.colorinterp, strict=True)
-    return tuple("alpha" if kind == ColorInterp.alpha else text for text, kind in pairs)
+    alpha = alpha_band(raster)
+    return tuple("alpha" if index == alpha else text for index, text in enumerate(raster.descriptions, start=1))
 
 
 def named_bands(path: Path, descriptions: tuple[str | None, ...]) -> tuple[str, ...]:

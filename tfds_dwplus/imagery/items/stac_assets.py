@@ -17,14 +17,13 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import rasterio
-from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError, causes, first_line
 from tfds_dwplus.imagery.decoder.band_names import names_of
 from tfds_dwplus.imagery.decoder.declared import of_item, of_tags
 from tfds_dwplus.imagery.items.stac_items import asset_of, names
-from tfds_dwplus.imagery.rasters import CLASSES_OF_A_MASK, Layer, PixelsError
+from tfds_dwplus.imagery.rasters import CLASSES_OF_A_MASK, Layer, PixelsError, alpha_band
 from tfds_dwplus.imagery.scene_files import is_remote, mask_beside, remote_settings
 from tfds_dwplus.imagery.stac_api import Collection
 
@@ -182,7 +181,7 @@ def _index(item: Any, band: str, fields: dict[str, Any], raster: rasterio.Datase
             found = names_of(texts)
             if band in found:
                 return found.index(band) + 1
-    real = [index for index, kind in zip(raster.indexes, raster.colorinterp, strict=True) if kind != ColorInterp.alpha]
+    real = [index for index in raster.indexes if index != alpha_band(raster)]
     if len(real) == 1:
         return real[0]
     raise ItemError(
