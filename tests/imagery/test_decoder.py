@@ -26,7 +26,7 @@ DECISIONS = {
     "before 04.00": ([OLD], [about(1600)], 1, 0, ""),
     "a flag says in, and the pixels are fields of 0.04": ([FLAG_SAYS_IN], [about(400)], 1, 0, "subtracted before"),
     "fields one half, bright soil the other": ([FLAG_SAYS_IN], [about(300, 2600)], 1, 0, "subtracted before"),
-    "a flag says in, and is right": ([FLAG_SAYS_IN], [about(1600, spread=1)], 1, -1000, ""),
+    "a flag says in, and is right": ([FLAG_SAYS_IN], [about(1600, spread=1)], 1, -1000, "often wrong"),
     "SWIR of water is over-corrected": ([IN] * 2, [about(1400), about(880, spread=30)], 1, -1000, ""),
     "one pixel of a dark scene is bright": ([IN], [np.append(about(400), 60000)], 1, 0, "subtracted before"),
     "one pixel of a scene is dark": ([IN], [np.append(about(1300, 3500), 3)], 1, -1000, ""),

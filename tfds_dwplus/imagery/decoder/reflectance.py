@@ -344,6 +344,10 @@ def _subtracted(
                 f"too bright to tell (98 % of each band are above {seen.p2.min():.4g}); {advice}"
             )
         return [float(in_doubt)] * len(told), [f"{in_doubt:g} is subtracted from a scene in doubt, as given"]
+    if any("flag" in each for each in told):
+        return first, [
+            f"{largest:g} is subtracted: a flag says that it was not before, which is often wrong; the pixels do not contradict it"
+        ]
     return first, []
 
 
