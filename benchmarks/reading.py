@@ -1,6 +1,6 @@
 """Speed of reading tiles: this data set beside rasterio on the same tiles as GeoTIFF, and the codecs that were tried.
 
-    python benchmarks/reading.py [--real ../shared/real] [--tiles 16] [--rounds 5] [--threads 2] [--codecs] [--json FILE]
+    python benchmarks/reading.py [--real ../shared/real] [--tiles 16] [--rounds 5] [--threads 2] [--codecs | --crops] [--json FILE]
 
 Tiles of 510 x 510 pixels, nine bands uint16, two float32 and the label uint8: 7.02 MB in memory. Simulated ones, and the
 real one of `dwplus_mini` that has this size, in as many files: its 20 m bands and its radar are resampled by nearest
@@ -31,13 +31,15 @@ from array_record.python import array_record_data_source, array_record_module
 from network import machine
 from numcodecs import blosc
 
-from specsar_jax.batches import dataset, pipeline
+from specsar_jax.batches import dataset, pipeline, preprocess
 from specsar_jax.config import Config, Data
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tiles import blocks
+from tfds_dwplus.tiles.blocks import CODEC
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
-from tfds_dwplus.tiles.records import CODEC
+from tfds_dwplus.tiles.records import lazily
 from tfds_dwplus.tiles.tile_files import COLUMNS, Tile, TileRecord, list_tiles, read_tile, write_tile
 
 SIZE_PX = 510
@@ -216,6 +218,51 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def crop_rows(folder: Path, name: str, tiles: list[Tile], rounds: int, crop_px: int = 128) -> list[list[str]]:
+    """CPU milliseconds of a training tile and of a whole one, in turns, by the side of the blocks of a record."""
+    tifs = write_folder(folder / f"{name}_crops", tiles)
+    rasters = pipeline.select(bands.S2_BANDS, bands.S2_BANDS, ("s2", "s1"))
+    sources, crops, on_disk = {}, {}, {}
+    default = blocks.BLOCK_PX
+    for side in (None, 32, 64, 86, 128):
+        label = "one buffer" if side is None else f"blocks of {side} px{' (kept)' if side == default else ''}"
+        blocks.BLOCK_PX = side or default
+        smallest, blocks.SMALLEST_SIZE_PX = blocks.SMALLEST_SIZE_PX, SIZE_PX + 1 if side is None else SIZE_PX
+        config = DynamicWorldPlusConfig(name=f"{name}_{side}", tiles=tifs, tile_size_px=SIZE_PX)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            prepare(config, folder / "crops")
+        blocks.SMALLEST_SIZE_PX, blocks.BLOCK_PX = smallest, default
+        builder = open_dataset(str(folder / "crops"), config.name)
+        on_disk[label] = sum(path.stat().st_size for path in Path(builder.data_dir).glob("*array_record*"))
+        sources[label] = read_split(builder, "train")
+        crops[label] = crops_of(sources[label], rasters, Data(crop_px=crop_px))
+    spent: dict[str, list[list[float]]] = {label: [] for label in sources}
+    for _ in range(rounds + 1):  # the first one warms up
+        for label, source in sources.items():
+            passes = (itertools.islice(crops[label], 2 * len(tiles)), (source[index] for index in range(len(tiles))))
+            spent[label].append([])
+            for one, count in zip(passes, (2 * len(tiles), len(tiles)), strict=True):
+                started = time.process_time()
+                for _ in one:
+                    pass
+                spent[label][-1].append((time.process_time() - started) / count * 1e3)
+    medians = {label: np.median(values[1:], axis=0) for label, values in spent.items()}
+    return [
+        [name, label, f"{on_disk[label] / len(tiles) / 1e6:.2f}", *(f"{value:.2f}" for value in medians[label])]
+        for label in sources
+    ]
+
+
+def crops_of(source: Any, rasters: Callable[..., Any], data: Data) -> Iterator[Any]:
+    """Training tiles without end, as `train_batches` makes them, in this thread; without Grain, whose shuffle is slow on few tiles."""
+    lazy, rng = lazily(source), np.random.default_rng(0)
+    for index in itertools.count():
+        record = lazy[index % len(lazy)]
+        box = pipeline.labelled_box(record, rasters)
+        tile = rasters(record, preprocess.draw_crop(box, record["label"].shape, data, rng))
+        yield preprocess.augment_crop({name: tile[name] for name in RASTERS}, data, rng)
+
+
 NOTES = """
 Tiles/s: median over {rounds} rounds (slowest-fastest) of {seconds} s each, cache warm. x rasterio: over rasterio with as many
 threads in the same round, median. MB: a tile on disk; {memory:.2f} in memory.
@@ -230,6 +277,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--codecs", action="store_true", help="instead compare ways of storing a tile")
+    parser.add_argument("--crops", action="store_true", help="instead compare layouts of which training reads crops")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     args = parser.parse_args()
     if args.json and not args.json.parent.is_dir():  # told now, not after the measurement
@@ -250,6 +298,12 @@ def main() -> None:
                 for row in codec_rows(Path(folder), name, list(make(min(5, args.tiles))))
             ]
             print(table(["tiles", "stored as", "MB", "read, CPU ms", "write, CPU ms"], rows))
+            return
+        if args.crops:
+            header = ["tiles", "stored as", "MB", "crop of 128 px, CPU ms", "whole, CPU ms"]
+            made = ((name, list(make(args.tiles))) for name, make in kinds.items())
+            rows = [row for name, tiles in made for row in crop_rows(Path(folder), name, tiles, args.rounds)]
+            print(table(header, rows))
             return
         rows, figures = [], []
         for name, make in kinds.items():

@@ -14,7 +14,7 @@ whole would take 137 days there; on an accelerator it has not been timed. `--con
 
 from specsar_jax.config import Config, Data, Loss, Optimizer, Train, model_preset
 
-TILES, EPOCHS, BATCH = 16_893, 200, 4
+TILES, BATCH = 16_893, 4
 
 
 def get_config() -> Config:
@@ -24,5 +24,5 @@ def get_config() -> Config:
         model=model_preset("specsar_former", loop_blocks_from=3),  # on one TPU all stages are loops: less to compile
         loss=Loss(name="focal", gamma=2.0, alpha_power=0.5),
         optimizer=Optimizer(learning_rate=5e-4, warmup_steps=1500),
-        train=Train(steps=TILES * EPOCHS // BATCH, batch_size=BATCH, log_every=50, eval_every=TILES // BATCH),
+        train=Train(epochs=200, batch_size=BATCH, log_every=50, eval_every=TILES // BATCH, save_every_minutes=10.0),
     )

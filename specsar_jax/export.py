@@ -27,7 +27,7 @@ from specsar_jax.trained import hub
 from specsar_jax.trained.bundle import DTYPES, as_stored, write_bundle
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
-from tfds_dwplus.command_line import Parser, run, write_json, written_whole
+from tfds_dwplus.command_line import Parser, path, run, write_json, written_whole
 
 FORMATS = ("safetensors", "folder", "stablehlo", "saved_model", "onnx")
 
@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
         "Exports a trained network.",
         "python -m specsar_jax.export --workdir runs/quickstart --format safetensors --output specsar.safetensors",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run, or an exported bundle")
+    parser.add_argument("--workdir", type=hub.network, required=True, help="workdir of a run, or an exported bundle")
     parser.add_argument("--format", choices=FORMATS, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="file, or for saved_model and folder a new folder")
+    parser.add_argument("--output", type=path, required=True, help="file, or for saved_model and folder a new folder")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     parser.add_argument("--licence", help="licence of the weights, such as CC-BY-4.0; if not given, that of the bundle")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the stored weights; float32 if not given")
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> None:
     trained = load_trained(args.workdir, args.checkpoint)
     if args.licence is not None:
         trained = dataclasses.replace(trained, licence=args.licence)
-    trained = as_stored(trained, args.dtype or "float32")
     figures = evaluations(args.workdir, trained)
+    trained = as_stored(trained, args.dtype or "float32")
     written = _write(args, trained, figures)
     read = [name for names in trained.bands.values() for name in names]
     print(f"wrote {' and '.join(map(str, written))}: step {trained.step}, bands {', '.join(read)}")
@@ -85,17 +85,17 @@ def evaluations(workdir: Path, trained: Trained) -> list[dict[str, Any]]:
         return []
     folder, prefix = (workdir, "") if workdir.is_dir() else (workdir.parent, f"{workdir.stem}.")
     found = []
-    for path in sorted(path for path in folder.iterdir() if path.name.startswith(f"{prefix}evaluation_")):
-        if path.suffix != ".json":
+    for file in sorted(file for file in folder.iterdir() if file.name.startswith(f"{prefix}evaluation_")):
+        if file.suffix != ".json":
             continue
         try:
-            figures = json.loads(path.read_text())
-            if figures["step"] == trained.step:
+            figures = json.loads(file.read_text())
+            if figures["step"] == trained.step and figures.get("weights_sha256", trained.sha256) == trained.sha256:
                 card("", trained, [figures], "", "float32")  # raises if the card lacks a figure
                 found.append(figures)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path} is no evaluation ({reason}); remove it, or evaluate again") from None
+            raise ValueError(f"{file} is no evaluation ({reason}); remove it, or evaluate again") from None
     return found
 
 

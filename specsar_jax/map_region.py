@@ -12,15 +12,15 @@ import dataclasses
 import datetime
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
-from tfds_dwplus.command_line import Parser, run
+from tfds_dwplus.command_line import Parser, path, path_or_address, run
 from tfds_dwplus.imagery.acquisitions import Wanted
 from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, stac_archive
 from tfds_dwplus.imagery.decoder.backscatter import quantity_named
@@ -151,15 +151,15 @@ def _parser() -> Parser:
         "--output maps/siem_reap",
     )
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, help="workdir of a run, or an exported bundle")
+    add("--workdir", type=hub.network, required=True, help="workdir of a run, or an exported bundle")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--bbox", type=float, nargs=4, metavar=("WEST", "SOUTH", "EAST", "NORTH"), help="region as a box, degrees"
     )
-    where.add_argument("--geojson", type=Path, help="region as a GeoJSON file of polygons, degrees")
+    where.add_argument("--geojson", type=path, help="region as a GeoJSON file of polygons, degrees")
     add("--dates", nargs=2, required=True, metavar=("FIRST", "LAST"), help="first and last day of imagery, YYYY-MM-DD")
     add("--s1_dates", nargs=2, metavar=("FIRST", "LAST"), help="first and last day of Sentinel-1; --dates if not given")
-    add("--output", type=Path, required=True, help="folder to write to")
+    add("--output", type=path, required=True, help="folder to write to")
     add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
     add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")
     add("--max_cloud_percent", type=float, default=80.0, help="Sentinel-2 scenes with more cloud are not used")
@@ -169,6 +169,7 @@ def _parser() -> Parser:
     add("--overlap", type=float, help="overlap of windows, 0 to 0.75; the run's if not given")
     add(
         "--scheduler",
+        type=path_or_address,
         default="",
         metavar="ADDRESS",
         help="Dask scheduler, tcp://... or a .json file; else this machine",

@@ -11,13 +11,13 @@ interrupted, the same command continues.
 import argparse
 import dataclasses
 import re
-from pathlib import Path
 
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.maps.map_files import Outputs
 from specsar_jax.maps.scene_map import map_scene
+from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
-from tfds_dwplus.command_line import Parser, run
+from tfds_dwplus.command_line import Parser, path, path_or_address, run
 from tfds_dwplus.imagery.decoder.backscatter import UNITS
 from tfds_dwplus.imagery.scenes import Reading
 
@@ -28,16 +28,26 @@ def main(argv: list[str]) -> None:
         "Maps the land-cover classes of a scene. If interrupted, the same command continues.",
         "python -m specsar_jax.predict --workdir runs/quickstart --s2 s2.tif --s1 s1.tif --output map.tif",
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run, or an exported bundle")
+    parser.add_argument("--workdir", type=hub.network, required=True, help="workdir of a run, or an exported bundle")
     parser.add_argument(
-        "--s2", nargs="+", default=[], metavar="PATH", help="Sentinel-2 file, or one per band; SAFE folder or zip; URL"
+        "--s2",
+        type=path_or_address,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="Sentinel-2 file, or one per band; SAFE folder or zip; URL",
     )
     parser.add_argument(
-        "--s1", nargs="+", default=[], metavar="PATH", help="Sentinel-1: VV and VH, in one or two files, on any grid"
+        "--s1",
+        type=path_or_address,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="Sentinel-1: VV and VH, in one or two files, on any grid",
     )
-    parser.add_argument("--output", type=Path, required=True, help="class map to write")
-    parser.add_argument("--probabilities", type=Path, help="raster of the class probabilities to write")
-    parser.add_argument("--confidence", type=Path, help="raster of the mapped class's probability to write")
+    parser.add_argument("--output", type=path, required=True, help="class map to write")
+    parser.add_argument("--probabilities", type=path, help="raster of the class probabilities to write")
+    parser.add_argument("--confidence", type=path, help="raster of the mapped class's probability to write")
     parser.add_argument(
         "--s2_offset",
         type=int,
@@ -53,7 +63,12 @@ def main(argv: list[str]) -> None:
         help="names of the bands of --s2, for files without names: B2,B3,-,B4; - skips a band",
     )
     parser.add_argument("--s1_bands", type=_names, default=(), help="names of the bands of --s1, likewise: VV,VH")
-    parser.add_argument("--cloud_mask", default="", help="cloud mask: a raster on any grid, or a SAFE product with SCL")
+    parser.add_argument(
+        "--cloud_mask",
+        type=path_or_address,
+        default="",
+        help="cloud mask: a raster on any grid, or a SAFE product with SCL",
+    )
     parser.add_argument(
         "--cloud_values", type=_numbers, default=(), help="values of cloud; default 3,8,9,10 for SCL, else all but 0"
     )

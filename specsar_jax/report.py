@@ -9,14 +9,12 @@ is run only on the tiles that are shown.
 """
 
 import sys
-from pathlib import Path
 
 from specsar_jax import evaluate
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.pages.report_page import render
-from specsar_jax.pages.runs import read_runs, without_sums
-from specsar_jax.trained.run_files import split_file
-from tfds_dwplus.command_line import Parser, check_output, written_whole
+from specsar_jax.pages.runs import mixtures, read_runs, without_sums
+from tfds_dwplus.command_line import Parser, check_output, path, written_whole
 from tfds_dwplus.command_line import run as run_command
 
 
@@ -26,10 +24,15 @@ def main(argv: list[str]) -> None:
         "Writes one self-contained HTML page about a run, or several runs side by side.",
         "python -m specsar_jax.report --workdir runs/quickstart",
     )
-    parser.add_argument("--workdir", type=Path, action="append", required=True, help="workdir of a run; repeatable")
+    parser.add_argument("--workdir", type=path, action="append", required=True, help="workdir of a run; repeatable")
     parser.add_argument("--split", default="test", help="split that was evaluated, in TFDS notation")
-    parser.add_argument("--output", type=Path, help="HTML file; report.html in the first workdir if not given")
-    parser.add_argument("--data_dir", help="folder of prepared data sets; if not given, that of the run's config")
+    parser.add_argument("--output", type=path, help="HTML file; report.html in the first workdir if not given")
+    parser.add_argument(
+        "--data_dir", type=path, help="folder of prepared data sets; if not given, that of the run's config"
+    )
+    parser.add_argument(
+        "--dataset", default="", help="NAME of the data set that was evaluated; if not given, each run's own"
+    )
     parser.add_argument(
         "--tiles", type=int, default=6, help="number of worst, of best and of random tiles to show; 0 for none"
     )
@@ -42,16 +45,17 @@ def main(argv: list[str]) -> None:
     if args.output:
         check_output(args.output, "--output")
     keep_compiled_programs()
-    for arguments in without_sums(args.workdir, args.split, args.data_dir):
-        tiles = split_file("tiles", args.split, "npz")
-        print(f"{arguments[1]} has no {tiles}: the network is run over {args.split} again", file=sys.stderr)
+    for tiles, arguments in without_sums(args.workdir, args.split, args.data_dir, args.dataset):
+        print(f"{tiles.parent} has no {tiles.name}: the network is run over {args.split} again", file=sys.stderr)
         evaluate.main(arguments)
-    runs = read_runs(args.workdir, args.split, args.data_dir)
-    path = args.output or args.workdir[0] / "report.html"
+    runs = read_runs(args.workdir, args.split, args.data_dir, args.dataset)
+    for line in mixtures(runs):
+        print(f"note: {line}", file=sys.stderr)
+    output = args.output or args.workdir[0] / "report.html"
     page = render(runs, args.split, args.tiles, args.seed, command=["python", "-m", "specsar_jax.report", *argv])
-    with written_whole(path) as part:
+    with written_whole(output) as part:
         part.write_text(page, encoding="utf-8")
-    print(f"{path}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
+    print(f"{output}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
 
 
 if __name__ == "__main__":

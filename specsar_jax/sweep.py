@@ -6,6 +6,7 @@ r"""Command: trains a grid of settings, or the paper's ablations, with several s
 
 Each run is a `specsar_jax.train` in WORKDIR/SETTING/seed_N, with seed_N.log beside it; a run that fails does not stop the others.
 After each run, WORKDIR/table.md (percent) and table.csv (fractions) are rewritten. Started again, the sweep does unfinished runs.
+A run whose evaluation is not of its own data set and best checkpoint, or of other data than that of the others, is left out and named.
 """
 
 import csv
@@ -25,16 +26,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specsar_jax import config as configs
+from specsar_jax.accuracy.evaluation_files import again, best_step, other_than, read_figures
+from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
-from specsar_jax.trained.run_files import split_file
-from specsar_jax.training.checkpoints import MAY_CHANGE
-from tfds_dwplus.command_line import Parser, progress, run, written_whole
+from specsar_jax.config_files import config_file
+from specsar_jax.trained.run_files import checkpoint_folder, read_config, saved_steps, split_file
+from specsar_jax.training.stopping import out_of_patience
+from tfds_dwplus.command_line import Parser, path, progress, run, written_whole
 
 ABLATIONS = ("specsar_former", "spectral_only", "sar_only", "no_dmem", "no_mmam", "equal_split", "early_fusion")
 """Rows of the paper's tables, as presets; their differences are applied to the network of the config."""
 
 COLUMNS = ("mean_iou", "overall_accuracy", "macro_f1", "validation")
 """Keys of `evaluation_<split>.json`; the last one is the score of the same checkpoint on the validation split."""
+
+NOT_IN_THE_NAME = ("data.read_threads", "mesh.data", "train.profile_steps")
+"""Settings that do not change the result, and so do not stand in the name of a folder."""
 
 HEADINGS = ("setting", "seeds", "mIoU", "overall accuracy", "macro F1", "validation", "state")
 
@@ -56,8 +63,14 @@ def main(argv: list[str]) -> None:
         "Trains a grid of settings with several seeds. --config.section.field=value applies to all runs.",
         "python -m specsar_jax.sweep --config configs/quickstart.py --workdir runs/sweep --ablations --seeds 0,1,2",
     )
-    parser.add_argument("--config", type=Path, action="append", required=True, help="config file; repeat for more rows")
-    parser.add_argument("--workdir", type=Path, required=True, help="folder for the table and a folder of each setting")
+    parser.add_argument(
+        "--config",
+        type=config_file,
+        action="append",
+        required=True,
+        help="config file, or the name of one of configs/; repeat for more rows",
+    )
+    parser.add_argument("--workdir", type=path, required=True, help="folder for the table and a folder of each setting")
     parser.add_argument("--over", action="append", default=[], metavar="FIELD=A,B", help="values of a section.field")
     parser.add_argument("--ablations", action="store_true", help="the paper's ablations of the config's network")
     parser.add_argument("--seeds", default="0", help="values of train.seed, separated by commas")
@@ -65,6 +78,7 @@ def main(argv: list[str]) -> None:
     args, rest = parser.parse_known_args(argv)
     if unknown := [flag for flag in rest if not re.match(r"--config\.[^=]+=", flag)]:
         parser.error(f"unknown argument {unknown[0]}; a setting is given as --config.section.field=value")
+    checkpoint_folder(args.workdir)  # raises where none could be kept
     fixed, over = [flag.removeprefix("--config.") for flag in rest], [f"train.seed={args.seeds}", *args.over]
     sweep(grid(args.config, fixed, over, args.ablations, args.workdir), args.workdir, args.together)
 
@@ -95,7 +109,7 @@ def grid(files: list[Path], fixed: list[str], over: list[str], ablations: bool, 
                 f"{same[0]} and {name}, seed {seed}, are the same run, or their config files have one name"
             )
         # The digest at the end of the folder's name stands for all settings, also those that the name does not show.
-        own = [x for x in configs.differences(Config(), config) if not x.startswith(("train.seed:", *MAY_CHANGE))]
+        own = [x for x in configs.differences(Config(), config) if not x.startswith(("train.seed:", *NOT_IN_THE_NAME))]
         readable, digest = re.sub(r"[^\w.=,+-]", "_", name)[:100], hashlib.sha256(repr(own).encode()).hexdigest()[:8]
         place = workdir / f"{readable}-{digest}" / f"seed_{seed}"
         flags = ("--config", str(file), *(f"--config.{text}" for text in changes), "--workdir", str(place))
@@ -122,11 +136,12 @@ def sweep(runs: Sequence[Run], workdir: Path, together: int = 1) -> None:
     """Trains the unfinished runs, `together` at a time, and prints the table.
 
     Raises:
-        ValueError: there are fewer devices than `together`; or runs failed (raised after all others are done).
+        ValueError: there are fewer devices than `together`; or runs failed, or their evaluations do not belong into one table (raised
+            after all others are done).
         SystemExit: 130 or 143 after Ctrl-C or SIGTERM, when all runs have saved and ended.
     """
     free = devices(together)
-    waiting, running, failed = [trial for trial in runs if not trial.evaluation.exists()], [], {}
+    waiting, running, failed = [trial for trial in runs if not ended(trial)], [], {}
     signals, passed_on = [], 0
     stops = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in stops}
@@ -147,10 +162,11 @@ def sweep(runs: Sequence[Run], workdir: Path, together: int = 1) -> None:
             for trial, device, process in [entry for entry in running if entry[-1].poll() is not None]:
                 running.remove((trial, device, process))
                 free.append(device)
-                if not trial.evaluation.exists() and not signals:
+                done = process.returncode == 0 and trial.evaluation.exists()
+                if not done and not signals:
                     failed[trial] = _reason(trial, process.returncode)
                     bar.write(f"{trial.setting} {failed[trial]}")
-                bar.update(trial.evaluation.exists())
+                bar.update(done)
                 write_table(runs, failed, workdir)
     finally:
         for end in (subprocess.Popen.terminate, subprocess.Popen.wait):
@@ -165,6 +181,44 @@ def sweep(runs: Sequence[Run], workdir: Path, together: int = 1) -> None:
         sys.exit(128 + signals[0])
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed, see {workdir}/table.md; start again to try again")
+    if mixed := mixtures(runs):
+        raise ValueError(
+            f"{len(mixed)} of {len(runs)} runs are left out of {workdir}/table.md: {next(iter(mixed.values()))}"
+        )
+
+
+def ended(trial: Run) -> bool:
+    """Returns whether a run came to its end and was evaluated: an evaluation alone may be one by hand, of a run that was stopped."""
+    if not trial.evaluation.exists():
+        return False
+    train, steps = read_config(trial.workdir).train, saved_steps(trial.workdir)
+    if not steps or steps[-1] >= train.steps:  # without checkpoints it cannot go on
+        return True
+    return bool(train.patience) and out_of_patience(_validations(trial), train)
+
+
+def mixtures(runs: Sequence[Run]) -> dict[Run, str]:
+    """Returns what is wrong with the evaluations that do not belong into the table: of another data set, split or checkpoint than
+    the run's own, or of data that were made again after other runs of the table had been evaluated on them.
+    """
+    found: dict[Run, str] = {}
+    firsts: dict[tuple[str, str, str], tuple[Run, dict[str, Any]]] = {}
+    for trial in filter(ended, runs):
+        data, figures = read_config(trial.workdir).data, read_figures(trial.evaluation)
+        if other := other_than(figures, dataset=data.name, split=data.test_split, step=best_step(trial.workdir)):
+            found[trial] = f"{trial.evaluation} is {other}; write it again: {again(trial.workdir, data.test_split)}"
+            continue
+        pixels = sum(Statistics.read(trial.workdir / "statistics.json").label_pixels)
+        judged = {"data set": figures["dataset"], "tiles": figures["tiles"], "labelled pixels to train on": pixels}
+        judged |= {"digest of the data": figures["data_sha256"]} if "data_sha256" in figures else {}
+        first, of_first = firsts.setdefault((data.data_dir, data.name, data.test_split), (trial, judged))
+        both = [key for key in judged if key in of_first]
+        differ = [f"{key} {judged[key]}, not {of_first[key]}" for key in both if judged[key] != of_first[key]]
+        if differ:
+            found[trial] = (
+                f"{trial.workdir} is of other data than {first.workdir} ({', '.join(differ)}); remove the older"
+            )
+    return found
 
 
 def devices(together: int) -> list[dict[str, str]]:
@@ -183,20 +237,21 @@ def devices(together: int) -> list[dict[str, str]]:
 
 def write_table(runs: Sequence[Run], failed: Mapping[Run, str], workdir: Path) -> str:
     """Writes table.csv and table.md, one row per setting; returns the latter. Spread is the sample standard deviation."""
+    mixed = mixtures(runs)
     rows: list[dict[str, Any]] = []
     table = [HEADINGS, ["---"] * len(HEADINGS)]
     for setting in dict.fromkeys(trial.setting for trial in runs):
         own = [trial for trial in runs if trial.setting == setting]
         data, train = own[0].config.data, own[0].config.train
         score = "mean_iou" if train.best_by == "loss" else train.best_by  # a loss is not a percentage
-        done = [_figures(trial, score) for trial in own if trial.evaluation.exists()]
-        row = {"setting": setting, "dataset": data.name, "split": data.test_split, "steps": train.steps}
+        done = [_figures(trial, score) for trial in own if ended(trial) and trial not in mixed]
+        row = {"setting": setting, "dataset": data.name, "split": data.test_split, "steps": _steps(own)}
         row |= {"score": score, "seeds": len(own), "done": len(done)}
         for key in COLUMNS:
             values = [figures[key] for figures in done if figures[key] is not None]
             row |= {key: float(np.mean(values)) if values else "-"}
             row |= {f"{key}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else "-"}
-        reasons = "; ".join(failed[trial] for trial in own if trial in failed)
+        reasons = "; ".join(of[trial] for trial in own for of in (failed, mixed) if trial in of)
         rows.append(row | {"state": reasons or ("done" if len(done) == len(own) else "unfinished")})
         pairs = [(row[key], row[f"{key}_sd"]) for key in COLUMNS]
         cells = [" ± ".join(value if value == "-" else f"{100 * value:.1f}" for value in pair) for pair in pairs]
@@ -212,11 +267,23 @@ def write_table(runs: Sequence[Run], failed: Mapping[Run, str], workdir: Path) -
     return text
 
 
+def _steps(of_a_setting: Sequence[Run]) -> int | str:
+    """Returns the steps of the runs of a setting; where epochs are given, they are known once a run has found its data set."""
+    train = of_a_setting[0].config.train
+    known = [read_config(trial.workdir).train.steps for trial in of_a_setting if ended(trial)]
+    return train.steps if not train.epochs else known[0] if known else "-"
+
+
 def _figures(trial: Run, score: str) -> dict[str, Any]:
-    tested = json.loads(trial.evaluation.read_text())
-    events = map(json.loads, (trial.workdir / "metrics.jsonl").read_text().splitlines())
-    chosen = [event[score] for event in events if event["kind"] == "eval" and event["step"] == tested["step"]]
+    tested = read_figures(trial.evaluation)
+    chosen = [event[score] for event in _validations(trial) if event["step"] == tested["step"]]
     return tested | {"validation": chosen[-1] if chosen else None}
+
+
+def _validations(trial: Run) -> list[dict[str, Any]]:
+    """Returns the evaluations of a run's log, oldest first."""
+    events = map(json.loads, (trial.workdir / "metrics.jsonl").read_text().splitlines())
+    return [event for event in events if event["kind"] == "eval"]
 
 
 def _start(trial: Run, device: Mapping[str, str]) -> subprocess.Popen:

@@ -10,23 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from specsar_jax import config as configs
+from specsar_jax.config_files import QUICKSTART, config_file
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.devices.sharding import start_processes
+from specsar_jax.training.checkpoints import MAY_CHANGE_IF_ASKED
 from specsar_jax.training.loop import train
-from tfds_dwplus.command_line import Parser, run
-
-QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.py"
+from tfds_dwplus.command_line import Parser, path, run
 
 
 def main(argv: list[str]) -> None:
     """Parses the arguments, trains, and scores the test split."""
-    parser = Parser(
+    parser = _Parser(
         "Trains a SpecSAR-Former. Any field of the config can be set: --config.section.field=value. --config.model=PRESET "
         f"replaces the whole network by a preset: {', '.join(configs.PRESETS)}.",
         "python -m specsar_jax.train --config configs/quickstart.py --config.train.seed=1",
     )
-    parser.add_argument("--config", type=Path, help="Python file with get_config(); configs/quickstart.py if not given")
-    parser.add_argument("--workdir", type=Path, help="folder of the run; runs/<name of the config> if not given")
+    parser.add_argument(
+        "--config",
+        type=config_file,
+        help="Python file with get_config(), or the name of one of configs/; quickstart if not given",
+    )
+    parser.add_argument("--workdir", type=path, help="folder of the run; runs/<name of the config> if not given")
+    parser.add_argument(
+        "--change",
+        action="store_true",
+        help=f"go on, on a workdir, with another {' or '.join(MAY_CHANGE_IF_ASKED)} than before",
+    )
     parser.add_argument(
         "--distributed", action="store_true", help="join the other processes of the run on a TPU pod or under SLURM"
     )
@@ -42,7 +51,14 @@ def main(argv: list[str]) -> None:
     if args.distributed or args.coordinator:
         start_processes(*named)
     keep_compiled_programs()
-    train(config, args.workdir or Path("runs") / file.stem)
+    train(config, args.workdir or Path("runs") / file.stem, args.change)
+
+
+class _Parser(Parser):
+    """Ends --help with all settings."""
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}\n{configs.help_text()}\n"
 
 
 def _assignments(parser: Parser, rest: list[str]) -> Iterator[str]:

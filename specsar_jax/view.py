@@ -17,7 +17,7 @@ import rasterio
 
 from specsar_jax.pages.map_server import CACHE_BYTES, PORT, listen, page_files
 from specsar_jax.pages.viewed import open_map
-from tfds_dwplus.command_line import Parser, run
+from tfds_dwplus.command_line import Parser, path_or_address, run
 
 
 def main(argv: list[str]) -> None:
@@ -26,12 +26,19 @@ def main(argv: list[str]) -> None:
         "Shows a map in the browser, over its imagery, until Ctrl-C.",
         "python -m specsar_jax.view map.tif --s2 s2.tif --probabilities probabilities.tif",
     )
-    parser.add_argument("map", help="class map of specsar_jax.predict")
+    parser.add_argument("map", type=path_or_address, help="class map of specsar_jax.predict")
     parser.add_argument(
-        "--s2", nargs="+", default=[], metavar="PATH", help="Sentinel-2: a file, or one per band; a SAFE folder or zip"
+        "--s2",
+        type=path_or_address,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="Sentinel-2: a file, or one per band; a SAFE folder or zip",
     )
     parser.add_argument("--s2_bands", default="", help="names of the bands of --s2, for files without names: B2,B3,B4")
-    parser.add_argument("--probabilities", metavar="PATH", help="raster of the map's class probabilities")
+    parser.add_argument(
+        "--probabilities", type=path_or_address, metavar="PATH", help="raster of the map's class probabilities"
+    )
     parser.add_argument("--port", type=int, help=f"port of the page; if not given {PORT} or a free one; 0: a free one")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 lets other machines connect")
     parser.add_argument("--open", action="store_true", help="open the browser")

@@ -8,10 +8,9 @@ reason. A rerun does only what is not done. `tiles.acquiring` does the work; `--
 """
 
 import shlex
-from pathlib import Path
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, run
+from tfds_dwplus.command_line import Parser, path, run
 from tfds_dwplus.imagery.acquisitions import Wanted
 from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, stac_archive
 from tfds_dwplus.imagery.earth_engine import EarthEngineArchive
@@ -64,13 +63,13 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--labels",
-        type=Path,
+        type=path,
         nargs="+",
         required=True,
         help="zips of PANGAEA 933475 or Zenodo 4766508, or folders of them",
     )
-    add("--workbook", type=Path, help="v1_dw_tile_metadata_for_public_release.xlsx: Sentinel-2 products")
-    add("--output", type=Path, required=True, help="folder of tiles")
+    add("--workbook", type=path, help="v1_dw_tile_metadata_for_public_release.xlsx: Sentinel-2 products")
+    add("--output", type=path, required=True, help="folder of tiles")
     add("--source", choices=("stac", "earthengine"), default="stac", help="kind of archive")
     add_archive_options(parser)
     add("--s2_bands", default=",".join(Wanted.s2_bands), help="bands to fetch")

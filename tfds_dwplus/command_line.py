@@ -9,11 +9,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -41,9 +43,11 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs a command with the arguments of the process and exits with one of the codes above."""
     signal.signal(signal.SIGTERM, _terminate)
-    threading.excepthook = _report_thread_error
-    # TFDS logs whole configs as warnings, and Orbax logs every step of a save.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    threading.excepthook, sys.excepthook = _report_thread_error, _report_error
+    sys.unraisablehook = _report_unraisable
+    # TFDS logs whole configs as warnings. Orbax logs every step of a save, and of one that failed a traceback from each of its
+    # threads; it also raises the error, which then is told in a line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         main(sys.argv[1:])
     except ValueError as error:
@@ -53,7 +57,50 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except SystemExit:
+        # Python, when it ends, gives up its handlers: a second SIGTERM would kill it and change the exit code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     sys.exit(0)
+
+
+def path(text: str) -> Path:
+    """Parses a local path among the arguments of a command: `type=path` of every option that is one. As `local_path`."""
+    try:
+        return local_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def local_path(given: str | Path) -> Path:
+    """Returns a path of this machine's file system, with `~` expanded; a relative one stays relative.
+
+    Raises:
+        ValueError: nothing is given, it is an address (`gs://...`, `hub:...`), or `~` stands for a home that is not known.
+    """
+    text = str(given)
+    if not text:
+        raise ValueError("an empty text is no path; is a variable of the shell not set?")
+    # `Path` makes one slash of two. Names of schemes have two letters at least, unlike drives.
+    if found := re.match(r"(hub:|[A-Za-z][A-Za-z0-9+.-]+:/)", text):
+        if found[1].lower() == "file:/":
+            raise ValueError(f"{text} is an address, expected a path: /{text[6:].lstrip('/')}")
+        works = "mount the bucket as a folder, or copy to and from it"
+        if found[1] == "hub:":
+            works = "networks on a hub are read where --workdir may be an exported bundle, and by train.finetune"
+        raise ValueError(f"{text} is an address, expected a path of this machine; {works}")
+    if text.startswith("~"):
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            raise ValueError(f"{text}: the home folder is not known; write the whole path, or set HOME") from None
+    place = Path(text)
+    return place.absolute() if place.parts[:1] and place.parts[0].startswith("~") else place  # `./~a`, as a whole path
+
+
+def path_or_address(text: str) -> str:
+    """Parses a file that may lie on the web, `type=path_or_address`: an address stays as it is, else `~` is expanded."""
+    return text if not text or "://" in text else str(path(text))
 
 
 def progress(**settings: Any) -> tqdm:
@@ -116,6 +163,18 @@ def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
         print(f"note: {failed.exc_value}", file=sys.stderr)
     else:
         threading.__excepthook__(failed)
+
+
+def _report_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints a traceback, but not those of TensorStore's own threads that find the event loop of a save that failed closed."""
+    if threading.current_thread() is threading.main_thread() or str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
+def _report_unraisable(failed: Any) -> None:
+    """As `_report_error`, for a checkpoint that could not be restored."""
+    if str(failed.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(failed)
 
 
 def _fail(message: str) -> NoReturn:

@@ -6,10 +6,8 @@ Enters: a prepared data set. Leaves: tables of tiles and pixels by split, class,
 Sentinel-1 scenes per tile. `tiles.contents` counts them.
 """
 
-from pathlib import Path
-
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, check_output, run, write_json
+from tfds_dwplus.command_line import Parser, check_output, path, run, write_json
 from tfds_dwplus.tiles.contents import GROUPS, Description, Sums, describe, scene_summary
 from tfds_dwplus.tiles.prepared import open_dataset
 
@@ -20,9 +18,9 @@ def main(argv: list[str]) -> None:
         "Tables of what a prepared data set holds.",
         "python -m tfds_dwplus.describe --data_dir data --name mine --json mine.json",
     )
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder of prepared data sets")
+    parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
     parser.add_argument("--name", required=True, help="name of the data set dynamic_world_plus/NAME")
-    parser.add_argument("--json", type=Path, help="write the sums to this file too")
+    parser.add_argument("--json", type=path, help="write the sums to this file too")
     args = parser.parse_args(argv)
     if args.json:
         check_output(args.json, "--json")

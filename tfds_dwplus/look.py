@@ -6,9 +6,7 @@ Enters: a prepared data set. Leaves: a picture of randomly chosen tiles and a hi
 `tiles.contact_sheet` draws it.
 """
 
-from pathlib import Path
-
-from tfds_dwplus.command_line import Parser, check_output, run, written_whole
+from tfds_dwplus.command_line import Parser, check_output, path, run, written_whole
 from tfds_dwplus.tiles.contact_sheet import contact_sheet
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 from tfds_dwplus.tiles.tile_pictures import sample_tiles
@@ -23,10 +21,10 @@ def main(argv: list[str]) -> None:
         "Draws some tiles of a prepared data set, and the histogram of its classes.",
         "python -m tfds_dwplus.look --data_dir data --name mine --split train --output sheet.png",
     )
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder of prepared data sets")
+    parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
     parser.add_argument("--name", required=True, help="name of the data set dynamic_world_plus/NAME")
     parser.add_argument("--split", default="train", help="split, or part of a split, such as train[:10%%]")
-    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--output", type=path, required=True, help="PNG to write")
     parser.add_argument("--tiles", type=int, default=12, help=f"number of tiles to draw, 1 to {_MOST_TILES}")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the choice of tiles")
     args = parser.parse_args(argv)

@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, run
+from tfds_dwplus.command_line import Parser, local_path, path, run
 from tfds_dwplus.dynamic_world_plus_dataset_builder import Builder, DynamicWorldPlusConfig
 
 
@@ -30,10 +30,10 @@ def main(argv: list[str]) -> None:
         "Packs tiles into a data set.", "python -m tfds_dwplus.prepare --tiles tiles/ --name mine --data_dir data"
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tiles", type=Path, help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv")
+    source.add_argument("--tiles", type=path, help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv")
     source.add_argument("--simulated", action="store_true", help="simulate landscapes instead")
     parser.add_argument("--name", required=True, help="the data set becomes dynamic_world_plus/NAME")
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder of prepared data sets")
+    parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
     parser.add_argument(
         "--tile_size_px", type=int, help="smaller tiles are padded; 510 for --tiles, 128 for --simulated"
     )
@@ -96,6 +96,7 @@ def prepare(
     Raises:
         ValueError: a tile is invalid, or another data set has the name.
     """
+    data_dir = local_path(data_dir)
     origin = config.origin()
     there = Builder(config=config, data_dir=data_dir)
     target = Path(there.data_path)

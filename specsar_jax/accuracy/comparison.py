@@ -5,8 +5,6 @@ for each pair of maps whether they differ significantly.
 """
 
 import itertools
-import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from specsar_jax.accuracy import intervals, legends
+from specsar_jax.accuracy import evaluation_files, intervals, legends
 from specsar_jax.accuracy.class_maps import Map
 from specsar_jax.accuracy.comparison_text import text
+from specsar_jax.accuracy.evaluation_files import (
+    best_step,
+    check_together,
+    files_of,
+    is_own_dataset,
+    name_of,
+    other_than,
+    read_figures,
+)
 from specsar_jax.accuracy.figures import GROUPS, check_groups, figures_of
 from specsar_jax.accuracy.map_scores import Scored, dataset_targets, label_targets, merge_tally, merged_classes, score
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches import pipeline
+from specsar_jax.batches.preprocess import Statistics
+from specsar_jax.trained.bundle import read_bundle
 from specsar_jax.trained.loading import config_of, find_bundle
-from specsar_jax.trained.run_files import split_file
+from specsar_jax.trained.run_files import read_config, split_file
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress, write_json
 from tfds_dwplus.labels.published import survey
@@ -107,7 +116,7 @@ def command(
         source = read_split(builder, split)
         named, targets, count = builder.info.full_name, dataset_targets(source, _vote(builder, source)), len(source)
         if workdir is not None:
-            ours = read_workdir(workdir, split, named)
+            ours = read_workdir(workdir, split, builder)
     with progress(iterable=targets, total=count, desc="scoring", unit="tile", leave=False, disable=None) as line:
         scored = score(maps, iter(line))
     figures = {"dataset": named, "split": split} | summarise(maps, scored, ours, groups)
@@ -164,33 +173,33 @@ def summarise(
     return figures
 
 
-def read_workdir(workdir: Path, split: str, dataset: str) -> Network:
+def read_workdir(workdir: Path, split: str, builder: tfds.core.DatasetBuilder) -> Network:
     """Reads the sums that `specsar_jax.evaluate --workdir` wrote into a workdir or beside a bundle.
 
     Raises:
-        ValueError: `evaluate` was not run on this split, or was run on another data set.
+        ValueError: `evaluate` was not run on this split of this data set with these weights, or the files are not of one evaluation.
     """
-    paths = [
-        workdir / name if workdir.is_dir() else workdir.with_name(f"{workdir.stem}.{name}")
-        for name in (split_file("evaluation", split, "json"), split_file("tiles", split, "npz"))
-    ]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise ValueError(
-            f"no {missing[0]}; run python -m specsar_jax.evaluate --workdir {shlex.quote(str(workdir))} --split {shlex.quote(split)} before "
-            "it is compared"
-        )
-    figures = json.loads(paths[0].read_text())
-    if figures.get("split") != split:  # 'test[-5:]' and 'test[:5%]' give the same file name
-        raise ValueError(
-            f"{paths[0]} is of split {figures.get('split')!r}, not {split!r}; run specsar_jax.evaluate on that one"
-        )
-    if figures.get("dataset") != dataset:
-        raise ValueError(
-            f"{workdir} was scored on {figures.get('dataset')}, the maps are to be scored on {dataset}; run specsar_jax.evaluate on that one too"
-        )
-    temperature = figures.get("calibration", {}).get("temperature", 1.0)
-    return Network(workdir.resolve().stem, Tally.read(paths[1]), temperature)
+    dataset, bundle = name_of(builder.info.full_name), find_bundle(workdir)
+    trained = read_bundle(bundle) if bundle is not None else None
+    if trained is not None:
+        own = is_own_dataset(trained.config, trained.statistics, builder)
+    else:
+        statistics = workdir / "statistics.json"  # without it the folder holds nothing but evaluations
+        own = not statistics.is_file() or is_own_dataset(read_config(workdir), Statistics.read(statistics), builder)
+    files = files_of(workdir, split) if own else files_of(workdir, split, dataset, "" if trained else "best")
+    place = () if own else ("--data_dir", str(builder.data_path.parents[2]), "--dataset", dataset)
+    again = f"run {evaluation_files.again(workdir, split, *place)}"
+    if missing := [path for path in files if not path.is_file()]:
+        raise ValueError(f"no {missing[0]}; {again} before it is compared")
+    figures = read_figures(files.figures)
+    step = best_step(workdir) if trained is None else None
+    if other := other_than(figures, dataset=dataset, split=split, step=step, builder=builder):
+        raise ValueError(f"{files.figures} is {other}; {again}")
+    if trained is not None and figures.get("weights_sha256", trained.sha256) != trained.sha256:
+        raise ValueError(f"{files.figures} is of other weights than those of {bundle}; {again}")
+    tally = Tally.read(files.tiles)
+    check_together(files, figures, tally)
+    return Network(workdir.resolve().stem, tally, figures.get("calibration", {}).get("temperature", 1.0))
 
 
 def _vote(builder: tfds.core.DatasetBuilder, source: Sequence[dict[str, Any]]) -> str:

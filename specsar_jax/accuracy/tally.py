@@ -5,6 +5,8 @@ one row per tile. Sums are added over tiles and hosts; `metrics` and `figures` d
 """
 
 import dataclasses
+import functools
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -39,6 +41,15 @@ class Tally:
     def __len__(self) -> int:
         return len(self.tile_id)
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of all arrays, with their names, types and shapes; it identifies the evaluation, whatever file it lies in."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self._stored().items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
     def choose(self, tiles: Bool[np.ndarray, " tile"] | Int[np.ndarray, " chosen"]) -> "Tally":
         """Returns a tally of the chosen tiles only."""
         chosen = {name: None if array is None else array[tiles] for name, array in self._arrays().items()}
@@ -46,9 +57,8 @@ class Tally:
 
     def write(self, path: Path) -> None:
         """Writes the tally to an .npz file, atomically."""
-        arrays = {name: array for name, array in self._arrays().items() if array is not None}
         with written_whole(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, **arrays, **{f"column_{name}": array for name, array in self.columns.items()})
+            np.savez_compressed(file, **self._stored())
 
     @classmethod
     def read(cls, path: Path) -> "Tally":
@@ -61,6 +71,11 @@ class Tally:
             raise ValueError(
                 f"{path} does not hold the sums of tiles ({type(error).__name__}); write it again with specsar_jax.evaluate"
             ) from None
+
+    def _stored(self) -> dict[str, np.ndarray]:
+        """The arrays by their names in a file."""
+        arrays = {name: array for name, array in self._arrays().items() if array is not None}
+        return arrays | {f"column_{name}": array for name, array in self.columns.items()}
 
     def _arrays(self) -> dict[str, np.ndarray | None]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "columns"}

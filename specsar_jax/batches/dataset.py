@@ -1,22 +1,29 @@
 """What a prepared data set holds, and the settings of a run that follow from it: bands, channels, splits, crop, statistics."""
 
 import dataclasses
-from pathlib import Path
+import hashlib
+import json
+import shlex
 
 import tensorflow_datasets as tfds
 
 from specsar_jax.batches.preprocess import Statistics
-from specsar_jax.config import Config, Data
+from specsar_jax.config import Config, Data, Train, check_classes
 from specsar_jax.devices.sharding import is_first, wait_for_all
 from tfds_dwplus import Builder
+from tfds_dwplus.command_line import local_path
+from tfds_dwplus.imagery.decoder.backscatter import other_quantity, quantity_named
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.tiles.prepared import open_dataset
+from tfds_dwplus.tiles.prepared import open_dataset, read_split
+
+VALIDATION = ("validation", "val", "valid")
+"""Names of the split that checkpoints are chosen by, the first first."""
 
 
 def open_or_simulate(data: Data) -> tfds.core.DatasetBuilder:
     """Opens the data set of the config; makes the simulated one on first use."""
     default = Builder.BUILDER_CONFIGS[0]
-    folder = Path(data.data_dir)
+    folder = local_path(data.data_dir)
     if data.name == default.name and not (folder / "dynamic_world_plus" / default.name).exists() and is_first():
         print("making the SIMULATED data set, on first use")
         prepare(default, folder)
@@ -25,12 +32,13 @@ def open_or_simulate(data: Data) -> tfds.core.DatasetBuilder:
 
 
 def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, Statistics]:
-    """Fills in bands, channels, splits and crop as the data set has them; also returns the statistics of those bands.
+    """Fills in bands, channels, splits, crop and steps as the data set has them; also returns the statistics of those bands.
 
     Raises:
-        ValueError: a sensor or a band that the data set lacks.
+        ValueError: a sensor, a band or a split that the data set lacks, or a network of other classes.
     """
     sensors = config.model.sensors
+    check_classes(config)
     check_sensors(builder, sensors)
     statistics = dataset_statistics(builder)
     s2_bands = ("s2" in sensors and config.data.s2_bands) or dataset_bands(builder)
@@ -40,23 +48,44 @@ def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, 
     return dataclasses.replace(
         config,
         data=dataclasses.replace(data, s2_bands=s2_bands, crop_px=crop_px),
+        train=with_steps(config.train, builder, data.train_split) if config.train.epochs else config.train,
         model=dataclasses.replace(config.model, s2_channels=len(s2_bands), s1_channels=len(statistics.s1.bands)),
     ), statistics
 
 
 def choose_splits(builder: tfds.core.DatasetBuilder, data: Data) -> Data:
-    """Names a validation split: the data set's own, or else the last tenth of the train split."""
+    """Names a validation split: the data set's own, or else the last tenth of the train split.
+
+    Raises:
+        ValueError: the train split is unknown or empty, or it is too small, or a part itself, to hold some of it out.
+    """
     if data.validation_split:
         return data
     splits = builder.info.splits
-    if "validation" in splits:
-        return dataclasses.replace(data, validation_split="validation")
-    if data.train_split not in splits or splits[data.train_split].num_examples < 2:
-        return data  # `read_split` says what is wrong with the train split
-    held_out = max(1, splits[data.train_split].num_examples // 10)
+    if own := [name for name in VALIDATION if name in splits]:
+        return dataclasses.replace(data, validation_split=own[0])
+    tiles = len(read_split(builder, data.train_split))
+    if tiles < 2 or data.train_split not in splits:
+        what = "one tile" if tiles == 1 else f"{tiles} tiles"
+        raise ValueError(
+            f"{builder.info.full_name} has no split {', '.join(VALIDATION)}, and none is held out of the {what} of "
+            f"{data.train_split!r}; name one, or choose the checkpoint by the tiles that it learns from: "
+            f"--config.data.validation_split={shlex.quote(data.train_split)}"
+        )
+    held_out = max(1, tiles // 10)
     return dataclasses.replace(
         data, validation_split=f"{data.train_split}[-{held_out}:]", train_split=f"{data.train_split}[:-{held_out}]"
     )
+
+
+def with_steps(config: Train, builder: tfds.core.DatasetBuilder, split: str) -> Train:
+    """Returns the settings with the steps of their epochs, each of which sees all tiles of a split; the last batch may begin one more."""
+    tiles = len(read_split(builder, split))
+    steps = -(-config.epochs * tiles // config.batch_size)
+    try:
+        return dataclasses.replace(config, steps=steps)
+    except ValueError as error:
+        raise ValueError(f"train.epochs={config.epochs} of {tiles} tiles: {error}") from None
 
 
 def has_test_split(builder: tfds.core.DatasetBuilder, data: Data) -> bool:
@@ -75,6 +104,26 @@ def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
     if stored is None:
         raise ValueError(f"{builder.info.full_name} has no split 'train', so no statistics to train with")
     return Statistics.from_dict(stored)
+
+
+def data_sha256(builder: tfds.core.DatasetBuilder) -> str:
+    """Returns a digest of a data set's name, sizes of splits and statistics: two folders may hold other data sets of one name."""
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    told = [builder.info.full_name, sizes, builder.info.metadata.get("statistics")]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def other_backscatter(builder: tfds.core.DatasetBuilder, trained: Statistics, sensors: tuple[str, ...]) -> str:
+    """Returns a line if a data set holds another backscatter, sigma0 or gamma0, than a network was trained on; "" if not, or not known.
+
+    Args:
+        builder: of the data set.
+        trained: statistics that the network was trained with.
+        sensors: that the network reads.
+    """
+    stored = builder.info.metadata.get("statistics") or {}
+    unit = builder.info.metadata.get("s1_unit") or stored.get("s1", {}).get("unit", "")
+    return other_quantity(quantity_named([unit]), trained.s1.unit) if "s1" in sensors else ""
 
 
 def check_sensors(builder: tfds.core.DatasetBuilder, sensors: tuple[str, ...]) -> None:

@@ -19,12 +19,14 @@ from specsar_jax.batches import preprocess
 from specsar_jax.config import Data
 from specsar_jax.network.model import SMALLEST_SIZE_PX
 from tfds_dwplus import bands
+from tfds_dwplus.tiles.records import lazily
 
 Batch = dict[str, np.ndarray]
 """`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2 or 0], `label` uint8 [batch, height, width],
 `expert` bool [batch], whether experts labelled the tile, `tile_id` bytes [batch]."""
 
 RASTERS = ("s2", "s1", "label")
+WHOLE = (slice(None), slice(None))
 
 
 def columns(record: dict[str, Any]) -> dict[str, Any]:
@@ -36,11 +38,9 @@ def columns(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def select(
-    s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...]
-) -> Callable[[dict[str, Any]], Batch]:
+def select(s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...]) -> Callable[..., Batch]:
     """Returns a function that takes from a record what the network learns from: bands in the order of `s2_bands`, no channels
-    of a sensor that is not among `sensors`, no label where a pixel has no data.
+    of a sensor that is not among `sensors`, no label where a pixel has no data. It may be given a part of the tile to take.
 
     Raises:
         ValueError: a band that the records do not hold.
@@ -51,14 +51,16 @@ def select(
         raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(held)}")
     places = [held.index(name) for name in s2_bands]
 
-    def rasters(record: dict[str, Any]) -> Batch:
-        s2 = record["s2"] if places == list(range(len(held))) else record["s2"][..., places]
-        s1 = record["s1"] if "s1" in sensors else record["s1"][..., :0]
+    def rasters(record: dict[str, Any], part: preprocess.Part = WHOLE) -> Batch:
+        label = record["label"][part]
+        s2 = record["s2"][part] if places else np.empty((*label.shape, 0), np.uint16)
+        s2 = s2 if places in ([], list(range(len(held)))) else s2[..., places]
+        s1 = record["s1"][part] if "s1" in sensors else np.empty((*label.shape, 0), np.float32)
         valid = bands.valid_pixels(s2, s1, sensors)
         return {
             "s2": s2,
             "s1": s1,
-            "label": np.where(valid, record["label"], np.uint8(bands.IGNORE)),
+            "label": np.where(valid, label, np.uint8(bands.IGNORE)),
             "expert": np.bool_(record["annotator"] in (b"expert", bands.HELD_OUT.encode())),
             "tile_id": np.bytes_(record["tile_id"]),
         }
@@ -67,22 +69,11 @@ def select(
 
 
 def check_crop(source: Any, data: Data) -> None:
-    """Raises a ValueError unless crops of `data.crop_px` fit into the tiles and the network into the crops, and the settings of the
-    augmentation make sense.
-    """
+    """Raises a ValueError unless crops of `data.crop_px` fit into the tiles and the network into the crops."""
     tile_px = source[0]["label"].shape[0]
     if not SMALLEST_SIZE_PX <= data.crop_px <= tile_px:
         raise ValueError(
             f"data.crop_px is {data.crop_px}, expected 0 (whole tiles) or {SMALLEST_SIZE_PX} to {tile_px}, the size of the tiles"
-        )
-    spreads = ("brightness", "band_jitter", "speckle_looks", "band_drop")
-    if data.zoom <= 0.0 or min(getattr(data, name) for name in spreads) < 0.0:
-        raise ValueError(f"data.zoom must be positive (1 for none), {', '.join(spreads)} not negative")
-    drop = data.sensor_drop
-    if drop and (len(drop) != 2 or min(drop) < 0.0 or sum(drop) > 1.0):
-        raise ValueError(
-            f"data.sensor_drop is {drop}, expected the probabilities of losing Sentinel-2 and Sentinel-1, such as (0.3, 0.1), "
-            "of a sum up to 1; or () for none"
         )
 
 
@@ -100,25 +91,34 @@ def train_batches(
 
     Args:
         source: records of the train split.
-        rasters: of `select`.
+        rasters: of `select`. Of each record only the crop is decoded, where the record's layout allows.
         data: augmentation, and how records are read.
         batch_size: tiles of a batch, over all processes.
         seed: of the order of the tiles and of the augmentation.
         start_step: how many batches were used before.
         rows: of each batch, those that this process reads; all if not given.
     """
+    readable = Readable(lazily(source), data.corrupt_records)
 
-    def augment(tile: Batch, rng: np.random.Generator) -> Batch:
-        return tile | preprocess.augment({name: tile[name] for name in RASTERS}, data, rng)
+    def tile(index: int, rng: np.random.Generator) -> Batch:
+        drawn = rng.bit_generator.state
+
+        def crop(record: dict[str, Any]) -> Batch:
+            rng.bit_generator.state = drawn  # a record that takes the place of another one is cut as if it were alone
+            box = labelled_box(record, rasters)
+            return rasters(record, preprocess.draw_crop(box, record["label"].shape, data, rng))
+
+        cut = readable.read(index, crop)
+        return cut | preprocess.augment_crop({name: cut[name] for name in RASTERS}, data, rng)
 
     rows = range(batch_size) if rows is None else rows
     tiles = (
-        grain.MapDataset.source(Readable(source, data.corrupt_records))
+        grain.MapDataset.source(range(len(source)))
         .seed(seed)
         .shuffle()
         .repeat()
-        .map(rasters)
-        .random_map(augment)
+        .map(int)  # Grain derives the seed of each stage from its number: one less, and other crops would be drawn
+        .random_map(tile)
     )
     share = grain.MapDataset.source(_Share(tiles, batch_size, rows)).batch(len(rows), drop_remainder=True)
     return iter(share[start_step:].to_iter_dataset(_read_options(data)))
@@ -165,6 +165,35 @@ def evaluation_batches(
     return iter(share.to_iter_dataset(_read_options(data)))
 
 
+def labelled_box(record: dict[str, Any], rasters: Callable[..., Batch]) -> preprocess.Part:
+    """The smallest box around the labels that `rasters` leaves of a tile; decodes little of a record that is in blocks.
+
+    A block whose every value is there keeps its labels. One that lacks some is decoded only if it has labels outside of the
+    box around the labels that are certain: inside, it changes nothing.
+    """
+    if isinstance(record["label"], np.ndarray):
+        return preprocess.labelled_box(rasters(record)["label"])
+    label = record["label"][WHOLE]
+    parts = [
+        part
+        for sensor in ("s2", "s1")
+        if not isinstance(record[sensor], np.ndarray)  # a sensor that the data set lacks
+        for part in record[sensor].incomplete()
+    ]
+    if parts:
+        given = label.copy()
+        for part in parts:
+            label[part] = bands.IGNORE
+        outside = given != bands.IGNORE
+        if (label != bands.IGNORE).any():
+            outside[preprocess.labelled_box(label)] = False
+        for part in parts:
+            if outside[part].any():
+                label[part] = rasters(record, part)["label"]
+                outside[part] = False
+    return preprocess.labelled_box(label)
+
+
 class _Share:
     """The `rows` of each batch of `size` tiles, one after the other, as a source of their own."""
 
@@ -193,15 +222,19 @@ class Readable:
         return index in self._corrupt
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read(index, lambda record: record)
+
+    def read(self, index: int, decode: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """What `decode` makes of record `index`. That it fails counts as if the record could not be read."""
         for tried in range(len(self)):
             place = (index + tried) % len(self)
             try:
-                return self._source[place]
+                return decode(self._source[place])
             except Exception as error:  # of the file, of protobuf, of the codec, each in its own words
                 what = f"record {place} of {len(self)} of the split cannot be read ({type(error).__name__}: {error})"
                 if not self._skips:
                     raise ValueError(
-                        f"{what}; prepare the data set again, or leave it out: data.corrupt_records=skip"
+                        f"{what}; prepare the data set again, or leave it out: --config.data.corrupt_records=skip"
                     ) from None
                 if place not in self._corrupt:
                     self._corrupt.add(place)
@@ -210,4 +243,5 @@ class Readable:
 
 
 def _read_options(data: Data) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=data.read_threads, prefetch_buffer_size=4)
+    # A reader without a place in the buffer would wait for another one to be emptied.
+    return grain.ReadOptions(num_threads=data.read_threads, prefetch_buffer_size=max(4, data.read_threads))

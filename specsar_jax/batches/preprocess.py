@@ -17,6 +17,9 @@ from jaxtyping import Array, Float, Num
 from specsar_jax.config import Data
 from tfds_dwplus import bands
 
+Part = tuple[slice, slice]
+"""Rows and columns of a raster."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SensorStatistics:
@@ -114,9 +117,18 @@ def augment(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator)
         config: what is done, and how much of it.
         rng: the only source of randomness.
     """
-    largest = min(tile["label"].shape)
-    zoom = np.exp(rng.uniform(-1.0, 1.0) * np.log(config.zoom)) if config.zoom != 1.0 else 1.0
-    tile = random_crop(tile, min(max(round(config.crop_px * zoom), 1), largest), rng)
+    part = draw_crop(labelled_box(tile["label"]), tile["label"].shape, config, rng)
+    return augment_crop({name: values[part] for name, values in tile.items()}, config, rng)
+
+
+def draw_crop(box: Part, shape: tuple[int, ...], config: Data, rng: np.random.Generator) -> Part:
+    """Draws the crop of a tile of `shape`, labelled inside `box`: how large it is before it is resampled, and its place."""
+    zoom = np.exp(rng.uniform(-1.0, 1.0) * np.log(config.zoom)) if config.zoom not in (0.0, 1.0) else 1.0
+    return draw_place(box, shape, min(max(round(config.crop_px * zoom), 1), min(shape[:2])), rng)
+
+
+def augment_crop(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What `augment` does once the tile is cut."""
     tile = resize_nearest(tile, config.crop_px)
     if config.flips:
         tile = flip_and_rotate(tile, rng)
@@ -164,15 +176,28 @@ def random_crop(tile: dict[str, np.ndarray], size_px: int, rng: np.random.Genera
 
     A tile that was padded to the data set's size has labels in one corner only: a square drawn anywhere would be empty.
     """
-    starts = []
+    part = draw_place(labelled_box(tile["label"]), tile["label"].shape, size_px, rng)
+    return {name: values[part] for name, values in tile.items()}
+
+
+def labelled_box(label: np.ndarray) -> Part:
+    """The smallest box around all labels of a raster (height, width); all of it if there are none."""
+    labelled, box = label != bands.IGNORE, []
     for axis in (0, 1):
-        labelled = np.flatnonzero((tile["label"] != bands.IGNORE).any(axis=1 - axis))
-        first, last = (labelled[0], labelled[-1] + 1) if labelled.size else (0, tile["label"].shape[axis])
-        most = tile["label"].shape[axis] - size_px
-        low, high = sorted((min(first, most), min(max(last - size_px, 0), most)))
-        starts.append(int(rng.integers(low, high + 1)))
-    row, column = starts
-    return {name: values[row : row + size_px, column : column + size_px] for name, values in tile.items()}
+        places = np.flatnonzero(labelled.any(axis=1 - axis))
+        box.append(slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, label.shape[axis]))
+    return box[0], box[1]
+
+
+def draw_place(box: Part, shape: tuple[int, ...], size_px: int, rng: np.random.Generator) -> Part:
+    """Draws a square of `size_px` of a raster, inside `box` where there is room."""
+    part = []
+    for inside, length in zip(box, shape[:2], strict=True):
+        most = length - size_px
+        low, high = sorted((min(inside.start, most), min(max(inside.stop - size_px, 0), most)))
+        start = int(rng.integers(low, high + 1))
+        part.append(slice(start, start + size_px))
+    return part[0], part[1]
 
 
 def flip_and_rotate(tile: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:

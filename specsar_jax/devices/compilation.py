@@ -3,6 +3,8 @@
 import contextlib
 import gc
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,22 @@ from specsar_jax.devices.sharding import wait_for_all
 
 
 def keep_compiled_programs() -> None:
-    """Turns on JAX's compilation cache on disk, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR names another one."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    """Turns on JAX's compilation cache on disk, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR names another one.
+
+    Where there is no home folder, or the folder cannot be written, programs are compiled each time, and a note says so.
+    """
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if "://" in named:  # JAX's own affair
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specsar_jax" / "xla"
+    try:
+        cache = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specsar_jax" / "xla")
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except (OSError, RuntimeError) as error:  # the latter if there is no home
+        print(f"note: compiled programs are not kept, so each start compiles anew: {error}", file=sys.stderr)
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 

@@ -28,20 +28,36 @@ _barriers = itertools.count()  # numbers the barriers: a key works only once, an
 
 
 def make_mesh(config: configs.Mesh | None = None) -> jax.sharding.Mesh:
-    """Arranges the devices of all processes as a mesh ("data", "model"); without a config, all along "data".
+    """Arranges the devices of all processes, or the first `mesh.devices`, as a mesh ("data", "model"); without a config, all along "data".
 
     Raises:
-        ValueError: the product of the axes is not the number of devices.
+        ValueError: the product of the axes is not the number of devices, or there are not so many devices.
     """
     config = config or configs.Mesh()
-    count = jax.device_count()
-    data = config.data or count // max(config.model, 1)
-    if min(data, config.model) < 1 or data * config.model != count:
+    devices = jax.devices()
+    there, count = len(devices), config.devices or len(devices)
+    if count > there or (count < there and jax.process_count() > 1):
+        several = f" of {jax.process_count()} processes, which use all" if jax.process_count() > 1 else ""
+        raise ValueError(f"mesh.devices={count}, but JAX finds {there} of them{several}; 0 uses all")
+    data = config.data or count // config.model
+    if data * config.model != count or not data:
+        used = "used" if config.devices else "there are"
+        fewer = ""
+        if not config.devices and 0 < (product := max(config.data, 1) * config.model) < there:
+            fewer = f", or mesh.devices={product} use the first ones"
         raise ValueError(
-            f"mesh.data={config.data}, mesh.model={config.model} do not make up the {count} devices there are; "
-            "their product must, or mesh.data be 0 and mesh.model a divisor"
+            f"mesh.data={config.data}, mesh.model={config.model} do not make up the {count} devices {used}; "
+            f"their product must, or mesh.data be 0 and mesh.model a divisor{fewer}"
         )
-    return jax.make_mesh((data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh(
+        (data, config.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices[:count]
+    )
+
+
+def evaluation_mesh(config: configs.Mesh) -> jax.sharding.Mesh:
+    """Arranges all devices along "data"; the first `mesh.devices` of them where there are more and one process has them."""
+    fewer = config.devices if config.devices < jax.device_count() and jax.process_count() == 1 else 0
+    return make_mesh(configs.Mesh(devices=fewer))
 
 
 def start_processes(

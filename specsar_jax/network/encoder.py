@@ -59,7 +59,7 @@ class Stage(nn.Module):
             apply_block = jax.checkpoint(apply_block)
         rates = config.drop_path_rates(self.stage)
         rngs = jax.random.split(self.make_rng("dropout"), count) if self.train and config.drop_path else None
-        if self.train and count >= config.loop_blocks_from and layers.loops_are_cheap():
+        if self.train and 0 < config.loop_blocks_from <= count and layers.loops_are_cheap():
             return jax.lax.scan(apply_block, maps, (stacked, rates, rngs))[0]
         apply_block = jax.jit(apply_block)  # traced once for all blocks
         for i in range(count):

@@ -22,14 +22,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from specsar_jax.config import Model
+from specsar_jax.config import SMALLEST_SIZE_PX, Model
 from specsar_jax.network import decoder, encoder, resizing
 
 Variables = dict[str, Any]
 """The state of a network: `{"params": ..., "batch_stats": ...}`, trained weights and BatchNorm's running moments."""
-
-SMALLEST_SIZE_PX = 32
-"""Smallest height and width of a tile: the fourth stage has one pixel for 32."""
 
 
 def init_params(config: Model, rng: Array) -> Variables:

@@ -20,7 +20,7 @@ from specsar_jax.accuracy import intervals, metrics
 from specsar_jax.config import Config
 from specsar_jax.network import model
 from specsar_jax.pages import charts
-from specsar_jax.pages.runs import Run
+from specsar_jax.pages.runs import Run, not_of_the_best, of_same_data
 from specsar_jax.pages.tile_cards import choose_tiles, tile_cards
 from specsar_jax.trained import run_files
 from specsar_jax.version import __version__
@@ -256,6 +256,8 @@ def limits(run: Run) -> list[str]:
     per_class, total = figures["per_class"], figures["labelled_pixels"]
     if run.simulated:
         said.append("The tiles are SIMULATED: no pixel was measured. No figure here says anything about real land.")
+    if line := not_of_the_best(run):
+        said.append(f"{line}.")
     if used_in_training(run):
         said.append("Tiles that the training used were judged: the figures are better than those of new tiles.")
     absent = [name for name in figures["classes"] if not per_class[name]["pixels"]]
@@ -321,6 +323,8 @@ def csp_hash(script: str) -> str:
 
 def _difference(run: Run, first: Run) -> dict[str, Any]:
     """Returns `intervals.paired_difference` of a run and the first one, or `missing`, the reason why there is none."""
+    if not of_same_data(run, first):
+        return {"run": run.name, "missing": "it was evaluated on another data set"}
     try:
         return {"run": run.name, "missing": ""} | intervals.paired_difference(run.tally, first.tally)
     except ValueError as error:

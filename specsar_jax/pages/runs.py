@@ -1,24 +1,35 @@
 """Reads the runs of a report from the files of their workdirs.
 
 Enters: workdirs with an evaluation of a split. Leaves: config, statistics, figures, sums of the tiles and run log of each. Figures
-come from `evaluation_<split>.json`, sums from `tiles_<split>.npz`; `without_sums` finds the runs that lack the latter.
+come from `evaluation_<split>.json`, sums from `tiles_<split>.npz`; `without_sums` finds the runs that lack the latter. Figures of
+another data set or split, and sums of another evaluation, are refused.
 """
 
 import dataclasses
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from specsar_jax.accuracy import evaluation_files
+from specsar_jax.accuracy.evaluation_files import (
+    Files,
+    best_step,
+    check_together,
+    files_of,
+    is_own_dataset,
+    name_of,
+    other_than,
+    read_figures,
+)
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
-from specsar_jax.trained.run_files import read_config, split_file
+from specsar_jax.trained.run_files import read_config
 from tfds_dwplus.tiles.prepared import open_dataset
 
 _MOST_RUNS = 6
@@ -42,6 +53,8 @@ class Run:
     dataset: tfds.core.DatasetBuilder | None
     dataset_missing: str
     """Reason why the data set, and with it pictures, are missing; else empty."""
+    best: int | None = None
+    """Step of the best checkpoint; None if none is kept."""
 
     def interval(self, path: str) -> list[float] | None:
         """Returns the 95 % interval of a figure by its dotted path."""
@@ -50,7 +63,7 @@ class Run:
     @property
     def dataset_name(self) -> str:
         """Returns the NAME of the data set dynamic_world_plus/NAME of the evaluation."""
-        return _dataset_name(self.figures)
+        return name_of(self.figures["dataset"])
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -63,14 +76,21 @@ class Run:
         return str(self.origin.get("source", "")).startswith("SIMULATED") or self.config.data.name == "simulated"
 
 
-def read_runs(workdirs: Sequence[Path], split: str, data_dir: str | None = None) -> list[Run]:
+def read_runs(workdirs: Sequence[Path], split: str, data_dir: Path | str | None = None, dataset: str = "") -> list[Run]:
     """Reads the runs of several workdirs.
 
+    Args:
+        workdirs: of the runs.
+        split: that was evaluated.
+        data_dir: folder of prepared data sets; if not given, that of each run's config.
+        dataset: NAME of the data set that was evaluated; if not given, each run's own.
+
     Raises:
-        ValueError: not a workdir, no evaluation of the split, or runs with different classes; no data set in `data_dir`, if given.
+        ValueError: not a workdir, no evaluation of the split or one of something else, or runs with different classes; no data set in
+            `data_dir`, if given.
     """
     names = _names(workdirs)
-    runs = [read_run(workdir, name, split, data_dir) for workdir, name in zip(workdirs, names, strict=True)]
+    runs = [read_run(*of, split, data_dir, dataset) for of in zip(workdirs, names, strict=True)]
     first = runs[0]
     for other in runs[1:]:
         if other.figures["classes"] != first.figures["classes"]:
@@ -81,8 +101,36 @@ def read_runs(workdirs: Sequence[Path], split: str, data_dir: str | None = None)
     return runs
 
 
-def without_sums(workdirs: Sequence[Path], split: str, data_dir: str | None = None) -> list[list[str]]:
-    """Returns arguments of `specsar_jax.evaluate` for each run that has figures of a split, but not the sums of its tiles.
+def mixtures(runs: Sequence[Run]) -> list[str]:
+    """Returns a line for each run whose figures are of another checkpoint than its best, or of other data than the first run's."""
+    said = [line for run in runs if (line := not_of_the_best(run))]
+    for run in runs[1:]:
+        if not of_same_data(run, runs[0]):
+            said.append(
+                f"{run.name} was evaluated on {run.figures['dataset']}, {runs[0].name} on "
+                f"{'another' if (first := runs[0].figures['dataset']) == run.figures['dataset'] else first}: not to be compared"
+            )
+    return said
+
+
+def not_of_the_best(run: Run) -> str:
+    """Returns a line if a run was not evaluated with its best checkpoint; '' if it was, or if that is not known."""
+    if run.best in (None, run.figures["step"]):
+        return ""
+    return f"{run.name} was evaluated at step {run.figures['step']}, but its best checkpoint is of step {run.best}: evaluate again"
+
+
+def of_same_data(run: Run, other: Run) -> bool:
+    """Returns whether two runs were evaluated on one data set, as far as is known: two folders may hold other ones of one name."""
+    digests = {run.figures.get("data_sha256"), other.figures.get("data_sha256")}
+    return run.figures["dataset"] == other.figures["dataset"] and (None in digests or len(digests) == 1)
+
+
+def without_sums(
+    workdirs: Sequence[Path], split: str, data_dir: Path | str | None = None, dataset: str = ""
+) -> list[tuple[Path, list[str]]]:
+    """Returns the file of the sums of tiles, and arguments of `specsar_jax.evaluate` that write it, for each run that has figures of a
+    split, but not that file.
 
     Raises:
         ValueError: a workdir is given twice, there are too many, one is not a workdir or has no figures of the split.
@@ -91,48 +139,70 @@ def without_sums(workdirs: Sequence[Path], split: str, data_dir: str | None = No
         raise ValueError("a --workdir is given twice; give each run once")
     if len(workdirs) > _MOST_RUNS:
         raise ValueError(f"{len(workdirs)} workdirs are given, expected {_MOST_RUNS} at most")
-    arguments = []
+    missing = []
     for workdir in workdirs:
-        folder = data_dir if data_dir is not None else read_config(workdir).data.data_dir
-        figures = _read_figures(workdir, split)
-        if not (workdir / split_file("tiles", split, "npz")).is_file():
-            data = ("--split", split, "--data_dir", str(folder), "--dataset", _dataset_name(figures))
-            arguments.append(["--workdir", str(workdir), *data])
-    return arguments
+        found = _find(workdir, split, data_dir, dataset)
+        _read_figures(found, split)
+        if not found.files.tiles.is_file():
+            place = ("--data_dir", found.folder, "--dataset", found.name)
+            missing.append((found.files.tiles, ["--workdir", str(workdir), "--split", split, *place]))
+    return missing
 
 
-def read_run(workdir: Path, name: str, split: str, data_dir: str | None = None) -> Run:
+def read_run(workdir: Path, name: str, split: str, data_dir: Path | str | None = None, dataset: str = "") -> Run:
     """Reads the run of a workdir. Raises ValueError as `read_runs`."""
-    config = read_config(workdir)
-    statistics = Statistics.read(workdir / "statistics.json")
-    figures = _read_figures(workdir, split)
-    folder = data_dir if data_dir is not None else config.data.data_dir
-    tiles = workdir / split_file("tiles", split, "npz")
-    try:
-        dataset, missing = open_dataset(folder, _dataset_name(figures)), ""
-    except ValueError as error:
-        if data_dir is not None:
-            raise
-        dataset, missing = None, str(error)
-    tally = Tally.read(tiles)
-    if int(tally.confusion.sum()) != figures["labelled_pixels"]:
-        raise ValueError(
-            f"{workdir}: {split_file('evaluation', split, 'json')} and {tiles.name} are not of one evaluation ("
-            f"{figures['labelled_pixels']} and {int(tally.confusion.sum())} labelled pixels); write both again with "
-            "python -m specsar_jax.evaluate"
-        )
+    found = _find(workdir, split, data_dir, dataset)
+    figures = _read_figures(found, split)
+    tally = Tally.read(found.files.tiles)
+    check_together(found.files, figures, tally)
     return Run(
         name,
         workdir,
-        config,
-        statistics,
+        found.config,
+        found.statistics,
         figures,
         tally,
         read_journal(workdir / "metrics.jsonl"),
         _read_started(workdir / "run.json"),
-        dataset,
-        missing,
+        found.dataset,
+        found.missing,
+        best_step(workdir),
     )
+
+
+class _Found(NamedTuple):
+    """A run, and where its evaluation on a data set lies."""
+
+    workdir: Path
+    config: Config
+    statistics: Statistics
+    folder: str
+    """Of prepared data sets."""
+    name: str
+    """NAME of the data set."""
+    dataset: tfds.core.DatasetBuilder | None
+    missing: str
+    """Reason why there is no `dataset`; else empty."""
+    own: bool
+    """Whether it is the run's own."""
+    files: Files
+
+
+def _find(workdir: Path, split: str, data_dir: Path | str | None, dataset: str) -> _Found:
+    """Finds the evaluation of a run. Raises ValueError if the folder is not a workdir, or `data_dir` is given and lacks the data set."""
+    config = read_config(workdir)
+    statistics = Statistics.read(workdir / "statistics.json")
+    folder, name = data_dir if data_dir is not None else config.data.data_dir, dataset or config.data.name
+    try:
+        builder, missing = open_dataset(folder, name), ""
+        own = is_own_dataset(config, statistics, builder)
+    except ValueError as error:
+        if data_dir is not None:
+            raise
+        builder, missing = None, str(error)
+        own = name == config.data.name
+    files = files_of(workdir, split) if own else files_of(workdir, split, name, "best")
+    return _Found(workdir, config, statistics, str(folder), name, builder, missing, own, files)
 
 
 def read_journal(path: Path) -> dict[str, list[dict[str, float]]]:
@@ -152,43 +222,32 @@ def read_journal(path: Path) -> dict[str, list[dict[str, float]]]:
     return events
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds a {type(tree).__name__}, expected an object")
-    return tree
-
-
-def _read_figures(workdir: Path, split: str) -> dict[str, Any]:
-    """Reads `evaluation_<split>.json` of a workdir. Raises ValueError if it is missing, incomplete, or of another split."""
-    path = workdir / split_file("evaluation", split, "json")
+def _read_figures(found: _Found, split: str) -> dict[str, Any]:
+    """Reads the figures of an evaluation. Raises ValueError if they are missing, incomplete, or of another split or data set."""
+    path = found.files.figures
+    again = evaluation_files.again(
+        found.workdir, split, *(() if found.own else ("--data_dir", found.folder, "--dataset", found.name))
+    )
     if not path.is_file():
-        found = ", ".join(sorted(file.name for file in workdir.glob("evaluation_*.json"))) or "none"
+        there = ", ".join(sorted(file.name for file in found.workdir.glob("evaluation_*.json"))) or "none"
+        on = "" if found.own else f" on {found.name} of {found.folder}"
         raise ValueError(
-            f"{workdir} has no evaluation of split {split!r} (found: {found}); make it with python -m specsar_jax.evaluate "
-            f"--workdir {shlex.quote(str(workdir))} --split {shlex.quote(split)}"
+            f"{found.workdir} has no evaluation of split {split!r}{on} (found: {there}); make it with {again}"
         )
-    figures = _read_json(path)
+    figures = read_figures(path)
     needed = (
         *("dataset", "split", "step", "tiles", "labelled_pixels"),
         *("classes", "confusion_matrix", "per_class", "mean_iou", "overall_accuracy"),
     )
     missing = [key for key in needed if key not in figures]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; write it again with python -m specsar_jax.evaluate")
+        raise ValueError(f"{path} has no {', '.join(missing)}; write it again with {again}")
     classes, keys = figures["classes"], {"iou", "f1", "precision", "recall", "pixels"}
     complete = all(keys <= set(figures["per_class"].get(name, ())) for name in classes)
     if np.shape(figures["confusion_matrix"]) != (len(classes), len(classes)) or not complete:
-        raise ValueError(
-            f"{path} lacks figures of some of its {len(classes)} classes; write it again with specsar_jax.evaluate"
-        )
-    if figures["split"] != split:  # 'test[-5:]' and 'test[:5%]' give the same file name
-        raise ValueError(
-            f"{path} is of split {figures['split']!r}, not {split!r}; make that with python -m specsar_jax.evaluate --split"
-        )
+        raise ValueError(f"{path} lacks figures of some of its {len(classes)} classes; write it again with {again}")
+    if other := other_than(figures, dataset=found.name, split=split, builder=found.dataset):
+        raise ValueError(f"{path} is {other}; write it again with {again}")
     if not figures["labelled_pixels"]:
         raise ValueError(f"{path} has no labelled pixel, so there is no figure to report; give another --split")
     return figures
@@ -198,13 +257,8 @@ def _read_started(path: Path) -> dict[str, Any]:
     """Reads `run.json`; leaves out entries whose type is not the one that training writes."""
     kinds = {"started": str, "step": int, "command": list, "python": str, "platform": str, "devices": str}
     kinds |= {"processes": int, "versions": dict, "earlier": list}
-    tree = _read_json(path) if path.is_file() else {}
+    tree = read_figures(path) if path.is_file() else {}
     return {name: tree[name] for name, kind in kinds.items() if isinstance(tree.get(name), kind)}
-
-
-def _dataset_name(figures: dict[str, Any]) -> str:
-    """Returns the name of the data set: 'dynamic_world_plus/mine/1.0.0' -> 'mine'."""
-    return str(figures["dataset"]).split("/")[1] if "/" in str(figures["dataset"]) else str(figures["dataset"])
 
 
 def _names(workdirs: Sequence[Path]) -> list[str]:

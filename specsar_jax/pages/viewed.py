@@ -14,7 +14,6 @@ import re
 import sys
 import tempfile
 import time
-import warnings
 import xml.etree.ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,13 +26,14 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.warp import transform
 from rasterio.windows import Window
 
 from tfds_dwplus import bands
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.rasters import Layer, check_can_be_warped
+from tfds_dwplus.imagery.scene_files import open_raster
 from tfds_dwplus.imagery.scenes import Reading, open_scene
 
 TILE_PX = 256
@@ -209,7 +209,7 @@ def open_map(
     Raises:
         ValueError: a file cannot be read, has the wrong content, or does not cover the map.
     """
-    with _opened(path) as raster:
+    with open_raster(path) as raster:
         _check_map(path, raster)
         grid = Grid.of(raster)
         tags = {key: text for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)}
@@ -219,7 +219,7 @@ def open_map(
     elif shown.grid.bounds_in(WGS84) is None:
         raise ValueError(f"{path} has CRS {grid.crs.to_string()[:80]}, which has no longitude and latitude")
     if probabilities:
-        with _opened(probabilities) as raster:
+        with open_raster(probabilities) as raster:
             _check_probabilities(probabilities, raster, path, grid)
         shown = dataclasses.replace(shown, probabilities=str(probabilities))
     if s2:
@@ -283,16 +283,6 @@ def _png(picture: UInt8[np.ndarray, "height width 4"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "png", compress_level=1)
     return file.getvalue()
-
-
-def _opened(path: str) -> rasterio.DatasetReader:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            return rasterio.open(path)
-        except RasterioError as error:
-            reason = f"not a raster that GDAL reads ({error})" if Path(path).exists() else "no such file"
-            raise ValueError(f"cannot open {path}: {reason}") from None
 
 
 def _check_map(path: str, raster: rasterio.DatasetReader) -> None:

@@ -9,6 +9,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from tfds_dwplus.command_line import local_path, path
+
 PREFIX = "hub:"
 
 BUNDLE_NAME = "model.safetensors"
@@ -18,6 +20,16 @@ BUNDLE_NAME = "model.safetensors"
 def is_address(path: Path | str) -> bool:
     """Returns whether this is an address on a hub, not a path."""
     return str(path).startswith(PREFIX)
+
+
+def network(text: str) -> Path:
+    """Parses where a trained network is among the arguments of a command, `type=network`: a path, or an address on a hub."""
+    return Path(text) if is_address(text) else path(text)
+
+
+def place_of(network: Path | str) -> Path:
+    """Returns where a trained network is: an address on a hub as it is, else as `local_path`."""
+    return Path(network) if is_address(network) else local_path(network)
 
 
 def pull(address: Path | str) -> Path:

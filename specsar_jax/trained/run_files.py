@@ -1,10 +1,14 @@
 """Reads the files of a run: config, checkpoints and calibration.
 
 A workdir holds `config.json`, `statistics.json`, `metrics.jsonl` (the run log), `checkpoints/` (Orbax: the two latest, and the best
-on the validation split) and `calibration.json`, the temperature of the probabilities.
+on the validation split) and `calibration.json`, the temperature of the probabilities. Checkpoints that a run could not read lie in
+`damaged/`.
 """
 
 import json
+import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,10 @@ import orbax.checkpoint as ocp
 
 from specsar_jax import config as configs
 from specsar_jax.config import Config
+from specsar_jax.devices.sharding import is_first, wait_for_all
+
+DAMAGED = "damaged"
+"""Folder of a workdir for checkpoints that cannot be read."""
 
 
 def read_config(workdir: Path) -> Config:
@@ -20,22 +28,31 @@ def read_config(workdir: Path) -> Config:
     if not path.is_file():
         raise ValueError(f"{workdir} is not a workdir of specsar_jax.train: it has no config.json")
     try:
-        return configs.from_dict(json.loads(path.read_text()))
+        return configs.from_dict(json.loads(path.read_text()), checked=False)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a workdir: the two latest and the best.
+    """Opens the checkpoints of a workdir, to save the two latest and the best.
 
     Args:
         workdir: folder of a run.
-        clean_up: removes unfinished checkpoints of a killed run. Only for the run itself: a reader cannot tell them from a
-            checkpoint that is being saved.
+        clean_up: removes unfinished checkpoints of a killed run, and sets aside those whose score cannot be read. Only for the
+            run itself: another process cannot tell them from a checkpoint that is being saved.
+
+    Raises:
+        ValueError: there are checkpoints, and no score of them can be read.
     """
+    if clean_up:
+        scores = saved_scores(workdir)
+        damaged = {step: "its score cannot be read" for step, of in scores.items() if of is None}
+        if damaged and len(damaged) == len(scores):
+            raise ValueError(none_whole(workdir, damaged))
+        set_aside(workdir, damaged)
 
     def score(saved: dict[str, float]) -> float:
-        return saved["score"]
+        return comparable(saved["score"])
 
     return ocp.CheckpointManager(
         (workdir / "checkpoints").resolve(),
@@ -56,7 +73,86 @@ def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
 
 def any_saved(workdir: Path) -> bool:
     """Returns whether the workdir holds a complete checkpoint."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return bool(saved_steps(workdir))
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Returns the steps of the complete checkpoints of a workdir, in their order."""
+    return sorted(int(path.name) for path in checkpoint_folder(workdir).glob("*") if path.name.isdigit())
+
+
+def saved_scores(workdir: Path) -> dict[int, float | None]:
+    """Returns the score of each complete checkpoint by its step, in their order; None where it cannot be read."""
+    scores: dict[int, float | None] = {}
+    for step in saved_steps(workdir):
+        try:
+            saved = json.loads((checkpoint_folder(workdir, step) / "metrics" / "metrics").read_text())
+            scores[step] = comparable(float(saved["score"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            scores[step] = None
+    return scores
+
+
+def comparable(score: float) -> float:
+    """Returns a score, -inf for one that is not finite: it is worse than any other, and sorts, which NaN does not."""
+    return score if math.isfinite(score) else -math.inf
+
+
+def checkpoint_folder(workdir: Path, step: int | None = None) -> Path:
+    """Returns the folder of all checkpoints of a workdir, or of that of a step.
+
+    Raises:
+        ValueError: Orbax would save there, but could not read it back: it takes `[1]` in the whole path for a pattern, and a
+            backslash for the beginning of another sign.
+    """
+    folder = (workdir / "checkpoints").resolve()
+    if re.search(r"\[.*\]|\\|[\ud800-\udfff]", str(folder), re.DOTALL):
+        raise ValueError(
+            f"checkpoints cannot be kept in {ascii(str(folder))[1:-1]}: nowhere in its path may stand [ ], \\ or a byte that is not text; "
+            "give another --workdir, or rename the folder"
+        )
+    return folder if step is None else folder / str(step)
+
+
+def read_part(folder: Path, target: Any) -> Any:
+    """Reads the part of the state that `target`, a tree of shapes, names from the folder of a checkpoint."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(
+            folder / "default",
+            args=ocp.args.PyTreeRestore(
+                item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+            ),
+        )
+
+
+def set_aside(workdir: Path, damaged: dict[int, str]) -> None:
+    """Moves damaged checkpoints of the run, each with the reason, into WORKDIR/damaged, and says so. To be called by all processes."""
+    if not damaged:
+        return
+    wait_for_all("damaged looked at")
+    if is_first():
+        for step, reason in damaged.items():
+            target = workdir / DAMAGED / str(step)
+            while target.exists():
+                target = target.with_name(f"{target.name}_")
+            target.parent.mkdir(exist_ok=True)
+            checkpoint_folder(workdir, step).rename(target)
+            print(f"note: checkpoint {step} of {workdir} is damaged ({reason}); it is now {target}", file=sys.stderr)
+    wait_for_all("damaged set aside")
+
+
+def none_whole(workdir: Path, damaged: dict[int, str]) -> str:
+    """Returns the line that no checkpoint of a workdir can be read, with the reason by step."""
+    told = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+    return (
+        f"no checkpoint of {workdir} can be read, for they are damaged or of another network or version ({told}); "
+        f"train in another --workdir, or remove {workdir / 'checkpoints'} to start from the first step"
+    )
+
+
+def why(error: BaseException) -> str:
+    """Returns what an error says, in one line that is not too long, or else its kind."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:

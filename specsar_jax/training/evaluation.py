@@ -5,6 +5,7 @@ Enters: a trained network and a prepared data set. Leaves: a `Tally` and the fig
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tensorflow_datasets as tfds
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -28,10 +30,10 @@ from specsar_jax.config import Config, Loss
 from specsar_jax.devices.compilation import compile_ahead
 from specsar_jax.devices.sharding import (
     by_tile,
+    evaluation_mesh,
     for_mesh,
     is_first,
     largest_of_all,
-    make_mesh,
     put,
     replicated,
     shared_batch,
@@ -52,7 +54,9 @@ Sums = dict[str, np.ndarray]
 """Arrays with a row for each tile."""
 
 
-def evaluate(trained: Trained, data_dir: str, dataset: str, split: str, tiles: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    trained: Trained, data_dir: Path | str, dataset: str, split: str, tiles: Path | None = None
+) -> dict[str, Any]:
     """Returns the figures of a network on a split, with the keys of `evaluation_<split>.json`.
 
     Args:
@@ -72,17 +76,18 @@ def evaluate(trained: Trained, data_dir: str, dataset: str, split: str, tiles: P
 
 
 def score_tiles(
-    trained: Trained, data_dir: str, dataset: str, split: str, maps: Path | None = None
+    trained: Trained, data_dir: Path | str, dataset: str, split: str, maps: Path | None = None
 ) -> tuple[Tally, float | None, dict[str, Any]]:
     """Returns the sums of each tile of a split, the mean loss of a labelled pixel, and what was scored: `dataset`, `split`, `step`,
-    `tiles`. Tiles whose record cannot be read are left out where the config says so. Raises as `evaluate`.
+    `tiles`, and the digests `data_sha256`, `weights_sha256` and `tiles_sha256`. Tiles whose record cannot be read are left out where
+    the config says so. Raises as `evaluate`.
 
     `maps` is a folder for the class maps that are counted, `<tile_id>.tif`, on the grid of the tile's record.
     """
     alpha = losses.class_alpha(trained.statistics.label_pixels, trained.config.loss)
     how = {"config": trained.config.loss, "alpha": alpha, "temperature": trained.temperature, "maps": maps is not None}
     step = functools.partial(evaluation_step, **how)
-    sums, about, full_name = _pass(trained, data_dir, dataset, split, step, f"evaluating {split}", maps)
+    sums, about, builder = _pass(trained, data_dir, dataset, split, step, f"evaluating {split}", maps)
     columns = {
         name: np.array([tile[name] for tile in about])
         for name in about[0]
@@ -92,10 +97,12 @@ def score_tiles(
     tile_id = np.array([tile["tile_id"] for tile in about])
     tally = Tally(tile_id=tile_id, columns=columns, **metrics.on_host(sums))
     loss = metrics.plain(sums["loss"].astype(np.float64).sum() / max(int(tally.confusion.sum()), 1))
-    return tally, loss, {"dataset": full_name, "split": split, "step": trained.step, "tiles": len(tally)}
+    named = {"dataset": builder.info.full_name, "split": split, "step": trained.step, "tiles": len(tally)}
+    digests = {"data": datasets.data_sha256(builder), "weights": trained.sha256, "tiles": tally.sha256}
+    return tally, loss, named | {f"{of}_sha256": digest for of, digest in digests.items()}
 
 
-def calibrate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict[str, Any]:
+def calibrate(trained: Trained, data_dir: Path | str, dataset: str, split: str) -> dict[str, Any]:
     """Fits the temperature of a network's probabilities on a split; returns what `WORKDIR/calibration.json` holds.
 
     Returns:
@@ -108,10 +115,10 @@ def calibrate(trained: Trained, data_dir: str, dataset: str, split: str) -> dict
     def step(batch: dict[str, Array], log_p: Array) -> dict[str, Array]:
         return calibration.temperature_sums(batch["label"], log_p)
 
-    sums, _, full_name = _pass(trained, data_dir, dataset, split, step, f"calibrating on {split}")
+    sums, _, builder = _pass(trained, data_dir, dataset, split, step, f"calibrating on {split}")
     pixels = int(sums["pixels"].sum())
     nll, slope = (sums[name].sum(axis=(0, 2), dtype=np.float64) for name in ("nll", "slope"))
-    named = {"dataset": full_name, "split": split, "step": trained.step, "labelled_pixels": pixels}
+    named = {"dataset": builder.info.full_name, "split": split, "step": trained.step, "labelled_pixels": pixels}
     return named | calibration.best_temperature(pixels, nll, slope)
 
 
@@ -188,21 +195,23 @@ def make_pass(
 
 def _pass(
     trained: Trained,
-    data_dir: str,
+    data_dir: Path | str,
     dataset: str,
     split: str,
     of: Callable[..., dict[str, Array]],
     doing: str,
     maps: Path | None = None,
-) -> tuple[Sums, list[dict[str, Any]], str]:
-    """Runs the network over a split. Returns what `of` makes of each tile, what the data set says of each, and the data set's full
-    name. The `class_id` of each tile is written to the folder `maps`, batch by batch.
+) -> tuple[Sums, list[dict[str, Any]], tfds.core.DatasetBuilder]:
+    """Runs the network over a split. Returns what `of` makes of each tile, what the data set says of each, and the data set.
+    The `class_id` of each tile is written to the folder `maps`, batch by batch.
     """
     builder = open_dataset(data_dir, dataset)
     config = trained.config
     datasets.check_sensors(builder, config.model.sensors)
+    if is_first() and (note := datasets.other_backscatter(builder, trained.statistics, config.model.sensors)):
+        print(f"note: {note}", file=sys.stderr)
     source = read_split(builder, split)
-    mesh = make_mesh()
+    mesh = evaluation_mesh(config.mesh)
     rasters = pipeline.select(config.data.s2_bands, datasets.dataset_bands(builder), config.model.sensors)
     batch_size, rows = shared_batch(config.train.eval_batch_size, mesh)
     variables = jax.device_put(jax.tree.map(np.asarray, trained.variables), replicated(mesh))
@@ -229,7 +238,7 @@ def _pass(
     about = sorted(_of_all(about), key=lambda tile: tile["index"])
     tiles = [tile["index"] for tile in about]
     sums = {name: np.concatenate([part[name] for part in parts])[tiles] for name in parts[0]}
-    return sums, about, builder.info.full_name
+    return sums, about, builder
 
 
 def _of_all(about: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,14 +15,22 @@ from specsar_jax.devices.sharding import say
 from specsar_jax.network import model
 from specsar_jax.network.model import Variables
 from specsar_jax.network.segformer import Carried, load_segformer
+from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.run_files import any_saved
 from specsar_jax.trained.trained_network import named_weights
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import local_path
+from tfds_dwplus.imagery.decoder.backscatter import other_quantity, quantity_named
 
 
-def initial_weights(config: Config, workdir: Path) -> tuple[Variables | None, Carried | None]:
+def initial_weights(config: Config, workdir: Path, s1_unit: str = "") -> tuple[Variables | None, Carried | None]:
     """Reads the weights that `train.pretrained` or `train.finetune` names, and says what was taken over.
+
+    Args:
+        config: of the run to be.
+        workdir: of the run to be.
+        s1_unit: of its data set, 'sigma0 dB' or 'gamma0 dB'; a network trained on the other one is told.
 
     Returns:
         variables, and an account of them; None and None if the run starts from random weights, or has a checkpoint already.
@@ -36,20 +44,21 @@ def initial_weights(config: Config, workdir: Path) -> tuple[Variables | None, Ca
         return None, None
     drawn = model.init_params(config.model, jax.random.key(config.train.seed))
     if config.train.pretrained:
-        given = load_segformer(Path(config.train.pretrained), drawn, config.model, config.data.s2_bands)
+        given = load_segformer(local_path(config.train.pretrained), drawn, config.model, config.data.s2_bands)
     else:
-        given = load_finetuned(Path(config.train.finetune), drawn, config)
+        given = load_finetuned(hub.place_of(config.train.finetune), drawn, config, s1_unit)
     say(given[1].summary())
     return given
 
 
-def load_finetuned(path: Path, drawn: Variables, config: Config) -> tuple[Variables, Carried]:
+def load_finetuned(path: Path, drawn: Variables, config: Config, s1_unit: str = "") -> tuple[Variables, Carried]:
     """Reads the weights to fine-tune.
 
     Args:
         path: workdir of a run, or exported bundle.
         drawn: variables of the network to be trained; float32.
         config: of the run to be, with its bands.
+        s1_unit: of its data set, "" if not known; said if the network was trained on another one.
 
     Returns:
         variables like `drawn`, and which tensors were used, which not, and which weights stay as drawn.
@@ -58,6 +67,9 @@ def load_finetuned(path: Path, drawn: Variables, config: Config) -> tuple[Variab
         ValueError: neither a workdir nor a bundle, or nothing of it fits the network.
     """
     trained = load_trained(path)
+    both_read_s1 = "s1" in config.model.sensors and "s1" in trained.config.model.sensors
+    if both_read_s1 and (other := other_quantity(quantity_named([s1_unit]), trained.statistics.s1.unit)):
+        say(f"note: {path}: {other}")
     given = {name: np.asarray(leaf) for name, leaf in named_weights(trained.variables).items()}
     places, structure = jax.tree.flatten_with_path(drawn)
     leaves, used, kept = [], set(), []

@@ -20,11 +20,27 @@ from specsar_jax.batches.dataset import dataset_bands, has_test_split, open_or_s
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.devices.compilation import collector_spared, compile_ahead
-from specsar_jax.devices.sharding import check_batch_size, is_first, make_mesh, of_state, rows_here, say
+from specsar_jax.devices.sharding import (
+    check_batch_size,
+    is_first,
+    largest_of_all,
+    make_mesh,
+    of_state,
+    rows_here,
+    say,
+)
 from specsar_jax.network.model import Variables
 from specsar_jax.pages import pictures
+from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
-from specsar_jax.trained.run_files import open_checkpoints, read_calibration, split_file
+from specsar_jax.trained.run_files import (
+    any_saved,
+    checkpoint_folder,
+    open_checkpoints,
+    read_calibration,
+    saved_steps,
+    split_file,
+)
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training import checkpoints
 from specsar_jax.training.evaluation import calibrate, evaluate
@@ -32,15 +48,21 @@ from specsar_jax.training.feed import Feed
 from specsar_jax.training.initial_weights import initial_weights
 from specsar_jax.training.optimizer import learning_rate
 from specsar_jax.training.run_log import RunLog, write_start
-from specsar_jax.training.stopping import StopRequest, out_of_patience, score_of
+from specsar_jax.training.stopping import Agreement, StopRequest, Timer, out_of_patience, score_of
+from specsar_jax.training.trackers import Tracker, check_tracker
 from specsar_jax.training.train_state import init_state, make_program, placed_state
 from specsar_jax.training.validation import Validation
-from tfds_dwplus.command_line import write_json
+from tfds_dwplus.command_line import local_path, write_json
 from tfds_dwplus.tiles.prepared import read_split
 
 
-def train(config: Config, workdir: Path) -> dict[str, Any] | None:
+def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any] | None:
     """Trains in `workdir` until `train.steps`, then scores the best checkpoint on the test split.
+
+    Args:
+        config: all settings.
+        workdir: folder of the run, new or of the same run.
+        change: takes another learning rate or clipping than the run had so far.
 
     Returns:
         the figures of the test split; None where the data set has none.
@@ -49,6 +71,11 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
         ValueError: config, data set and workdir do not fit each other, a checkpoint cannot be written, or too many steps in
             a row were not finite.
     """
+    workdir = local_path(workdir)
+    checkpoint_folder(workdir)  # raises where none could be kept
+    for source in filter(None, (config.train.pretrained, config.train.finetune)):
+        hub.place_of(source)
+    check_tracker(config.train.tracker)
     builder = open_or_simulate(config.data)
     config, statistics = resolve(config, builder)
     mesh = make_mesh(config.mesh)
@@ -58,15 +85,15 @@ def train(config: Config, workdir: Path) -> dict[str, Any] | None:
     pipeline.check_crop(train_source, config.data)
     if has_test_split(builder, config.data):
         read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
-    variables, carried = initial_weights(config, workdir)
-    with checkpoints.claimed(workdir, config, statistics):
+    variables, carried = initial_weights(config, workdir, statistics.s1.unit)
+    with checkpoints.claimed(workdir, config, statistics, change) as changes:
         if carried is not None and is_first():
             write_json(workdir / "pretrained.json", carried.to_dict())
         say(
             f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
             f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
         )
-        _optimise(config, statistics, builder, train_source, validation_source, variables, mesh, workdir)
+        _optimise(config, statistics, builder, train_source, validation_source, variables, mesh, workdir, changes)
         trained = _calibrated(workdir, config)
         if not has_test_split(builder, config.data):
             say(f"no split {config.data.test_split!r} in {builder.info.full_name}: nothing to score on")
@@ -83,8 +110,9 @@ def _optimise(
     variables: Variables | None,
     mesh: jax.sharding.Mesh,
     workdir: Path,
+    changes: list[dict[str, Any]],
 ) -> None:
-    """Trains from `variables`, random weights or the last checkpoint, until the last step."""
+    """Trains from `variables`, random weights or the last checkpoint, until the last step. Keeps `changes` of the settings."""
     settings = config.train
 
     # State: new, or where the last start of this run stopped.
@@ -97,8 +125,12 @@ def _optimise(
     start = int(state.step)
     if start:
         say(f"going on from step {start}")
+    if changes:
+        told = (f"{of['setting']} from {of['before']!r} to {of['after']!r}" for of in changes)
+        say(f"from step {start} on, changed: {', '.join(told)}")
     if is_first():
-        write_start(workdir, start)
+        write_start(workdir, start, changes)
+        checkpoints.keep_changes(workdir, config, changes)
 
     # What runs: the step, the batches it is given, and the validation.
     rasters = pipeline.select(config.data.s2_bands, dataset_bands(builder), config.model.sensors)
@@ -115,13 +147,15 @@ def _optimise(
         start_step=start,
         rows=rows_here(settings.batch_size, mesh),
     )
+    tracker = Tracker(config, workdir) if is_first() and settings.tracker != "none" and start < settings.steps else None
     with (
-        manager,
-        RunLog(workdir, start, settings.steps, mute=not is_first()) as log,
         StopRequest() as stop,
+        checkpoints.closing(manager),
+        RunLog(workdir, start, settings.steps, mute=not is_first(), tracker=tracker) as log,
         contextlib.closing(batches),
         contextlib.ExitStack() as at_the_end,
     ):
+        agreement, saves = Agreement(start), Timer(settings.save_every_minutes)
         feed, profile = Feed(batches, mesh), _Profile(start, settings.steps, settings.profile_steps, workdir)
         for step in range(start + 1, settings.steps + 1):
             if out_of_patience(log.evaluations, settings):
@@ -141,14 +175,15 @@ def _optimise(
             state, sums = program(state, feed.batch)
             feed.follow(step, sums)
             log.advance()
-            due_to_log = step % settings.log_every == 0
-            due_to_score = step % settings.eval_every == 0 or step == settings.steps
-            due_to_save = bool(settings.save_every) and step % settings.save_every == 0
-            stopping = stop.agreed(step, settings.log_every)
+            due_to_log = due(step, settings.log_every)
+            due_to_score = due(step, settings.eval_every) or step == settings.steps
+            due_to_save = due(step, settings.save_every)
+            stopping, saved_long_ago = agreement.largest(step, stop.signal, int(is_first() and saves.due()))
+            due_to_save = due_to_save or saved_long_ago
             if step < settings.steps:
                 feed.fetch()  # while the devices compute
-            for skipped in feed.settle(all_steps=due_to_log or due_to_score or due_to_save or bool(stopping)):
-                _note_skipped(*skipped, log, settings.most_skipped)
+            for skipped in feed.settle(all_steps=bool(due_to_log or due_to_score or due_to_save or stopping)):
+                _note_skipped(*skipped, log, config, workdir)
             profile.end(step, state, log)
 
             if due_to_log:
@@ -161,15 +196,19 @@ def _optimise(
                     checkpoints.save(manager, state, score_of(figures, settings.best_by))
                 validation.show(step, figures, log)  # while the checkpoint is written
                 log.restart_pace(step, feed.waited_s)
+                saves.restart()
             elif due_to_save or stopping:
                 with log.spent("checkpoint"):
                     checkpoints.save(manager, state, checkpoints.NOT_EVALUATED)
-                if stopping:
-                    _end_stopped(stopping, step, manager, log, workdir)
+                saves.restart()
+            if stopping:
+                _end_stopped(stopping, step, manager, log, workdir)
         with log.spent("checkpoint"):
             checkpoints.finish(manager)
         if (step := int(state.step)) > start:
             log.write(step, "time", log.spent.figures() | {"data_s": feed.waited_s})
+        if stopping := largest_of_all(stop.signal):  # while the last step was scored
+            _end_stopped(stopping, step, manager, log, workdir)
 
 
 def _end_stopped(signal: int, step: int, manager: ocp.CheckpointManager, log: RunLog, workdir: Path) -> NoReturn:
@@ -179,6 +218,11 @@ def _end_stopped(signal: int, step: int, manager: ocp.CheckpointManager, log: Ru
     if is_first():
         print(f"stopped at step {step}, saved; start again on {workdir} to go on", file=sys.stderr)
     sys.exit(128 + signal)
+
+
+def due(step: int, every: int) -> bool:
+    """Returns whether something that is done `every` so many steps, 0 for never, is done after this one."""
+    return bool(every) and step % every == 0
 
 
 class _Profile:
@@ -199,16 +243,20 @@ class _Profile:
             log.say(f"profile of {len(self._steps)} steps: {self._folder}")
 
 
-def _note_skipped(step: int, tiles: list[str], figures: dict[str, Any], log: RunLog, most: int) -> None:
-    """Writes a skipped step into the run log. Raises a ValueError if `most` in a row were skipped."""
+def _note_skipped(
+    step: int, tiles: list[str], figures: dict[str, Any], log: RunLog, config: Config, workdir: Path
+) -> None:
+    """Writes a skipped step into the run log. Raises a ValueError if `train.most_skipped` in a row were skipped."""
     loss, norm = figures["loss"], figures["gradient_norm"]
     log.write(step, "skipped", {"tile_ids": tiles, "loss": str(loss), "gradient_norm": str(norm)})
     log.show(skipped=str(figures["skipped"]))
-    if figures["skipped_in_a_row"] >= most:
+    if figures["skipped_in_a_row"] >= config.train.most_skipped:
+        kept = f"checkpoint {saved_steps(workdir)[-1]} is kept" if any_saved(workdir) else "there is no checkpoint yet"
         raise ValueError(
             f"{figures['skipped_in_a_row']} steps in a row, the last of them {step}, had a loss of {loss} and a "
-            f"gradient norm of {norm}; tiles of the last batch: {', '.join(tiles)}. The last checkpoint "
-            "is kept; lower optimizer.learning_rate, or look at these tiles"
+            f"gradient norm of {norm}; tiles of the last batch: {', '.join(tiles)}; {kept}. "
+            f"Start again with a lower rate, --change --config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}, "
+            "or look at these tiles"
         )
 
 

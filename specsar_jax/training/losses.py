@@ -22,13 +22,9 @@ def class_alpha(label_pixels: tuple[int, ...], config: Loss) -> tuple[float, ...
         a weight for each class; 0 for a class without a labelled pixel.
 
     Raises:
-        ValueError: no labelled pixel, or not a weight a class.
+        ValueError: no labelled pixel.
     """
     if config.alpha:
-        if len(config.alpha) != len(label_pixels):
-            raise ValueError(
-                f"loss.alpha has {len(config.alpha)} weights, expected one for each of {len(label_pixels)} classes"
-            )
         return config.alpha
     counts = np.asarray(label_pixels, np.float64)
     if not counts.any():

@@ -40,7 +40,8 @@ def make_optimizer(
         steps: of the run, which the schedule ends with.
         blocks: of each stage of the network, for `optimizer.layer_decay`.
     """
-    norm_and_moments = optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam())
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    norm_and_moments = optax.chain(clip, optax.scale_by_adam())
     parts = [
         optax.flatten(norm_and_moments) if are_whole(mesh) else norm_and_moments,
         optax.add_decayed_weights(config.weight_decay, mask=kernels),
@@ -76,16 +77,10 @@ def rate_factors(params: Any, config: Optimizer, blocks: tuple[int, ...]) -> Any
     `layer_decay` times the next one's, an embedding that of the block behind it (after Bao et al. 2022, BEiT).
 
     Raises:
-        ValueError: a group that no weight belongs to, or not of the form NAME=FACTOR.
+        ValueError: a group that no weight belongs to.
     """
     depths = np.cumsum([0, *blocks])
-    groups = {}
-    for text in config.group_rates:
-        name, _, factor = text.partition("=")
-        try:
-            groups[name] = float(factor)
-        except ValueError:
-            raise ValueError(f"optimizer.group_rates has {text!r}, expected NAME=FACTOR, such as decoder=10") from None
+    groups = {name: float(factor) for name, _, factor in (text.partition("=") for text in config.group_rates)}
     met: set[str] = set()
     parts: set[str] = set()
 

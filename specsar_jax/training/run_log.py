@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
 from specsar_jax.devices.memory import peak_memory_gb
+from specsar_jax.training.trackers import Tracker
 from specsar_jax.version import __version__
 from tfds_dwplus.command_line import progress, written_whole
 
@@ -29,8 +30,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tens
 class RunLog:
     """Writes a line of `metrics.jsonl`, and a point of each figure for TensorBoard, for each event; in the first process only."""
 
-    def __init__(self, workdir: Path, start: int, steps: int, *, mute: bool = False) -> None:
-        """Opens the log of a run that starts from step `start`, of `steps` in all; `mute` writes nothing.
+    def __init__(
+        self, workdir: Path, start: int, steps: int, *, mute: bool = False, tracker: Tracker | None = None
+    ) -> None:
+        """Opens the log of a run that starts from step `start`, of `steps` in all; `mute` writes nothing; a `tracker` is given the
+        figures too.
 
         Lines of later steps are dropped: the run was killed before the next checkpoint, and does those steps again.
         """
@@ -41,7 +45,7 @@ class RunLog:
         """Figures of the evaluations so far, oldest first."""
         self.spent = Stopwatch()
         """Where the time of the run goes."""
-        self._mute = mute
+        self._mute, self._tracker, self._closed = mute, tracker, False
         self._bar = progress(
             total=steps, initial=start, desc="training", unit="step", smoothing=0.1, disable=mute or None
         )
@@ -53,7 +57,7 @@ class RunLog:
             with written_whole(path) as part:
                 part.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        self._board = _Board(workdir / "tensorboard", start)
 
     def write(self, step: int, kind: str, figures: dict[str, Any]) -> None:
         """Writes the figures of a step; `kind` is 'train', 'eval', 'skipped' or 'time'."""
@@ -64,10 +68,13 @@ class RunLog:
             self.evaluations.append(event)
         if self._mute:
             return
-        self._file.write(json.dumps(event) + "\n")
+        with _naming(self._file.name):
+            self._file.write(json.dumps(event) + "\n")
+        if self._tracker is not None:
+            self._tracker.write(step, kind, figures)
         for name, value in figures.items():
             if isinstance(value, float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._board.add("scalar", f"{kind}/{name}", value, step)
 
     def write_train(self, step: int, figures: dict[str, Any], batch_size: int, waited_s: float) -> None:
         """Writes the figures of a training step, with the pace since the last call or `restart_pace`.
@@ -106,7 +113,7 @@ class RunLog:
     def show_picture(self, step: int, name: str, picture: UInt8[np.ndarray, "height width 3"]) -> None:
         """Puts a picture onto TensorBoard."""
         if not self._mute:
-            self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
+            self._board.add("image", f"eval/{name}", picture, step, dataformats="HWC")
 
     def say(self, text: str) -> None:
         """Prints a line above the progress line."""
@@ -118,17 +125,59 @@ class RunLog:
         self._bar.update()
 
     def close(self) -> None:
-        """Ends the progress line and the files."""
+        """Ends the progress line and the files; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._bar.close()
+        if self._tracker is not None:
+            self._tracker.close()
         if not self._mute:
-            self._file.close()
             self._board.close()
+            with _naming(self._file.name):
+                self._file.close()
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Adds the file to an error of writing, such as a full disk, for Python does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or name
+        raise
+
+
+class _Board:
+    """TensorBoard's files, written by a thread of tensorboardX. If that ends, on a full disk, the run goes on without them."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        # A queue that is full makes the run wait, for ever if the thread ends meanwhile: one that never is.
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None, max_queue=10_000)
+
+    def add(self, kind: str, *content: Any, **settings: Any) -> None:
+        """Adds a 'scalar' or an 'image'; nothing if the thread has ended."""
+        if self._alive():
+            getattr(self._writer, f"add_{kind}")(*content, **settings)
+
+    def close(self) -> None:
+        """Writes what is left, and ends the thread."""
+        if self._alive():
+            self._writer.close()
+        else:
+            self._events()._event_queue.cancel_join_thread()  # else Python waits, when it ends, until someone reads it
+
+    def _alive(self) -> bool:
+        return self._events()._worker.is_alive()
+
+    def _events(self) -> Any:
+        return self._writer.file_writer.event_writer
 
 
 class Stopwatch:
@@ -151,8 +200,14 @@ class Stopwatch:
         return {"total_s": time.monotonic() - self._began} | {f"{what}_s": s for what, s in self._seconds.items()}
 
 
-def write_start(workdir: Path, step: int) -> None:
-    """Writes `run.json`: when, where and with what a run was started, and in 'earlier' the same of each time before."""
+def write_start(workdir: Path, step: int, changes: Sequence[dict[str, Any]] = ()) -> None:
+    """Writes `run.json`: when, where and with what a run was started, and in 'earlier' the same of each time before.
+
+    Args:
+        workdir: of the run.
+        step: from which it starts.
+        changes: settings that differ from this step on, of `checkpoints.claimed`.
+    """
     path = workdir / "run.json"
     earlier = []
     if path.exists():
@@ -161,7 +216,8 @@ def write_start(workdir: Path, step: int) -> None:
     start = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
-        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
+        "changes": [{"step": step} | change for change in changes],
+        "command": [Path(word).name if place == 0 else word for place, word in enumerate(sys.orig_argv)],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

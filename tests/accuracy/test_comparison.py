@@ -48,7 +48,9 @@ def test_a_workdir_beside_a_raster(world, tmp_path):
     assert "mcnemar" not in pair and "agreement_matrix" not in pair
     other = {"dataset": "dynamic_world_plus/other/1.0.0", "split": "test"}
     (workdir / "evaluation_test.json").write_text(json.dumps(other))
-    with pytest.raises(ValueError, match=r"was scored on dynamic_world_plus/other/1.0.0"):
+    with pytest.raises(
+        ValueError, match=r"is of data set other, not mine; run python -m specsar_jax.evaluate --workdir"
+    ):
         run(*both, *world.flags())
     (workdir / "evaluation_test.json").write_text(json.dumps(scored_on | {"split": "test[:2]"}))
     with pytest.raises(ValueError, match=r"is of split 'test\[:2\]', not 'test'"):

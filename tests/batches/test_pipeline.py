@@ -1,16 +1,22 @@
 """Batches: a function of seed and step alone, and no tile dropped in evaluation."""
 
 import dataclasses
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from conftest import write_folder
 
-from specsar_jax.batches import dataset, pipeline
+from specsar_jax.batches import dataset, pipeline, preprocess
 from specsar_jax.config import Config, Data, Train
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
+from tfds_dwplus.tiles import blocks
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
+from tfds_dwplus.tiles.records import lazily
+from tfds_dwplus.tiles.tile_files import list_tiles, read_tile, write_tile
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +122,142 @@ def test_unknown_data_set_names_those_there_are(builder, tmp_path):
         open_dataset(tmp_path, "yours")
 
 
-@pytest.mark.parametrize("setting", [{"zoom": 0.0}, {"brightness": -1.0}, {"band_jitter": -0.1}, {"band_drop": -1.0}])
-def test_augmentation_without_sense_is_refused(builder, setting):
-    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **setting))
-    with pytest.raises(ValueError, match="zoom must be positive"):
-        pipeline.check_crop(read_split(builder, "train"), config.data)
+def of_splits(**tiles: int) -> tfds.core.DatasetBuilder:
+    """Stands for a builder whose splits hold so many tiles."""
+    builder = mock.create_autospec(tfds.core.DatasetBuilder, instance=True)
+    splits = {name: SimpleNamespace(num_examples=count) for name, count in tiles.items()}
+    builder.info = SimpleNamespace(splits=splits, full_name="dynamic_world_plus/mine")
+    builder.as_data_source = lambda split: range({"train[:50%]": 4}.get(split) or tiles[split])
+    return builder
 
 
-@pytest.mark.parametrize("drop", [(0.3,), (0.3, -0.1), (0.7, 0.4)])
-def test_a_sensor_drop_without_sense_is_refused(builder, drop):
-    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, sensor_drop=drop))
-    with pytest.raises(ValueError, match="sensor_drop is"):
-        pipeline.check_crop(read_split(builder, "train"), config.data)
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_a_validation_split_of_any_usual_name_is_used(name):
+    data = dataset.choose_splits(of_splits(train=20, test=2, **{name: 2}), Data())
+    assert (data.train_split, data.validation_split) == ("train", name)
+
+
+def test_a_single_train_tile_is_told_with_advice_that_works():
+    line = r"no split validation, val, valid, and none is held out of the one tile of 'train'.*validation_split=train$"
+    with pytest.raises(ValueError, match=line):
+        dataset.choose_splits(of_splits(train=1), Data())
+    with pytest.raises(ValueError, match=r"of the 4 tiles of 'train\[:50%\]'.*validation_split='train\[:50%\]'$"):
+        dataset.choose_splits(of_splits(train=8), Data(train_split="train[:50%]"))
+    followed = Data(validation_split="train")
+    assert dataset.choose_splits(of_splits(train=1), followed) == followed
+    with pytest.raises(ValueError, match=r"split 'trian' .* is unknown or empty"):
+        dataset.choose_splits(of_splits(train=8), Data(train_split="trian"))
+
+
+@pytest.mark.parametrize(("epochs", "batch_size", "steps"), [(1, 2, 3), (4, 2, 10), (1, 8, 1), (0, 2, 600)])
+def test_epochs_become_steps(builder, epochs, batch_size, steps):
+    """Five tiles: one epoch in batches of two takes three steps, four epochs twenty tiles."""
+    train = Train(epochs=epochs, batch_size=batch_size)
+    config = dataclasses.replace(CONFIG, data=Data(name="mine", crop_px=32, validation_split="test"), train=train)
+    resolved, _ = dataset.resolve(config, builder)
+    assert (resolved.train.steps, resolved.train.epochs) == (steps, epochs)
+    assert dataset.resolve(resolved, builder)[0] == resolved
+
+
+LARGE_PX = 320
+
+
+@pytest.fixture(scope="module")
+def both_layouts(tmp_path_factory):
+    """The same six tiles, which lack data in their own ways, in blocks and as they were stored before there were blocks."""
+    folder = tmp_path_factory.mktemp("layouts")
+    tiles = write_folder(folder / "tiles", {"train": 6}, size_px=LARGE_PX)
+
+    def lacking(tile):
+        number = int(tile.record.tile_id.rpartition("_")[2])
+        s2, s1, label = tile.s2.copy(), tile.s1.copy(), tile.label.copy()
+        if number == 1:
+            s2, s1, label = s2[:300, :130], s1[:300, :130], label[:300, :130]  # padded by `prepare`
+        elif number == 2:
+            s1[:100], s2[:, 250:, 3] = np.nan, 0
+        elif number == 3:
+            s2[np.tril_indices(LARGE_PX)] = 0
+        elif number == 4:
+            label[:] = bands.IGNORE
+            label[100:180, 40:300], s1[:, :200, 1] = 2, np.nan
+        elif number == 5:
+            s2[:-1] = 0
+        return dataclasses.replace(tile, s2=s2, s1=s1, label=label)
+
+    for record in list_tiles(tiles):
+        write_tile(tiles, lacking(read_tile(tiles, record, bands.S2_BANDS)), bands.S2_BANDS)
+    builders = []
+    for name, smallest in (("blocks", blocks.SMALLEST_SIZE_PX), ("before", LARGE_PX + 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(blocks, "SMALLEST_SIZE_PX", smallest)
+            prepare(DynamicWorldPlusConfig(name=name, tiles=tiles, tile_size_px=LARGE_PX), folder / "data")
+        builders.append(open_dataset(str(folder / "data"), name))
+    return builders
+
+
+@pytest.mark.parametrize("sensors", [("s2", "s1"), ("s2",), ("s1",)])
+def test_crops_do_not_depend_on_the_layout(both_layouts, sensors):
+    for names in (bands.S2_BANDS, ("B8", "B2")):
+        rasters = pipeline.select(names, bands.S2_BANDS, sensors)
+        for data in (Data(crop_px=64), Data(crop_px=96, zoom=1.6, band_jitter=0.1), Data(crop_px=LARGE_PX)):
+            one, two = (
+                pipeline.train_batches(read_split(builder, "train"), rasters, data, batch_size=3, seed=1)
+                for builder in both_layouts
+            )
+            for _ in range(4):
+                first, second = next(one), next(two)
+                for name, values in first.items():
+                    np.testing.assert_array_equal(values, second[name])
+
+
+def test_records_of_both_layouts_are_the_same(both_layouts):
+    one, two = (read_split(builder, "train") for builder in both_layouts)
+    rasters = pipeline.select(bands.S2_BANDS, bands.S2_BANDS, ("s2", "s1"))
+    lazy = lazily(read_split(both_layouts[0], "train[2:]"))
+    for index in range(6):
+        for name, value in one[index].items():
+            np.testing.assert_array_equal(value, two[index][name])
+        whole = preprocess.labelled_box(rasters(one[index])["label"])
+        if index >= 2:
+            assert isinstance(lazy[index - 2]["s2"], blocks.InBlocks)
+            assert pipeline.labelled_box(lazy[index - 2], rasters) == whole
+
+
+def test_where_a_complete_tile_is_labelled_takes_its_label_only(both_layouts, monkeypatch):
+    decoded = []
+    read = blocks.InBlocks.__getitem__
+    monkeypatch.setattr(blocks.InBlocks, "__getitem__", lambda self, part: decoded.append(part) or read(self, part))
+    source = lazily(read_split(both_layouts[0], "train"))
+    record = next(record for record in source if not record["s2"].incomplete() and not record["s1"].incomplete())
+    rasters = pipeline.select(bands.S2_BANDS, bands.S2_BANDS, ("s2", "s1"))
+    assert pipeline.labelled_box(record, rasters) == np.s_[0:LARGE_PX, 0:LARGE_PX]
+    assert decoded == [pipeline.WHOLE]  # the label
+
+
+def test_a_damaged_block_counts_as_a_record_that_cannot_be_read(both_layouts, monkeypatch):
+    source, rasters = (
+        read_split(both_layouts[0], "train"),
+        pipeline.select(bands.S2_BANDS, bands.S2_BANDS, ("s2", "s1")),
+    )
+    read = blocks.InBlocks.__getitem__
+
+    def damaged(self, part):
+        if self.dtype == np.uint16 and self._index["complete"].all():
+            raise ValueError("block 0, 0 of a raster is damaged")
+        return read(self, part)
+
+    monkeypatch.setattr(blocks.InBlocks, "__getitem__", damaged)
+    for corrupt, ends in (("stop", True), ("skip", False)):
+        data = Data(crop_px=64, corrupt_records=corrupt)
+        batches = pipeline.train_batches(source, rasters, data, batch_size=6, seed=0)
+        if ends:
+            with pytest.raises(ValueError, match=r"record \d of 6 of the split cannot be read .*block 0, 0"):
+                next(batches)
+        else:
+            assert len(set(next(batches)["tile_id"])) < 6
+
+
+def test_a_network_of_other_classes_is_not_trained(builder):
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, classes=4))
+    with pytest.raises(ValueError, match=r"model.classes is 4, expected 9"):
+        dataset.resolve(config, builder)

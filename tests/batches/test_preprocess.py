@@ -155,3 +155,14 @@ def test_zoom_keeps_the_size_and_makes_up_no_label():
         assert after["s2"].shape == (32, 32, 9) and set(np.unique(after["label"])) <= {0, 1, 4, 6}
         sides.add(len(np.unique(after["s1"][8:, :, 0])))  # of a larger crop fewer pixels are left, of a smaller all
     assert len(sides) > 10
+
+
+def test_no_zoom_is_0_or_1_and_draws_nothing():
+    """A draw for no zoom would move the crops of runs that go on."""
+    one, none = (augmented(5, zoom=zoom)[1] for zoom in (1.0, 0.0))
+    np.testing.assert_array_equal(one["s2"], none["s2"])
+    rng = np.random.default_rng(5)
+    before, _ = augmented(5, zoom=0.0)
+    start = rng.integers(0, before["label"].shape[0] - 32 + 1), rng.integers(0, before["label"].shape[1] - 32 + 1)
+    cut = augmented(5, zoom=1.0, crop_px=32)[1]["s2"]
+    np.testing.assert_array_equal(cut, before["s2"][start[0] : start[0] + 32, start[1] : start[1] + 32])

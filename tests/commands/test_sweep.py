@@ -207,6 +207,48 @@ def test_one_seed_has_no_deviation(small_run, tmp_path):
     assert f"| 1 of 1 | {100 * float(row['mean_iou']):.1f} ± - |" in text
 
 
+def copies(small_run: Path, folder: Path, seeds: int) -> list[sweep.Run]:
+    """A sweep of finished runs: copies of `small_run`."""
+    fixed = [flag.removeprefix("--config.") for flag in small_flags(small_run)]
+    runs = sweep.grid([QUICKSTART], fixed, [f"train.seed={','.join(map(str, range(seeds)))}"], False, folder)
+    for one in runs:
+        shutil.copytree(small_run / "run", one.workdir)
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dataset": "dynamic_world_plus/other/1.0.0"}, "is of data set other, not mine"),
+        ({"split": "validation"}, "is of split 'validation', not 'test'"),
+        ({"step": 1}, "is of step 1, but the best checkpoint is of step"),
+        ({"tiles": 7}, "is of other data than"),
+    ],
+)
+def test_the_score_of_something_else_is_left_out_and_named(small_run, tmp_path, change, told):
+    runs = copies(small_run, tmp_path, 3)
+    figures = json.loads(runs[1].evaluation.read_text())
+    runs[1].evaluation.write_text(json.dumps(figures | {"mean_iou": 0.99} | change))
+    with pytest.raises(ValueError, match=r"1 of 3 runs are left out of .*table\.md: ") as caught:
+        sweep.sweep(runs, tmp_path)
+    assert told in str(caught.value) and str(runs[1].workdir) in str(caught.value)
+    (row,) = rows_of(tmp_path)
+    assert row["done"] == "2" and told in row["state"]
+    np.testing.assert_allclose(float(row["mean_iou"]), figures["mean_iou"], rtol=1e-12)
+
+
+def test_an_evaluation_by_hand_of_a_run_that_was_stopped_does_not_end_it(small_run, tmp_path):
+    """It goes on at the next call, for its latest checkpoint is before its last step."""
+    (one,) = copies(small_run, tmp_path, 1)
+    assert sweep.ended(one)
+    config = json.loads((one.workdir / "config.json").read_text())
+    config["train"]["steps"] = 8
+    (one.workdir / "config.json").write_text(json.dumps(config))
+    assert not sweep.ended(one) and "| 0 of 1 |" in sweep.write_table([one], {}, tmp_path)
+    shutil.rmtree(one.workdir / "checkpoints")  # to spare the disk: then it cannot go on
+    assert sweep.ended(one) and "| 1 of 1 |" in sweep.write_table([one], {}, tmp_path)
+
+
 @pytest.mark.slow
 def test_four_runs_two_at_a_time_make_a_table_and_a_second_call_runs_nothing(small_run, tmp_path):
     over = ("--over", "model.branches=both,spectral", "--seeds", "0,1", "--together", "2")

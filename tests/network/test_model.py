@@ -77,7 +77,7 @@ def plain_decoder(params: dict, features: tuple[jax.Array, ...]) -> jax.Array:
 
 @pytest.mark.parametrize("train", [False, True])
 def test_factored_decoder_equals_its_plain_twin_in_outputs_and_gradients(train):
-    config = Model(widths=(8, 16, 24, 32), decoder_width=24)
+    config = Model(widths=(8, 16, 24, 32), heads=(1, 1, 1, 1), decoder_width=24)
     keys = jax.random.split(jax.random.key(0), 8)
     features = tuple(
         jax.random.normal(keys[i], (2, s, s, c)) for i, (s, c) in enumerate(((32, 8), (16, 16), (8, 24), (4, 32)))

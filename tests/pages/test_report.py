@@ -17,6 +17,7 @@ from PIL import Image
 
 from specsar_jax import evaluate, report
 from specsar_jax.accuracy import metrics
+from specsar_jax.accuracy.evaluation_files import files_of
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.pages import report_page, runs, tile_cards
 from specsar_jax.trained.run_files import split_file
@@ -25,6 +26,9 @@ from tfds_dwplus.prepare import prepare
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">"
 """A tile id, and a part of the name of a run."""
+
+FIGURES, SUMS = "evaluation_test-places-best.json", "tiles_test-places-best.npz"
+"""Files of an evaluation on a data set that is not the run's own."""
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +67,9 @@ def compared(folder, workdir) -> Path:
     """The report of two runs; the second is the first under another name, with a figure and half of the tiles less."""
     other = folder / "other"
     shutil.copytree(workdir, other)
-    tally = Tally.read(other / "tiles_test.npz").choose(np.arange(4))
-    tally.write(other / "tiles_test.npz")
-    edit(other / "evaluation_test.json", labelled_pixels=int(tally.confusion.sum()), weighted_f1=None)
+    tally = Tally.read(other / SUMS).choose(np.arange(4))
+    tally.write(other / SUMS)
+    edit(other / FIGURES, labelled_pixels=int(tally.confusion.sum()), tiles_sha256=tally.sha256, weighted_f1=None)
     return write(folder, "compared.html", "--workdir", workdir, "--workdir", other)
 
 
@@ -147,7 +151,7 @@ def test_pictures_are_enlarged_and_leafed_through(browser, page):
     assert not opened.locator("#viewer").is_visible()
     # The matrix shows one kind of number at a time.
     cell = opened.locator(".matrix td").first
-    confusion = json.loads((page.parent / f"run {HOSTILE}" / "evaluation_test.json").read_text())["confusion_matrix"]
+    confusion = json.loads((page.parent / f"run {HOSTILE}" / FIGURES).read_text())["confusion_matrix"]
     assert cell.inner_text() == report_page.percent(confusion[0][0] / sum(confusion[0]))
     opened.get_by_text("pixels", exact=True).click()
     assert cell.inner_text() == f"{confusion[0][0]:,}"
@@ -155,7 +159,7 @@ def test_pictures_are_enlarged_and_leafed_through(browser, page):
 
 
 def test_figures_are_those_of_the_files(page, workdir):
-    text, figures = read_text(page), json.loads((workdir / "evaluation_test.json").read_text())
+    text, figures = read_text(page), json.loads((workdir / FIGURES).read_text())
     for name in report_page.HEADLINE:
         low, high = figures["intervals"][name]
         assert (
@@ -166,7 +170,7 @@ def test_figures_are_those_of_the_files(page, workdir):
     area = figures["area"]["per_class"]["water"]
     assert report_page.area(area["mapped_ha"]) in text and report_page.area(area["area_ha"]["value"]) in text
     assert f"{100 * figures['calibration']['ece']:.2f}" in text and f"{figures['calibration']['brier']:.4f}" in text
-    tally = Tally.read(workdir / "tiles_test.npz")
+    tally = Tally.read(workdir / SUMS)
     for name, accuracy in zip(tally.tile_id, metrics.headline(tally.confusion)["overall_accuracy"], strict=True):
         assert re.search(rf"{re.escape(name)}[^%]*accuracy\s+{report_page.percent(accuracy)} %", text), name
     started = json.loads((workdir / "run.json").read_text())
@@ -175,7 +179,7 @@ def test_figures_are_those_of_the_files(page, workdir):
 
 
 def test_pictures_show_what_was_counted(folder, workdir):
-    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"), "places")
     place = int(np.flatnonzero(run.tally.tile_id == HOSTILE)[0])
     cards, notes = tile_cards.tile_cards([run], "test", [place])
     assert notes == []
@@ -209,21 +213,36 @@ def test_two_runs_side_by_side(compared):
 def test_runs_that_cannot_be_compared(folder, workdir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(workdir, other)
-    text = (other / "evaluation_test.json").read_text()
-    (other / "evaluation_test.json").write_text(text.replace('"built"', '"houses"'))
+    text = (other / FIGURES).read_text()
+    (other / FIGURES).write_text(text.replace('"built"', '"houses"'))
     with pytest.raises(ValueError, match=r"have different classes .*houses.* report on each by itself"):
         write(folder, "x.html", "--workdir", workdir, "--workdir", other)
     with pytest.raises(ValueError, match="is given twice"):
         write(folder, "x.html", "--workdir", workdir, "--workdir", workdir)
     # Of other tiles: side by side, but without a difference.
-    shutil.copy(workdir / "evaluation_test.json", other)
-    tally = Tally.read(other / "tiles_test.npz")
-    Tally(
-        **{name: of for name, of in vars(tally).items() if name != "tile_id"}, tile_id=np.char.add(tally.tile_id, "x")
-    ).write(other / "tiles_test.npz")
+    shutil.copy(workdir / FIGURES, other)
+    tally = Tally.read(other / SUMS)
+    tally = dataclasses.replace(tally, tile_id=np.char.add(tally.tile_id, "x"))
+    tally.write(other / SUMS)
+    edit(other / FIGURES, tiles_sha256=tally.sha256)
     text = read_text(write(folder, "y.html", "--workdir", workdir, "--workdir", other, "--tiles", 0))
     assert "other: not compared, for no tile is in both" in text
     assert "No pictures were asked for" in text
+
+
+def test_tiles_of_one_name_in_another_data_set_are_not_the_same(folder, workdir):
+    """As simulated data sets of two seeds have them."""
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"), "places")
+    others = [
+        dataclasses.replace(run, name=name, figures=run.figures | change)
+        for name, change in (("b", {"dataset": "dynamic_world_plus/other/1.0.0"}), ("c", {"data_sha256": "0" * 64}))
+    ]
+    said = runs.mixtures([run, *others])
+    assert [line.partition(" was evaluated on ")[0] for line in said] == ["b", "c"]
+    assert all("not to be compared" in line for line in said) and runs.mixtures([run, run]) == []
+    page = report_page.render([run, *others], "test", 0, 0)
+    for name in "bc":
+        assert f"{name}: not compared, for it was evaluated on another data set" in page
 
 
 def test_refused(folder, workdir, tmp_path):
@@ -237,24 +256,25 @@ def test_refused(folder, workdir, tmp_path):
         return str(caught.value)
 
     said = error("--workdir", workdir, "--split", "validation")
-    assert "has no evaluation of split 'validation' (found: evaluation_test.json)" in said
+    assert f"has no evaluation of split 'validation' (found: {FIGURES}, evaluation_test.json)" in said
     assert "specsar_jax.evaluate" in said
-    assert "no data set dynamic_world_plus/places" in error("--workdir", workdir, "--data_dir", tmp_path)
+    places = ("--dataset", "places")
+    assert "no data set dynamic_world_plus/places" in error("--workdir", workdir, *places, "--data_dir", tmp_path)
     assert "--tiles is -1" in error("--workdir", workdir, "--tiles", -1)
     assert "--seed is -1" in error("--workdir", workdir, "--seed", -1)
     assert "no folder" in error("--workdir", workdir, "--output", tmp_path / "none" / "x.html")
     broken = tmp_path / "broken"
     shutil.copytree(workdir, broken)
-    edit(broken / "evaluation_test.json", labelled_pixels=1)
+    own = broken / "evaluation_test.json"
+    edit(own, labelled_pixels=1)
     assert "are not of one evaluation" in error("--workdir", broken)
-    edit(broken / "evaluation_test.json", labelled_pixels=0)
+    edit(own, labelled_pixels=0)
     assert "has no labelled pixel" in error("--workdir", broken)
-    edit(broken / "evaluation_test.json", split="test[-5:]")
-    (broken / "evaluation_test.json").rename(broken / split_file("evaluation", "test[:5%]", "json"))
+    edit(own, split="test[-5:]")
+    own.rename(broken / split_file("evaluation", "test[:5%]", "json"))
     assert "is of split 'test[-5:]', not 'test[:5%]'" in error("--workdir", broken, "--split", "test[:5%]")
-    shutil.copy(workdir / "evaluation_test.json", broken)
     for text, expected in (("{", "is not JSON"), ("[]", "holds a list"), ("{}", "has no dataset")):
-        (broken / "evaluation_test.json").write_text(text)
+        own.write_text(text)
         assert expected in error("--workdir", broken)
     assert not list(broken.glob("*report*")) and not list(tmp_path.glob("*.html"))
 
@@ -262,17 +282,21 @@ def test_refused(folder, workdir, tmp_path):
 def test_without_the_data_set_the_rest_is_told(workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    report.main(["--workdir", str(copy)])  # the config's data set is there, the evaluation's is not
+    report.main(
+        ["--workdir", str(copy), "--dataset", "places"]
+    )  # the config's data set is there, the evaluation's is not
     text = read_text(copy / "report.html")
     assert "Pictures are missing of copy: no data set dynamic_world_plus/places" in text
     assert "Mean IoU" in text and "Model card" in text
 
 
-def test_without_its_checkpoint_no_prediction_is_shown(folder, workdir, tmp_path):
+def test_without_its_checkpoint_no_prediction_is_shown(folder, workdir, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    edit(copy / "evaluation_test.json", step=99)
+    edit(copy / FIGURES, step=99)
     page = write(folder, "gone.html", "--workdir", copy)
+    said = "copy was evaluated at step 99, but its best checkpoint is of step"
+    assert said in capsys.readouterr().err and said in read_text(page) and "the best by" not in read_text(page)
     assert "the checkpoint of step 99, which was evaluated, is gone" in read_text(page)
     assert "Label of tile" in page.read_text() and "Prediction for tile" not in page.read_text()
 
@@ -280,11 +304,11 @@ def test_without_its_checkpoint_no_prediction_is_shown(folder, workdir, tmp_path
 def test_sums_that_are_missing_are_made_again(folder, workdir, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
-    (copy / "tiles_test.npz").unlink()
+    (copy / SUMS).unlink()
     (copy / "metrics.jsonl").unlink()
     text = read_text(write(folder, "again.html", "--workdir", copy, "--tiles", 0))
-    assert "has no tiles_test.npz: the network is run over test again" in capsys.readouterr().err
-    assert len(Tally.read(copy / "tiles_test.npz")) == 8
+    assert f"has no {SUMS}: the network is run over test again" in capsys.readouterr().err
+    assert len(Tally.read(copy / SUMS)) == 8
     assert "There is no run log" in text
 
 
@@ -293,7 +317,7 @@ def test_sums_that_are_missing_are_made_again(folder, workdir, tmp_path, capsys)
     [("test", False), ("test[:3]", False), ("train[-20%:]", True), ("test[5%:]+validation", True), ("all", True)],
 )
 def test_a_split_that_the_training_used(folder, workdir, split, used):
-    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"), "places")
     assert not report_page.used_in_training(run)
     figures = run.figures | {"split": split}
     assert not report_page.used_in_training(dataclasses.replace(run, figures=figures))  # of another data set
@@ -308,15 +332,16 @@ def test_a_split_that_the_training_used_is_told(folder, workdir, page, tmp_path)
     shutil.copytree(workdir, copy)
     config = json.loads((copy / "config.json").read_text())
     edit(copy / "config.json", data=config["data"] | {"name": "places"})
-    for what, ending in (("evaluation", "json"), ("tiles", "npz")):
-        (copy / f"{what}_test.{ending}").rename(copy / split_file(what, "train[:50%]", ending))
-    edit(copy / split_file("evaluation", "train[:50%]", "json"), split="train[:50%]")
+    files = files_of(copy, "train[:50%]", "places", "best")
+    for name, path in zip((FIGURES, SUMS), files, strict=True):
+        (copy / name).rename(path)
+    edit(files.figures, split="train[:50%]")
     text = read_text(write(folder, "train.html", "--workdir", copy, "--split", "train[:50%]", "--tiles", 0))
     assert "is of a part of the data set that the training used" in text
 
 
 def test_many_places_are_put_together(folder, workdir):
-    [run] = runs.read_runs([workdir], "test", str(folder / "data"))
+    [run] = runs.read_runs([workdir], "test", str(folder / "data"), "places")
     tally = run.tally.choose(np.arange(5000) % 8)
     rng = np.random.default_rng(0)
     tally.columns["lon"], tally.columns["lat"] = rng.uniform(-170, 170, 5000), rng.uniform(-60, 60, 5000)
@@ -337,7 +362,8 @@ def score(folder: Path, workdir: Path) -> None:
 def write(folder: Path, name: str, *arguments: object) -> Path:
     """Makes a report with the data set `places`."""
     output = folder / name
-    report.main([*map(str, arguments), "--data_dir", str(folder / "data"), "--output", str(output)])
+    places = ("--data_dir", str(folder / "data"), "--dataset", "places")
+    report.main([*map(str, arguments), *places, "--output", str(output)])
     return output
 
 

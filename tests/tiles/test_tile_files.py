@@ -88,6 +88,24 @@ def test_the_rules_of_the_decoder_hold_for_tiles(tmp_path):
     np.testing.assert_array_equal(tile_files.read_tile(tmp_path, tile.record, bands.S2_BANDS).s2, s2)
 
 
+@pytest.mark.parametrize(("sensor", "nodata"), [("s1", 0.0), ("s1", -9999.0), ("s2", 65535)])
+def test_what_a_file_calls_nodata_is_none(tmp_path, sensor, nodata):
+    """0 dB and reflectance 6.5 would be learnt otherwise; `predict` leaves them out too."""
+    tile = simulated_tile(0, "train", 1, 40)
+    tile_files.write_tile(tmp_path, tile, bands.S2_BANDS)
+    path = tmp_path / sensor / f"{tile.record.tile_id}.tif"
+    with rasterio.open(path) as raster:
+        values, profile, names = raster.read(), dict(raster.profile), raster.descriptions
+    values[:, :20] = nodata
+    with rasterio.open(path, "w", **profile | {"nodata": nodata}) as raster:
+        raster.write(values)
+        raster.descriptions = names
+    back = tile_files.read_tile(tmp_path, tile.record, bands.S2_BANDS)
+    none, whole = np.isnan(back.s1).all(axis=-1), (back.s2 == bands.S2_NODATA).all(axis=-1)
+    none, whole = (none, whole) if sensor == "s1" else (whole, none)
+    assert none[:20].all() and not none[20:].any() and not whole.any()
+
+
 def test_gamma0_is_told_from_sigma0(tmp_path):
     tile = simulated_tile(0, "train", 1, 40)
     tile_files.write_tile(tmp_path, tile, bands.S2_BANDS)

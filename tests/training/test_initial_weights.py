@@ -32,6 +32,22 @@ def test_bands_go_by_name_and_the_rest_as_it_is(small_run):
     assert set(carried.unused) == {"params.decoder.classify_kernel", "params.decoder.classify_bias"}
 
 
+@pytest.mark.parametrize(
+    ("preset", "unit", "told"),
+    [
+        ("specsar_former", "gamma0 dB", True),
+        ("specsar_former", "sigma0 dB", False),
+        ("specsar_former", "", False),
+        ("spectral_only", "gamma0 dB", False),
+    ],
+)
+def test_backscatter_of_another_kind_is_told(small_run, capsys, preset, unit, told):
+    """The network learnt sigma0."""
+    config = small_config(small_run, preset=preset)
+    load_finetuned(small_run / "run", model.init_params(config.model, jax.random.key(0)), config, unit)
+    assert ("Sentinel-1 is gamma0, but the network was trained on sigma0" in capsys.readouterr().out) == told
+
+
 def test_a_run_starts_from_another_one(small_run, tmp_path, capsys):
     settings = ("train.steps=1", "train.eval_every=1", f"train.finetune={small_run / 'run'}", "train.ema_decay=0.0")
     loop.train(small_config(small_run, *settings), tmp_path / "run")

@@ -46,10 +46,21 @@ def test_weights_and_moments_are_split_not_copied():
     assert held < 0.2 * whole  # of 8 devices; small ones and odd ones are copied
 
 
-@pytest.mark.parametrize(("data", "model"), [(3, 1), (0, 3), (8, 2), (0, 0)])
+@pytest.mark.parametrize(("data", "model"), [(3, 1), (0, 3), (8, 2)])
 def test_a_mesh_of_other_devices_than_there_are_is_refused(data, model):
     with pytest.raises(ValueError, match="8 devices"):
         sharding.make_mesh(configs.Mesh(data, model))
+
+
+def test_the_first_devices_are_used():
+    assert list(sharding.make_mesh(configs.Mesh(devices=2)).devices.flat) == jax.devices()[:2]
+    assert dict(sharding.make_mesh(configs.Mesh(devices=6, model=2)).shape) == {"data": 3, "model": 2}
+    assert list(sharding.evaluation_mesh(configs.Mesh(devices=1)).devices.flat) == jax.devices()[:1]
+    assert sharding.evaluation_mesh(configs.Mesh(devices=64)).size == 8  # trained on a larger machine
+    with pytest.raises(ValueError, match=r"mesh.devices=9, but JAX finds 8"):
+        sharding.make_mesh(configs.Mesh(devices=9))
+    with pytest.raises(ValueError, match=r"or mesh.devices=3 use the first ones"):
+        sharding.make_mesh(configs.Mesh(data=3))
 
 
 def test_goes_on_with_other_devices_and_readers(small_run, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from finished_runs import journal, losses, weights
 from segformer_files import hub_tensors
 
 from specsar_jax.trained import loading
-from specsar_jax.training import evaluation, loop, run_log
+from specsar_jax.training import loop, run_log
 
 
 @pytest.fixture
@@ -46,7 +46,17 @@ def test_workdir_holds_what_is_promised(unbroken):
     assert {"dataset", "split", "step", "tiles", "labelled_pixels", "mean_iou", "overall_accuracy", "macro_f1", "kappa",
             "classes", "confusion_matrix", "per_class"} <= figures.keys()  # fmt: skip
     assert figures["tiles"] == 2 and np.sum(figures["confusion_matrix"]) == figures["labelled_pixels"]
-    whole = {"boundary_iou", "calibration", "groups", "area", "intervals"}  # told once, at the end
+    # Told once, at the end.
+    whole = {
+        "boundary_iou",
+        "calibration",
+        "groups",
+        "area",
+        "intervals",
+        "data_sha256",
+        "weights_sha256",
+        "tiles_sha256",
+    }
     assert figures.keys() - whole <= next(line for line in lines if line["kind"] == "eval").keys()
     best = max((line for line in lines if line["kind"] == "eval"), key=lambda line: line["mean_iou"])
     assert figures["step"] == best["step"]
@@ -88,12 +98,8 @@ def test_a_finished_run_started_again_only_scores(unbroken, small_run):
     assert (unbroken / "metrics.jsonl").read_text() == before
 
 
-def test_one_device_has_the_losses_of_eight(unbroken, small_run, tmp_path, monkeypatch):
-    axes = (jax.sharding.AxisType.Auto,) * 2
-    one = jax.make_mesh((1, 1), ("data", "model"), axis_types=axes, devices=jax.devices()[:1])
-    for module in (loop, evaluation):
-        monkeypatch.setattr(module, "make_mesh", lambda *_: one)
-    loop.train(small_config(small_run), tmp_path)
+def test_one_device_has_the_losses_of_eight(unbroken, small_run, tmp_path):
+    loop.train(small_config(small_run, "mesh.devices=1"), tmp_path)
     np.testing.assert_allclose(losses(tmp_path), losses(unbroken), rtol=1e-4)
 
 

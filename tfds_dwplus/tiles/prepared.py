@@ -8,19 +8,21 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_dwplus.command_line import local_path
+
 
 def open_dataset(data_dir: Path | str, name: str) -> tfds.core.DatasetBuilder:
     """Opens the latest version of the data set `dynamic_world_plus/NAME` under `data_dir`.
 
     Raises:
-        ValueError: it does not exist. The message lists the data sets that do.
+        ValueError: it does not exist, the message lists the data sets that do; or `data_dir` is not a path.
     """
-    folder = Path(data_dir) / "dynamic_world_plus"
+    folder = local_path(data_dir) / "dynamic_world_plus"
     versions = sorted((folder / name).glob("*/dataset_info.json")) if name else []
     if not versions:
         found = sorted({path.parts[-3] for path in folder.glob("*/*/dataset_info.json")})
         raise ValueError(
-            f"no data set dynamic_world_plus/{name} under {Path(data_dir).resolve()} (found: {', '.join(found) or 'none'}); "
+            f"no data set dynamic_world_plus/{name} under {folder.parent.resolve()} (found: {', '.join(found) or 'none'}); "
             "make it with python -m tfds_dwplus.prepare"
         )
     return tfds.builder_from_directory(versions[-1].parent)

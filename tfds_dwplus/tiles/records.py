@@ -6,12 +6,12 @@ decoded. TFDS reads the files: `features.json` names the classes below, so that 
 
 Blosc first reorders the bytes of pixels, so that bytes of one band lie together, then compresses them with LZ4 in its slow
 mode. In the comparison of `benchmarks/reading.py --codecs` only uncompressed records are read faster, and the size is close
-to the smallest: zstd and ArrayRecord's own compression save a little more space but take twice the time.
+to the smallest: zstd and ArrayRecord's own compression save a little more space but take twice the time. Large rasters are
+compressed in blocks, by `blocks`; `lazily` makes a source that reads and decodes only the parts that are asked for.
 """
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,13 +23,9 @@ from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_dwplus import bands
+from tfds_dwplus.tiles import blocks
+from tfds_dwplus.tiles.record_parts import PartlyRead, RecordFile
 from tfds_dwplus.tiles.tile_files import Tile
-
-CODEC = {"cname": "lz4hc", "clevel": 5, "shuffle": 1, "blocksize": 2**19}
-"""Settings of numcodecs.Blosc. They may be changed: each record stores how it was compressed."""
-
-_LARGEST_SHUFFLE_BYTES = 255
-"""Blosc stores the size of an item to shuffle in one byte."""
 
 
 class Raster(tfds.features.Tensor):
@@ -39,18 +35,12 @@ class Raster(tfds.features.Tensor):
 
     def encode_example(self, example_data: np.ndarray) -> bytes:
         """Compresses an array. Raises a ValueError if its shape or type is not that of the feature."""
-        return _compressed(
-            super().encode_example(example_data), math.prod(self.shape[2:]) * np.dtype(self.np_dtype).itemsize
-        )
+        values = np.frombuffer(super().encode_example(example_data), self.np_dtype)
+        return blocks.encode(values.reshape(self.shape))
 
     def decode_example_np(self, example_data: bytes | memoryview) -> np.ndarray:
-        """Decompresses an array."""
-        from numcodecs import blosc  # imported here, because it takes 0.2 s that most commands do not need
-
-        values = np.empty(self.shape, self.np_dtype)
-        if values.size:
-            blosc.decompress(example_data, values)
-        return values
+        """Decompresses an array, of either layout of `blocks`."""
+        return blocks.decode(example_data, self.shape, self.np_dtype)
 
     def decode_example(self, tfexample_data: Any) -> Any:
         """Decompresses a string tensor of TensorFlow."""
@@ -79,6 +69,67 @@ class Record(tfds.features.FeaturesDict):
             name: feature.decode_example_np(stored[name] if isinstance(feature, Raster) else bytes(stored[name]))
             for name, feature in self.items()
         }
+
+    def deserialize_lazily(self, record: memoryview | PartlyRead) -> dict[str, Any] | None:
+        """Decodes a record but for its rasters, which are decoded where they are sliced. None if one is not in blocks."""
+        stored = dict(_stored_bytes(record))
+        values = {}
+        for name, feature in self.items():
+            if not isinstance(feature, Raster):
+                values[name] = feature.decode_example_np(bytes(stored[name]))
+            elif 0 in feature.shape:
+                values[name] = feature.decode_example_np(b"")
+            elif blocks.is_in_blocks(stored[name]):
+                values[name] = blocks.InBlocks(stored[name], feature.shape, feature.np_dtype)
+            else:
+                return None
+        return values
+
+
+class LazyRecords:
+    """The records of a data source of TFDS, of which no more is read and decoded than is sliced.
+
+    Records that are not in blocks come whole, as from the source itself: those made before there were blocks, and small tiles.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._files: dict[str, RecordFile | None] = {}
+        instructions = source.dataset_info.splits[source.split].file_instructions
+        self._starts = np.cumsum([0, *(one.take for one in instructions)])
+        self._instructions = instructions
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        if not 0 <= number < len(self._instructions):
+            raise IndexError(index)
+        instruction = self._instructions[number]
+        file = self._opened(os.fspath(instruction.filename), instruction.examples_in_shard)
+        record = file and self._source.dataset_info.features.deserialize_lazily(
+            file[instruction.skip + index - int(self._starts[number])]
+        )
+        return record or self._source[index]
+
+    def _opened(self, path: str, count: int) -> RecordFile | None:
+        if path not in self._files:
+            try:
+                self._files[path] = RecordFile(path, count)
+            except (
+                OSError,
+                ValueError,
+            ):  # in a bucket, or of another kind, or damaged: the library reads it or says so
+                self._files[path] = None
+        return self._files[path]
+
+
+def lazily(source: Any) -> Any:
+    """A source of records with rasters that are decoded where they are sliced; the source itself if it is not TFDS's of ours."""
+    features = getattr(getattr(source, "dataset_info", None), "features", None)
+    whole = isinstance(features, Record) and not source.decoders
+    return LazyRecords(source) if whole and getattr(source, "split", None) is not None else source
 
 
 def record_features(size_px: int, s2_bands: int, s1_bands: int) -> Record:
@@ -220,16 +271,7 @@ def _read_record(path: bytes, place: np.int64) -> bytes:
     return _open_file(path)[int(place)]
 
 
-def _compressed(values: bytes, pixel_bytes: int) -> bytes:
-    from numcodecs import blosc
-
-    if not values:
-        return b""
-    item = np.dtype((np.void, pixel_bytes if 0 < pixel_bytes <= _LARGEST_SHUFFLE_BYTES else 1))
-    return bytes(blosc.Blosc(**CODEC).encode(np.frombuffer(values, item)))
-
-
-def _stored_bytes(record: memoryview) -> Iterator[tuple[str, memoryview]]:
+def _stored_bytes(record: Any) -> Iterator[tuple[str, Any]]:
     """Parses a serialised tf.train.Example to the name and bytes of each feature.
 
     Source: protobuf's wire format, and tensorflow/core/example/{example,feature}.proto. Example{features = 1},
@@ -244,7 +286,7 @@ def _stored_bytes(record: memoryview) -> Iterator[tuple[str, memoryview]]:
                     yield bytes(name).decode(), value
 
 
-def _messages(message: memoryview, *fields: int) -> Iterator[memoryview]:
+def _messages(message: Any, *fields: int) -> Iterator[Any]:
     """Gives the bytes of the fields of a message. Raises a ValueError for a field that is not in `fields`."""
     place = 0
     while place < len(message):

@@ -69,9 +69,10 @@ def decibels(
 def _samples(
     path: Path, layers: list[Layer], pixels: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
 ) -> list[Num[np.ndarray, "_"]]:
-    """Stored numbers of each band that have data, of every eighth row and column. Raises a ValueError if a band has none at all."""
+    """Stored numbers of each band that have data, of rows and columns all over the tile. Raises a ValueError if a band has none at all."""
+    step = max(min(pixels[0][0].shape) // 64, 1)  # some thousand pixels are enough to decide, of a small tile all
     samples = [
-        layer.with_data(*(array[::8, ::8] for array in each)) for layer, each in zip(layers, pixels, strict=True)
+        layer.with_data(*(array[::step, ::step] for array in each)) for layer, each in zip(layers, pixels, strict=True)
     ]
     some = [
         bool(sample.size or layer.with_data(*each).size)

@@ -1,0 +1,90 @@
+"""The command `specsar`, and what it is without a home folder."""
+
+import os
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import REPOSITORY, refused
+
+from specsar_jax.commands import COMMANDS
+from specsar_jax.config_files import FOLDER
+from specsar_jax.devices.compilation import keep_compiled_programs
+
+
+def specsar(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "specsar_jax.commands", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        check=False,
+    )
+
+
+def test_every_command_is_listed():
+    for package in ("specsar_jax", "tfds_dwplus"):
+        files = (REPOSITORY / package).glob("*.py")
+        found = {file.stem for file in files if file.read_text().startswith(('"""Command: ', 'r"""Command: '))}
+        assert found == {name for name, (of, _) in COMMANDS.items() if of == package}
+
+
+def test_the_list_comes_without_jax(tmp_path):
+    code = "import sys; from specsar_jax.commands import main; sys.argv = ['specsar']\ntry: main()\n"
+    code += "except SystemExit: print(sorted({'jax', 'numpy', 'tensorflow_datasets'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert all(f"\n  {name}" in done.stdout for name in COMMANDS)
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_command_is_run_under_its_name(tmp_path):
+    assert specsar("prepare", "--help", cwd=tmp_path).stdout.startswith("usage: specsar prepare [-h]")
+    assert "expected a path" in refused(specsar("describe", "--data_dir", "gs://a", "--name", "b", cwd=tmp_path))
+    assert refused(specsar("predcit", cwd=tmp_path)).endswith("did you mean predict? See specsar --help")
+
+
+def test_the_package_holds_the_configs_of_the_repository():
+    setup = ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    assert "configs/*.py" in setup["options.package_data"]["specsar_jax"]
+    assert FOLDER.resolve() == REPOSITORY / "configs"
+
+
+@pytest.fixture
+def no_cache_named(monkeypatch):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_enable_compilation_cache", before[1])
+
+
+def test_without_a_home_compiled_programs_are_not_kept(no_cache_named, monkeypatch, capsys):
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    keep_compiled_programs()
+    assert capsys.readouterr().err.startswith("note: compiled programs are not kept")
+    assert not jax.config.jax_enable_compilation_cache
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_nor_where_the_folder_cannot_be_made(variable, no_cache_named, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "cache"))
+    keep_compiled_programs()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not jax.config.jax_enable_compilation_cache
+
+
+def test_else_they_are_kept_in_the_cache_of_the_user(no_cache_named, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "specsar_jax" / "xla")
