@@ -36,8 +36,8 @@ from specsar_jax.config import Config, Data
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.tiles import blocks
-from tfds_dwplus.tiles.blocks import CODEC
+from tfds_dwplus.tiles.layout import blocks
+from tfds_dwplus.tiles.layout.blocks import CODEC
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 from tfds_dwplus.tiles.records import lazily
 from tfds_dwplus.tiles.tile_files import COLUMNS, Tile, TileRecord, list_tiles, read_tile, write_tile

@@ -29,7 +29,7 @@ from specsar_jax import config as configs
 from specsar_jax.accuracy.evaluation_files import again, best_step, other_than, read_figures
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
-from specsar_jax.config_files import config_file
+from specsar_jax.config.files import config_file
 from specsar_jax.trained.run_files import checkpoint_folder, read_config, saved_steps, split_file
 from specsar_jax.training.stopping import out_of_patience
 from tfds_dwplus.command_line import Parser, path, progress, run, written_whole

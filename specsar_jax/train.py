@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from specsar_jax import config as configs
-from specsar_jax.config_files import QUICKSTART, config_file
+from specsar_jax.config.files import QUICKSTART, config_file
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.devices.sharding import start_processes
 from specsar_jax.training.checkpoints import MAY_CHANGE_IF_ASKED

@@ -13,7 +13,7 @@ from specsar_jax.batches import dataset, pipeline, preprocess
 from specsar_jax.config import Config, Data, Train
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.tiles import blocks
+from tfds_dwplus.tiles.layout import blocks
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 from tfds_dwplus.tiles.records import lazily
 from tfds_dwplus.tiles.tile_files import list_tiles, read_tile, write_tile

@@ -13,8 +13,8 @@ import pytest
 from specsar_jax import config as configs
 from specsar_jax import train
 from specsar_jax.config import Config
+from specsar_jax.config.settings import field_types
 from specsar_jax.network import model
-from specsar_jax.settings import field_types
 from specsar_jax.trained.run_files import read_config
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))

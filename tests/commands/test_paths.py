@@ -7,7 +7,7 @@ import pytest
 from conftest import command, refused, small_config
 
 import specsar_jax
-from specsar_jax.config_files import QUICKSTART, config_file
+from specsar_jax.config.files import QUICKSTART, config_file
 from specsar_jax.trained import hub, run_files
 from specsar_jax.training import loop
 from tfds_dwplus import DynamicWorldPlusConfig

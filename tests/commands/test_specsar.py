@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY, refused
 
 from specsar_jax.commands import COMMANDS
-from specsar_jax.config_files import FOLDER
+from specsar_jax.config.files import FOLDER
 from specsar_jax.devices.compilation import keep_compiled_programs
 
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.tiles import blocks
-from tfds_dwplus.tiles.record_parts import RecordFile
+from tfds_dwplus.tiles.layout import blocks
+from tfds_dwplus.tiles.layout.record_parts import RecordFile
 from tfds_dwplus.tiles.records import Record, example, raster, record_features, write_records
 
 

@@ -23,8 +23,8 @@ from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.proto import tf_example_pb2
 
 from tfds_dwplus import bands
-from tfds_dwplus.tiles import blocks
-from tfds_dwplus.tiles.record_parts import PartlyRead, RecordFile
+from tfds_dwplus.tiles.layout import blocks
+from tfds_dwplus.tiles.layout.record_parts import PartlyRead, RecordFile
 from tfds_dwplus.tiles.tile_files import Tile
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from tfds_dwplus.tiles.record_parts import PartlyRead
+from tfds_dwplus.tiles.layout.record_parts import PartlyRead
 
 CODEC = {"cname": "lz4hc", "clevel": 5, "shuffle": 1, "blocksize": 2**19}
 """Settings of numcodecs.Blosc. They may be changed: each buffer stores how it was compressed."""

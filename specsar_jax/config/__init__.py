@@ -13,8 +13,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from specsar_jax.sections import BATCH, SMALLEST_SIZE_PX, Config, Data, Loss, Mesh, Model, Optimizer, Predict, Train
-from specsar_jax.settings import build, field_types, listing, nearest, parse
+from specsar_jax.config.sections import (
+    BATCH,
+    SMALLEST_SIZE_PX,
+    Config,
+    Data,
+    Loss,
+    Mesh,
+    Model,
+    Optimizer,
+    Predict,
+    Train,
+)
+from specsar_jax.config.settings import build, field_types, listing, nearest, parse
 from tfds_dwplus import bands
 
 __all__ = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tfds_dwplus.command_line import path
 
-FOLDER = Path(__file__).parent / "configs"
+FOLDER = Path(__file__).parents[1] / "configs"
 
 QUICKSTART = FOLDER / "quickstart.py"
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specsar_jax.settings import Range, Section, Text, field_types, setting
+from specsar_jax.config.settings import Range, Section, Text, field_types, setting
 from tfds_dwplus import bands
 
 SMALLEST_SIZE_PX = 32
