@@ -48,6 +48,7 @@ DECISIONS = {
     "float 0 to 1, scale 1 in the item": ([Declared(1.0, 0.0)], [np.full(999, 0.15)], 10000, 0, ""),
     "float 0 to 1 and one glint": ([NOTHING], [np.append(np.full(999, 0.153), 2.01)], 10000, 0, "reflectance"),
     "float 0 to 1 and fill": ([NOTHING], [np.append(np.full(999, 0.153), np.full(3000, 65535))], 10000, 0, "0 to 1"),
+    "float 0 to 1, one band all 1": ([NOTHING] * 2, [np.full(999, 0.153), np.ones(999)], 10000, 0, "0 to 1"),
     "percent": ([NOTHING], [rng.uniform(1, 40, 999)], 100, 0, "percent"),
     "floating digital numbers": ([NOTHING], [rng.uniform(200, 3000, 999)], 1, 0, ""),
     "scale in the tags, but reflectance": ([Declared(1e-4)], [rng.uniform(0.02, 0.4, 999)], 10000, 0, "already"),
@@ -195,6 +196,7 @@ def test_names_under_any_prefix_and_spelling():
         1e-4, baseline=5.09
     )
     assert declared.of_tags({}, scale=2e-5) == Declared(2e-5)
+    assert declared.of_tags({"scale": "10", "offset": "none"}) == NOTHING  # the size of a pixel
     assert declared.of_tags({"QUANTIFICATION_VALUE": "10000", "BOA_ADD_OFFSET": "-1000"}) == Declared(1e-4, -1000.0)
 
 
@@ -203,5 +205,6 @@ def test_attributes_of_arrays():
     assert plain == Declared(nodata=0.0)
     listed = declared.of_array({"scales": (1e-4, 2e-5), "offsets": (-0.1, 0.0)}, {}, {}, 1)
     assert (listed.scale, listed.offset) == (2e-5, 0.0)
+    assert declared.of_array({"scale": 10}, {}, {}, 0) == NOTHING
     decoded = declared.of_array({}, {"scale_factor": 1e-4, "add_offset": -0.1}, {"s2:processing_baseline": "05.09"}, 0)
     assert decoded.decoded and decoded.baseline == 5.09 and decoded.scale is None

@@ -71,7 +71,8 @@ class Wanted:
     s1_window_days: int = 180
     """Days between the label's date and a Sentinel-1 scene, at most (as in the paper)."""
     s2_offset_in_doubt: int | None = None
-    """Digital numbers to subtract from a Sentinel-2 scene where neither its metadata nor its pixels decide. None: 0, and a warning."""
+    """Digital numbers to subtract from a Sentinel-2 scene where neither its metadata nor its pixels decide. None: as the metadata say,
+    or if they say nothing 0, with a warning; a scene whose only word is a flag that is often wrong is left out."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ def of_tags(*tags: Mapping[str, Any], scale: float = 1.0, offset: float = 0.0, n
     said = _read([dict(one) for one in tags])
     quantification = _first(said, _QUANTIFICATION)
     declared = Declared(
-        _first(said, _SCALE) or (1 / quantification if quantification else None),
+        _scale(said) or (1 / quantification if quantification else None),
         _first(said, _OFFSET),
         None,
         _baseline(said, name),
@@ -88,7 +88,7 @@ def of_item(properties: Mapping[str, Any], asset: Mapping[str, Any], name: str =
     of_scene = _read([properties])
     applied = _flag(said)
     return Declared(
-        _first(said, _SCALE),
+        _scale(said),
         _first(said, _OFFSET),
         _first(said, _NODATA),
         _baseline(said, "") or _baseline(of_scene, name),
@@ -116,10 +116,10 @@ def of_array(
         return {name: chosen(value) for name, value in level.items()}
 
     said, kept, of_scene = (_read([of_band(level)]) for level in (attributes, encoding, coordinates))
-    scale, offset = _first(said, _SCALE), _first(said, _OFFSET)
+    scale, offset = _scale(said), _first(said, _OFFSET)
     if scale == 1 and not offset:  # rioxarray writes 1 and 0 where a file says nothing
         scale = offset = None
-    kept_scale, kept_offset = _first(kept, _SCALE), _first(kept, _OFFSET)
+    kept_scale, kept_offset = _scale(kept), _first(kept, _OFFSET)
     return Declared(
         scale,
         offset,
@@ -200,6 +200,12 @@ def _read(levels: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             if value is not None:
                 said.setdefault(_plain(key), value)
     return said
+
+
+def _scale(said: Mapping[str, Any]) -> float | None:
+    """The scale, or a divisor such as 10000. Other numbers are of another thing: Earth Engine calls the size of a pixel so."""
+    number = _first(said, _SCALE)
+    return number if number is not None and (0 < number <= 1 or number >= 1000) else None
 
 
 def _first(said: Mapping[str, Any], names: Iterable[str]) -> float | None:

@@ -134,7 +134,6 @@ def decide(
         OffsetError: a flag that is often wrong says that the offset is in, pixels do not tell, and `in_doubt` is not given.
         ValueError: the numbers cannot be reflectance.
     """
-    # A float64 copy of a sample: uint16 would wrap, and percentiles of integers are the same.
     samples = [_without_fill(np.asarray(sample)) for sample in samples]
     gains, notes = _gains(names, declared, samples)
     numbers = [sample * gain for sample, gain in zip(samples, gains, strict=True)]
@@ -176,7 +175,7 @@ def digital_numbers(
             valid &= stored != fill
         if linear.gain == 1:
             valid &= stored < 65535
-        valid &= number < (65536 if linear.gain != 1 else 65535)
+        valid &= number < 65536
         number = np.clip(np.rint(np.where(valid, number, 0)), 1, 65534)
     return np.where(valid, number, bands.S2_NODATA).astype(np.uint16)
 
@@ -251,9 +250,7 @@ def _gains(
 ) -> tuple[list[float], list[str]]:
     """Gives digital numbers per stored number for each band, and notes. A declared scale counts if reflectance comes of it."""
     seen = _Seen.of(samples)
-    guessed, how = _guessed_gain(
-        seen, all(sample.dtype.kind == "f" and (sample % 1).any() for sample in samples if sample.size)
-    )
+    guessed, how = _guessed_gain(seen, any((sample % 1).any() for sample in samples))
     gains, notes = [], []
     for name, one, sample in zip(names, declared, samples, strict=True):
         own = _Seen.of([sample])
