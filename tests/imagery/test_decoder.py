@@ -83,6 +83,11 @@ def test_a_scale_that_makes_no_reflectance_is_refused():
         reflectance.decide(["B4"], [Declared(0.01)], [about(9000)])
 
 
+def test_a_scale_that_makes_everything_bright_is_told():
+    found = reflectance.decide(["B4"], [Declared(1e-3, 0.0)], [about(1400)])
+    assert "a reflectance above 1.4 of half" in found.notes[0]
+
+
 def test_what_was_done_is_told():
     found = reflectance.decide(["B4"], [IN], [about(1300, 3500)])
     assert found.said.startswith("1000 is subtracted")

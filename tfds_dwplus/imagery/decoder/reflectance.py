@@ -143,6 +143,10 @@ def decide(
             f"98 % of the numbers of Sentinel-2 are below {seen.p98.max():.4g} in all bands; they are taken as reflectance x 10000, "
             "and are of a very dark place if they are"
         )
+    if seen.any and seen.p50.min() > 10000 and any(one.scale not in (None, 1, 1e-4) for one in declared):
+        notes.append(
+            f"the declared scale makes a reflectance above {seen.p50.min() / 10000:.3g} of half of the pixels in every band; look at it"
+        )
     told = [_offsets_said(one, gain) for one, gain in zip(declared, gains, strict=True)]
     if offset is not None:
         against = sorted({said for each in told for said in each.values() if said != offset})
