@@ -14,6 +14,8 @@ from tfds_dwplus.imagery.items.footprints import covered_share
 def test_a_window_ends_before_its_last_day():
     assert window("2020-06-04", 0) == ("2020-06-04", "2020-06-05")
     assert window("2020-06-04", 180) == ("2019-12-07", "2020-12-02")
+    product = datetime.datetime(2020, 6, 7, 5, 46, tzinfo=datetime.UTC)
+    assert window("2020-06-04", 0, product) == ("2020-06-04", "2020-06-09")
 
 
 def test_slices_of_a_pass_are_one_scene():

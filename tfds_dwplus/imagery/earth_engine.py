@@ -24,12 +24,14 @@ from tfds_dwplus.imagery.acquisitions import (
     ArchiveError,
     Imagery,
     NoImageryError,
+    Product,
     SceneMetadata,
     Wanted,
     by_take,
     check_not_empty,
     choose_scene,
     common_columns,
+    parse_product,
 )
 from tfds_dwplus.imagery.decoder import backscatter, reflectance
 from tfds_dwplus.imagery.decoder.declared import baseline_in_name
@@ -71,8 +73,8 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
     try:
         region = ee.Geometry.Rectangle(list(transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)), None, False)
 
-        def within(name: str, days: int) -> Any:
-            start, end = window(tile.date, days)
+        def within(name: str, days: int, product: Product | None = None) -> Any:
+            start, end = window(tile.date, days, product.time if product else None)
             return ee.ImageCollection(name).filterBounds(region).filterDate(start, end)
 
         def known(collection: Any, properties: tuple[str, ...]) -> dict[str, list]:
@@ -80,7 +82,7 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
             whole = collection.filter(ee.Filter.notNull(list(properties)))
             return ee.Dictionary({name: whole.aggregate_array(name) for name in properties}).getInfo()
 
-        s2_images = within(S2_COLLECTIONS[wanted.s2_level], wanted.s2_window_days)
+        s2_images = within(S2_COLLECTIONS[wanted.s2_level], wanted.s2_window_days, parse_product(tile.s2_product_id))
         s2_known = known(s2_images, _S2_PROPERTIES)
         found = scenes(s2_known)
         chosen = choose_scene(found, tile, grid, wanted.s2_window_days)
@@ -137,10 +139,14 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
     return Imagery(s2_numbers, s1_decibel, common_columns(wanted, dates) | columns, notes)
 
 
-def window(date: str, days: int) -> tuple[str, str]:
-    """First day, and the day after the last one, of a time window around a date. Earth Engine excludes the end."""
-    middle, span = datetime.date.fromisoformat(date), datetime.timedelta(days=days)
-    return (middle - span).isoformat(), (middle + span + datetime.timedelta(days=1)).isoformat()
+def window(date: str, days: int, product: datetime.datetime | None = None) -> tuple[str, str]:
+    """First day, and the day after the last one, of a time window around a date; Earth Engine excludes the end.
+
+    With the time of a product, the window reaches to the days before and after it: a label may be filed under another day.
+    """
+    middle, span, day = datetime.date.fromisoformat(date), datetime.timedelta(days=days), datetime.timedelta(days=1)
+    ends = [middle - span, middle + span] + ([product.date() - day, product.date() + day] if product else [])
+    return min(ends).isoformat(), (max(ends) + day).isoformat()
 
 
 def scenes(known: dict[str, list]) -> list[SceneMetadata]:
