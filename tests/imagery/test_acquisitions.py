@@ -30,7 +30,7 @@ from tfds_dwplus.imagery.acquisitions import (
     NoImageryError,
     SceneMetadata,
     Wanted,
-    choose_scene,
+    ranked_takes,
 )
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.items.footprints import covered_share
@@ -328,6 +328,6 @@ def test_a_scene_that_covers_the_tile_goes_before_a_clearer_one():
         SceneMetadata("b", time, 9.0, box(73, 74)),
         SceneMetadata("c", time, 8.0, box(73, 74)),
     ]
-    assert choose_scene(scenes, tile("2020-06-04", PAKISTAN), PAKISTAN, 0) == 2
+    assert ranked_takes(scenes, tile("2020-06-04", PAKISTAN), PAKISTAN, 0)[0][0] == 2
     with pytest.raises(NoImageryError):
-        choose_scene([SceneMetadata("far", time, 0.0, box(72, 73))], tile("2020-06-04", PAKISTAN), PAKISTAN, 0)
+        ranked_takes([SceneMetadata("far", time, 0.0, box(72, 73))], tile("2020-06-04", PAKISTAN), PAKISTAN, 0)

@@ -10,7 +10,6 @@ from tfds_dwplus.imagery.acquisitions import (
     NoImageryError,
     SceneMetadata,
     by_take,
-    choose_scene,
     is_of_product,
     mgrs_epsg,
     mgrs_tile,
@@ -143,4 +142,4 @@ def test_no_scene_is_told_with_the_product():
         ranked(scene("later", "2019-06-07T10:00:00"))
     with pytest.raises(NoImageryError, match=rf"^neither the labelled product {PRODUCT} nor another .* within 0 days"):
         ranked(scene("later", "2019-06-07T10:00:00"), tile=LABELLED)
-    assert choose_scene([scene("later", "2019-06-07T10:00:00")], LABELLED, GRID, 2) == 0
+    assert ranked_takes([scene("later", "2019-06-07T10:00:00")], LABELLED, GRID, 2)[0][0] == 0

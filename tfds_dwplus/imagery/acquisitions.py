@@ -133,11 +133,6 @@ def common_columns(wanted: Wanted, dates: Sequence[str]) -> dict[str, str]:
     }
 
 
-def choose_scene(scenes: Sequence[SceneMetadata], tile: LabelTile, grid: Grid, window_days: int) -> int:
-    """Chooses the Sentinel-2 scene of a label, the first one of `ranked_takes`, and gives its index."""
-    return ranked_takes(scenes, tile, grid, window_days)[0][0]
-
-
 def ranked_takes(scenes: Sequence[SceneMetadata], tile: LabelTile, grid: Grid, window_days: int) -> list[list[int]]:
     """Ranks the Sentinel-2 scenes of a label, and gives their indexes: takes, the best first, and in each its scenes.
 
@@ -247,6 +242,35 @@ def is_of_product(scene: SceneMetadata, product: Product) -> bool:
     if scene.time.time() == datetime.time():
         return scene.time.date() == product.time.date() and bool(place or not product.place)
     return abs(scene.time - product.time) <= datetime.timedelta(minutes=45)
+
+
+def other_day(
+    tile: LabelTile,
+    name: str,
+    scene: SceneMetadata,
+    scenes: Sequence[SceneMetadata],
+    take: Sequence[int],
+    collection: str,
+) -> list[str]:
+    """Tells, in a line, if the scene that is used is not of the take that was labelled, or of another day than the label.
+
+    Args:
+        tile: the label.
+        name: of the scene that is used.
+        scene: its metadata.
+        scenes: those that were found.
+        take: indexes of those of the same take.
+        collection: where they were looked for.
+    """
+    product, day = parse_product(tile.s2_product_id), scene.time.astimezone(datetime.UTC).date()
+    if not product:
+        apart = days_apart(scene.time, tile.date)
+        return [f"{name} is of {day}, {apart} days from the label's date"] if apart else []
+    labelled = {place for place, one in enumerate(scenes) if is_of_product(one, product)}
+    if not labelled.isdisjoint(take):
+        return []
+    lacking = "cannot be used" if labelled else f"is not in {collection}"
+    return [f"the labelled product {tile.s2_product_id} {lacking}; {name} of {day} is used in its place"]
 
 
 def platform_of(text: str) -> str:

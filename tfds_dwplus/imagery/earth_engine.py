@@ -29,9 +29,10 @@ from tfds_dwplus.imagery.acquisitions import (
     Wanted,
     by_take,
     check_not_empty,
-    choose_scene,
     common_columns,
+    other_day,
     parse_product,
+    ranked_takes,
 )
 from tfds_dwplus.imagery.decoder import backscatter, reflectance
 from tfds_dwplus.imagery.decoder.declared import baseline_in_name
@@ -85,7 +86,8 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
         s2_images = within(S2_COLLECTIONS[wanted.s2_level], wanted.s2_window_days, parse_product(tile.s2_product_id))
         s2_known = known(s2_images, _S2_PROPERTIES)
         found = scenes(s2_known)
-        chosen = choose_scene(found, tile, grid, wanted.s2_window_days)
+        take = ranked_takes(found, tile, grid, wanted.s2_window_days)[0]
+        chosen = take[0]
         index = s2_known["system:index"][chosen]
         s2 = s2_images.filter(ee.Filter.eq("system:index", index)).first().select(list(wanted.s2_bands))
 
@@ -134,6 +136,8 @@ def earth_engine_imagery(tile: LabelTile, grid: Grid, wanted: Wanted, archive: E
         "s1_unit": "sigma0 dB",
         "s1_orbit": orbit,
     }
+    collection = S2_COLLECTIONS[wanted.s2_level]
+    notes = (*notes, *other_day(tile, index, found[chosen], found, take, collection))
     if orbit != wanted.s1_orbit.partition("_or_")[0]:
         notes = (*notes, f"{len(dates)} {orbit} Sentinel-1 passes are used: there is no other")
     return Imagery(s2_numbers, s1_decibel, common_columns(wanted, dates) | columns, notes)

@@ -26,9 +26,9 @@ from tfds_dwplus.imagery.acquisitions import (
     Wanted,
     check_not_empty,
     common_columns,
-    days_apart,
     is_of_product,
     not_used,
+    other_day,
     parse_product,
     ranked_takes,
 )
@@ -158,7 +158,8 @@ def sentinel2(
                 empty.append(f"Sentinel-2 scene {item.id} has no valid pixel on this tile")
         if read:
             notes += [*map(not_used, failed), *empty]
-            notes += _other_day(tile, read[0], found, take, archive.s2.name)
+            item, scene, _ = read[0]
+            notes += other_day(tile, item.id, scene, found.scenes, take, archive.s2.name)
             return pixels, _sentinel2_columns(read), notes
     if failed:
         more = f" (and {len(failed) - 1} other scenes cannot be used)" if failed[1:] else ""
@@ -242,19 +243,6 @@ def _sentinel2_columns(read: Sequence[Read]) -> dict[str, str]:
         "s2_offset": "; ".join(dict.fromkeys(offset for *_, offset in read)),
         "s2_date": read[0][1].time.astimezone(datetime.UTC).date().isoformat(),
     }
-
-
-def _other_day(tile: LabelTile, read: Read, found: Found, take: Sequence[int], collection: str) -> list[str]:
-    """Tells if the take that is used is not the one that was labelled."""
-    product, (item, scene, _) = parse_product(tile.s2_product_id), read
-    day, apart = scene.time.astimezone(datetime.UTC).date(), days_apart(scene.time, tile.date)
-    if not product:
-        return [f"{item.id} is of {day}, {apart} days from the label's date"] if apart else []
-    labelled = {place for place, one in enumerate(found.scenes) if is_of_product(one, product)}
-    if not labelled.isdisjoint(take):
-        return []
-    lacking = "cannot be used" if labelled else f"is not in {collection}"
-    return [f"the labelled product {tile.s2_product_id} {lacking}; {item.id} of {day} is used in its place"]
 
 
 def _cells(missing: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "row column"]:
