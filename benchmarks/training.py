@@ -79,7 +79,6 @@ class Case:
                 crop_px=self.crop_px,
                 validation_split="train[:1]",
                 test_split="",
-                read_threads=THREADS,
             ),
             model=model_preset(self.preset, compute_dtype=self.dtype),
             optimizer=Optimizer(warmup_steps=5),

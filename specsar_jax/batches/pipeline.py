@@ -99,14 +99,16 @@ def train_batches(
         rows: of each batch, those that this process reads; all if not given.
     """
     readable = Readable(lazily(source), data.corrupt_records)
+    boxes: dict[int, preprocess.Part] = {}
 
     def tile(index: int, rng: np.random.Generator) -> Batch:
         drawn = rng.bit_generator.state
 
-        def crop(record: dict[str, Any]) -> Batch:
+        def crop(place: int, record: dict[str, Any]) -> Batch:
             rng.bit_generator.state = drawn  # a record that takes the place of another one is cut as if it were alone
-            box = labelled_box(record, rasters)
-            return rasters(record, preprocess.draw_crop(box, record["label"].shape, data, rng))
+            if place not in boxes:
+                boxes[place] = labelled_box(record, rasters)
+            return rasters(record, preprocess.draw_crop(boxes[place], record["label"].shape, data, rng))
 
         cut = readable.read(index, crop)
         return cut | preprocess.augment_crop({name: cut[name] for name in RASTERS}, data, rng)
@@ -222,14 +224,14 @@ class Readable:
         return index in self._corrupt
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.read(index, lambda record: record)
+        return self.read(index, lambda _, record: record)
 
-    def read(self, index: int, decode: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """What `decode` makes of record `index`. That it fails counts as if the record could not be read."""
+    def read(self, index: int, decode: Callable[[int, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """What `decode` makes of record `index` and its place. That it fails counts as if the record could not be read."""
         for tried in range(len(self)):
             place = (index + tried) % len(self)
             try:
-                return decode(self._source[place])
+                return decode(place, self._source[place])
             except Exception as error:  # of the file, of protobuf, of the codec, each in its own words
                 what = f"record {place} of {len(self)} of the split cannot be read ({type(error).__name__}: {error})"
                 if not self._skips:

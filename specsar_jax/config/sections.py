@@ -69,7 +69,7 @@ class Data(Section):
         Range(0, 1, counts=(0, 2)),
     )
     read_threads: int = setting(
-        2, "threads that read and decode, 0 for the one that trains; the result does not depend on it", Range(0, 1024)
+        1, "threads that read and decode, 0 for the one that trains; more where steps wait for data", Range(0, 1024)
     )
     corrupt_records: Literal["stop", "skip"] = setting(
         "stop", "what to do at an unreadable record; it is reported either way"

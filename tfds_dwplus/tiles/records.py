@@ -70,9 +70,14 @@ class Record(tfds.features.FeaturesDict):
             for name, feature in self.items()
         }
 
-    def deserialize_lazily(self, record: memoryview | PartlyRead) -> dict[str, Any] | None:
-        """Decodes a record but for its rasters, which are decoded where they are sliced. None if one is not in blocks."""
+    def places(self, record: PartlyRead) -> np.ndarray:
+        """Where the features lie in a record: uint32 [feature, 2], first byte and the one after the last."""
         stored = dict(_stored_bytes(record))
+        return np.array([stored[name].place_in(record) for name in self], np.uint32)
+
+    def deserialize_lazily(self, record: PartlyRead, places: np.ndarray) -> dict[str, Any] | None:
+        """Decodes a record but for its rasters, which are decoded where they are sliced. None if one is not in blocks."""
+        stored = {name: record[start:stop] for name, (start, stop) in zip(self, places.tolist(), strict=True)}
         values = {}
         for name, feature in self.items():
             if not isinstance(feature, Raster):
@@ -95,6 +100,7 @@ class LazyRecords:
     def __init__(self, source: Any) -> None:
         self._source = source
         self._files: dict[str, RecordFile | None] = {}
+        self._places: dict[int, np.ndarray] = {}  # they are found out byte by byte, so only once
         instructions = source.dataset_info.splits[source.split].file_instructions
         self._starts = np.cumsum([0, *(one.take for one in instructions)])
         self._instructions = instructions
@@ -108,10 +114,15 @@ class LazyRecords:
             raise IndexError(index)
         instruction = self._instructions[number]
         file = self._opened(os.fspath(instruction.filename), instruction.examples_in_shard)
-        record = file and self._source.dataset_info.features.deserialize_lazily(
-            file[instruction.skip + index - int(self._starts[number])]
+        if not file:
+            return self._source[index]
+        features, stored = (
+            self._source.dataset_info.features,
+            file[instruction.skip + index - int(self._starts[number])],
         )
-        return record or self._source[index]
+        if index not in self._places:
+            self._places[index] = features.places(stored)
+        return features.deserialize_lazily(stored, self._places[index]) or self._source[index]
 
     def _opened(self, path: str, count: int) -> RecordFile | None:
         if path not in self._files:
@@ -286,20 +297,25 @@ def _stored_bytes(record: Any) -> Iterator[tuple[str, Any]]:
                     yield bytes(name).decode(), value
 
 
+_LONGEST_HEAD = 11
+"""Bytes of a tag and a length of 64 bits."""
+
+
 def _messages(message: Any, *fields: int) -> Iterator[Any]:
     """Gives the bytes of the fields of a message. Raises a ValueError for a field that is not in `fields`."""
     place = 0
     while place < len(message):
-        tag = message[place]
+        head = bytes(message[place : place + _LONGEST_HEAD])
+        tag = head[0]
         if tag & 7 != 2 or tag >> 3 not in fields:
             raise ValueError(f"a record holds a field of tag {tag}, expected bytes; it was not written by tfds_dwplus")
-        length, shift = 0, 0
-        while True:
-            place += 1
-            length |= (message[place] & 127) << shift
-            shift += 7
-            if message[place] < 128:
+        length = 0
+        for used, byte in enumerate(head[1:], 2):
+            length |= (byte & 127) << 7 * (used - 2)
+            if byte < 128:
                 break
-        place += 1
+        else:
+            raise ValueError("a record ends within the length of a field; it is damaged")
+        place += used
         yield message[place : place + length]
         place += length

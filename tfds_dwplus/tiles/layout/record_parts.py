@@ -41,6 +41,10 @@ class PartlyRead:
     def __bytes__(self) -> bytes:
         return self._window.read(self._start, self._stop)
 
+    def place_in(self, whole: "PartlyRead") -> tuple[int, int]:
+        """Where this part of `whole` begins and ends in it."""
+        return self._start - whole._start, self._stop - whole._start
+
 
 class RecordFile:
     """A file of `count` records, opened. Raises a ValueError if it is of another kind than the above, OSError as `open`."""
