@@ -21,7 +21,8 @@ from specsar_jax.trained.loading import find_bundle, load_trained
 from specsar_jax.trained.run_files import split_file
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training.evaluation import score_tiles
-from tfds_dwplus.command_line import Parser, check_output, path, run
+from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.files.outputs import check_output
 from tfds_dwplus.tiles.prepared import open_dataset
 
 

@@ -27,7 +27,8 @@ from specsar_jax.trained import hub
 from specsar_jax.trained.bundle import DTYPES, as_stored, write_bundle
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
-from tfds_dwplus.command_line import Parser, path, run, write_json, written_whole
+from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.files.outputs import write_json, written_whole
 
 FORMATS = ("safetensors", "folder", "stablehlo", "saved_model", "onnx")
 

@@ -14,8 +14,9 @@ from specsar_jax import evaluate
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.pages.report_page import render
 from specsar_jax.pages.runs import mixtures, read_runs, without_sums
-from tfds_dwplus.command_line import Parser, check_output, path, written_whole
+from tfds_dwplus.command_line import Parser, path
 from tfds_dwplus.command_line import run as run_command
+from tfds_dwplus.files.outputs import check_output, written_whole
 
 
 def main(argv: list[str]) -> None:

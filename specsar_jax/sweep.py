@@ -32,7 +32,8 @@ from specsar_jax.config import Config
 from specsar_jax.config.files import config_file
 from specsar_jax.trained.run_files import checkpoint_folder, read_config, saved_steps, split_file
 from specsar_jax.training.stopping import out_of_patience
-from tfds_dwplus.command_line import Parser, path, progress, run, written_whole
+from tfds_dwplus.command_line import Parser, path, progress, run
+from tfds_dwplus.files.outputs import written_whole
 
 ABLATIONS = ("specsar_former", "spectral_only", "sar_only", "no_dmem", "no_mmam", "equal_split", "early_fusion")
 """Rows of the paper's tables, as presets; their differences are applied to the network of the config."""

@@ -7,7 +7,8 @@ Sentinel-1 scenes per tile. `tiles.contents` counts them.
 """
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, check_output, path, run, write_json
+from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.files.outputs import check_output, write_json
 from tfds_dwplus.tiles.contents import GROUPS, Description, Sums, describe, scene_summary
 from tfds_dwplus.tiles.prepared import open_dataset
 

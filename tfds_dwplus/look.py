@@ -6,7 +6,8 @@ Enters: a prepared data set. Leaves: a picture of randomly chosen tiles and a hi
 `tiles.contact_sheet` draws it.
 """
 
-from tfds_dwplus.command_line import Parser, check_output, path, run, written_whole
+from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.files.outputs import check_output, written_whole
 from tfds_dwplus.tiles.contact_sheet import contact_sheet
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 from tfds_dwplus.tiles.tile_pictures import sample_tiles

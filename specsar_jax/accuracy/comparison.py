@@ -34,7 +34,8 @@ from specsar_jax.trained.bundle import read_bundle
 from specsar_jax.trained.loading import config_of, find_bundle
 from specsar_jax.trained.run_files import read_config, split_file
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import progress, write_json
+from tfds_dwplus.command_line import progress
+from tfds_dwplus.files.outputs import write_json
 from tfds_dwplus.labels.published import survey
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 

@@ -23,7 +23,7 @@ from specsar_jax.batches.dataset import data_sha256, dataset_statistics
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.trained.run_files import saved_scores, split_file
-from tfds_dwplus.command_line import write_json
+from tfds_dwplus.files.outputs import write_json
 
 
 class Files(NamedTuple):

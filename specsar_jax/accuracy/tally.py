@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ from specsar_jax.exports.onnx_nodes import Graph, Weights
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 
 OPSET = 20
 """Version of the standard operators: the first with Gelu."""

@@ -23,7 +23,7 @@ from specsar_jax.network import model
 from specsar_jax.network.probabilities import log_probabilities
 from specsar_jax.trained.trained_network import Trained, named_weights, unnamed
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

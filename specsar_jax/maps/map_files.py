@@ -27,7 +27,7 @@ from rasterio.io import MemoryFile
 
 from specsar_jax.maps import publishing, qgis
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import hidden_name, written_whole
+from tfds_dwplus.files.outputs import hidden_name, written_whole
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.inputs import fingerprints
 

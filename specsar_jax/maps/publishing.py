@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tfds_dwplus.command_line import NAME_BYTES, hidden_name, written_whole
+from tfds_dwplus.files.outputs import NAME_BYTES, hidden_name, written_whole
 from tfds_dwplus.imagery.inputs.sidecars import sidecars
 
 

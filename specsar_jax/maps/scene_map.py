@@ -34,12 +34,13 @@ from specsar_jax.maps.mapping import (
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.files.addresses import shown
 from tfds_dwplus.imagery.decoder.backscatter import other_quantity, told
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.inputs.fingerprints import fingerprint
 from tfds_dwplus.imagery.inputs.source_files import check_not_overwritten
 from tfds_dwplus.imagery.rasters import Scene
-from tfds_dwplus.imagery.scene_files import acquisition_dates, shown
+from tfds_dwplus.imagery.scene_files import acquisition_dates
 from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, open_scene
 
 SMALLEST_CACHE = 128 * 2**20

@@ -15,7 +15,7 @@ from specsar_jax.batches import dataset, pipeline
 from specsar_jax.maps.mapping import make_probabilities
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.tiles import tile_pictures
 from tfds_dwplus.tiles.prepared import read_split
 

@@ -32,7 +32,7 @@ from specsar_jax.regions.blocks import Block
 from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.imagery.decoder import backscatter
 from tfds_dwplus.imagery.items.stac_assets import kind_of_note
 from tfds_dwplus.imagery.stac_api import StacArchive

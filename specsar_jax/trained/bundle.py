@@ -27,7 +27,7 @@ from specsar_jax.config import Config
 from specsar_jax.trained.trained_network import Trained, _abstract, named_weights, unnamed
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 
 BUNDLE_FORMAT = "specsar_jax bundle 2"
 

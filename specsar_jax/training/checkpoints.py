@@ -17,7 +17,7 @@ from specsar_jax.config import Config
 from specsar_jax.devices.sharding import is_first, largest_of_all, wait_for_all
 from specsar_jax.trained.run_files import none_whole, read_config, read_part, set_aside, why
 from specsar_jax.training.train_state import TrainState
-from tfds_dwplus.command_line import write_json
+from tfds_dwplus.files.outputs import write_json
 
 NOT_EVALUATED = -1e9
 """Score of a checkpoint that was saved between two evaluations, and so was not evaluated."""

@@ -52,7 +52,8 @@ from specsar_jax.training.stopping import Agreement, StopRequest, Timer, out_of_
 from specsar_jax.training.trackers import Tracker, check_tracker
 from specsar_jax.training.train_state import init_state, make_program, placed_state
 from specsar_jax.training.validation import Validation
-from tfds_dwplus.command_line import local_path, write_json
+from tfds_dwplus.command_line import local_path
+from tfds_dwplus.files.outputs import write_json
 from tfds_dwplus.tiles.prepared import read_split
 
 

@@ -21,7 +21,8 @@ from tensorboardX import SummaryWriter
 from specsar_jax.devices.memory import peak_memory_gb
 from specsar_jax.training.trackers import Tracker
 from specsar_jax.version import __version__
-from tfds_dwplus.command_line import progress, written_whole
+from tfds_dwplus.command_line import progress
+from tfds_dwplus.files.outputs import written_whole
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 """Their versions go into `run.json`."""

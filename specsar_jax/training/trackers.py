@@ -16,7 +16,7 @@ from typing import Any
 
 from specsar_jax import config as configs
 from specsar_jax.config import Config
-from tfds_dwplus.command_line import write_json
+from tfds_dwplus.files.outputs import write_json
 
 PROJECT = "specsar_jax"
 """Project of Weights & Biases, experiment of MLflow; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME name another one."""

@@ -15,7 +15,7 @@ from specsar_jax.accuracy import legends
 from specsar_jax.accuracy.class_maps import Map
 from specsar_jax.accuracy.map_scores import dataset_targets, score
 from tfds_dwplus import DynamicWorldPlusConfig, bands
-from tfds_dwplus.command_line import write_json
+from tfds_dwplus.files.outputs import write_json
 from tfds_dwplus.imagery.scene_files import open_raster
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile

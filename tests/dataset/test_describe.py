@@ -7,7 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import command, refused, write_folder
 
-from tfds_dwplus import DynamicWorldPlusConfig, bands, command_line, describe
+from tfds_dwplus import DynamicWorldPlusConfig, bands, describe
+from tfds_dwplus.files import outputs
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.tiles import contents, tile_files
 from tfds_dwplus.tiles.prepared import open_dataset
@@ -174,5 +175,5 @@ def test_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no data set .* \(found: mine\)"):
         open_dataset(tmp_path / "data", "yours")
     with pytest.raises(ValueError, match="is a folder"):
-        command_line.check_output(tmp_path, "--json")
+        outputs.check_output(tmp_path, "--json")
     assert "no folder" in error("--name", "mine", "--json", tmp_path / "none" / "x.json")

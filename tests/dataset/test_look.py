@@ -8,7 +8,7 @@ import pytest
 from conftest import command, refused, squares, write_folder
 
 from tfds_dwplus import DynamicWorldPlusConfig, bands, look
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.tiles import contents, tile_pictures
 from tfds_dwplus.tiles.prepared import open_dataset, read_split

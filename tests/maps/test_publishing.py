@@ -11,7 +11,7 @@ from small_scenes import GRID, write
 
 from specsar_jax.maps import map_files, publishing
 from specsar_jax.maps.map_files import Outputs
-from tfds_dwplus.command_line import hidden_name
+from tfds_dwplus.files.outputs import hidden_name
 from tfds_dwplus.imagery.inputs.sidecars import sidecars
 
 PLACE = "20\n0\n0\n-20\n100\n200\n"

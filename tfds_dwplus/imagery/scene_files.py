@@ -16,6 +16,7 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from tfds_dwplus.files.addresses import is_remote, shown
 from tfds_dwplus.imagery.decoder.band_names import band_name
 from tfds_dwplus.imagery.decoder.declared import Declared, of_product
 
@@ -93,11 +94,6 @@ def mask_beside(address: str) -> rasterio.DatasetReader | None:
             return None
 
 
-def is_remote(address: str) -> bool:
-    """Whether an address is read over the network."""
-    return "://" in address or bool(re.match(r"/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)", address))
-
-
 def remote_settings(all_remote: bool, timeout_s: float | None = None) -> dict[str, str | int | float]:
     """GDAL settings for remote files, the one place for them.
 
@@ -133,8 +129,3 @@ def _without_signatures(record: logging.LogRecord) -> bool:
 
 for _logger in ("rasterio._env", "rasterio._err"):
     logging.getLogger(_logger).addFilter(_without_signatures)
-
-
-def shown(address: str) -> str:
-    """An address for messages, without its signature, which is secret."""
-    return address.partition("?")[0] if is_remote(address) else address

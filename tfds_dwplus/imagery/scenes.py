@@ -18,6 +18,7 @@ from rasterio.enums import MaskFlags
 from rasterio.warp import transform
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import is_remote, shown
 from tfds_dwplus.imagery.decoder.backscatter import UNITS, check_unit, quantity_named
 from tfds_dwplus.imagery.decoder.band_names import is_no_band, names_of
 from tfds_dwplus.imagery.decoder.declared import NOTHING, Declared, of_tags
@@ -33,7 +34,7 @@ from tfds_dwplus.imagery.rasters import (
     sentinel1,
     sentinel2,
 )
-from tfds_dwplus.imagery.scene_files import is_remote, list_rasters, mask_beside, open_raster, remote_settings, shown
+from tfds_dwplus.imagery.scene_files import list_rasters, mask_beside, open_raster, remote_settings
 
 SCL_CLASSES = range(12)
 """Values of the scene classification SCL. Source: Sentinel-2 Products Specification."""

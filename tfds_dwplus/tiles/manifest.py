@@ -20,7 +20,7 @@ import rasterio
 from jaxtyping import Shaped
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import written_whole
+from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.imagery.acquisitions import Imagery
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.labels.label_files import Label

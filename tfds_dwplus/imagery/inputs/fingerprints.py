@@ -22,8 +22,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from tfds_dwplus.files.addresses import is_remote, shown
 from tfds_dwplus.imagery.inputs.source_files import BESIDE_REMOTE, absolute, file_of, files_behind, is_file, on_server
-from tfds_dwplus.imagery.scene_files import is_remote, open_raster, shown
+from tfds_dwplus.imagery.scene_files import open_raster
 
 END_BYTES = 2**16
 """Bytes at the start of a remote file that are compared; of its end too, if the server tells no ETag and no time."""

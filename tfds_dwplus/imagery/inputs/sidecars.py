@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from tfds_dwplus.command_line import NAME_BYTES
+from tfds_dwplus.files.outputs import NAME_BYTES
 
 _OF_NAME = (
     ".msk", ".aux.xml", ".ovr", ".msk.ovr", ".msk.aux.xml", ".ovr.aux.xml", ".ovr.msk", ".vat.dbf", ".vat.cpg", ".aux",

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tfds_dwplus.files.addresses import is_remote, shown
 from tfds_dwplus.imagery.inputs.sidecars import sidecars
-from tfds_dwplus.imagery.scene_files import is_remote, list_rasters, open_raster, shown
+from tfds_dwplus.imagery.scene_files import list_rasters, open_raster
 
 BESIDE_REMOTE = (".msk", ".aux.xml")
 """Sidecars that a raster on a server may have."""

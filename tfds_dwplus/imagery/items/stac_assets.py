@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from tfds_dwplus.files.addresses import is_remote
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError, causes, first_line
 from tfds_dwplus.imagery.decoder.band_names import names_of
 from tfds_dwplus.imagery.decoder.declared import of_item, of_tags
 from tfds_dwplus.imagery.items.stac_items import asset_of, names
 from tfds_dwplus.imagery.rasters import CLASSES_OF_A_MASK, Layer, PixelsError, alpha_band
-from tfds_dwplus.imagery.scene_files import is_remote, mask_beside, remote_settings
+from tfds_dwplus.imagery.scene_files import mask_beside, remote_settings
 from tfds_dwplus.imagery.stac_api import Collection
 
 Read = TypeVar("Read")
