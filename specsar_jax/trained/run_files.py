@@ -5,7 +5,6 @@ on the validation split) and `calibration.json`, the temperature of the probabil
 `damaged/`.
 """
 
-import json
 import math
 import re
 import sys
@@ -17,20 +16,23 @@ import orbax.checkpoint as ocp
 from specsar_jax import config as configs
 from specsar_jax.config import Config
 from specsar_jax.devices.sharding import is_first, wait_for_all
+from tfds_dwplus.files.strangers import a_number, read_json, read_object
 
 DAMAGED = "damaged"
 """Folder of a workdir for checkpoints that cannot be read."""
 
 
 def read_config(workdir: Path) -> Config:
-    """Reads the config of a workdir. Raises ValueError if the folder is not a workdir."""
+    """Reads the config of a workdir. Raises ValueError if the folder is not a workdir, or its network fits no memory."""
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is not a workdir of specsar_jax.train: it has no config.json")
+    config = configs.from_dict(read_json(path, finite=False), checked=False)
     try:
-        return configs.from_dict(json.loads(path.read_text()), checked=False)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        configs.check_bounded(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return config
 
 
 def open_checkpoints(workdir: Path, *, clean_up: bool) -> ocp.CheckpointManager:
@@ -78,7 +80,8 @@ def any_saved(workdir: Path) -> bool:
 
 def saved_steps(workdir: Path) -> list[int]:
     """Returns the steps of the complete checkpoints of a workdir, in their order."""
-    return sorted(int(path.name) for path in checkpoint_folder(workdir).glob("*") if path.name.isdigit())
+    names = (path.name for path in checkpoint_folder(workdir).glob("*"))
+    return sorted(int(name) for name in names if re.fullmatch(r"\d{1,18}", name, re.ASCII))
 
 
 def saved_scores(workdir: Path) -> dict[int, float | None]:
@@ -86,7 +89,7 @@ def saved_scores(workdir: Path) -> dict[int, float | None]:
     scores: dict[int, float | None] = {}
     for step in saved_steps(workdir):
         try:
-            saved = json.loads((checkpoint_folder(workdir, step) / "metrics" / "metrics").read_text())
+            saved = read_object(checkpoint_folder(workdir, step) / "metrics" / "metrics", finite=False)
             scores[step] = comparable(float(saved["score"]))
         except (OSError, ValueError, KeyError, TypeError):
             scores[step] = None
@@ -152,7 +155,8 @@ def none_whole(workdir: Path, damaged: dict[int, str]) -> str:
 
 def why(error: BaseException) -> str:
     """Returns what an error says, in one line that is not too long, or else its kind."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    said = str(error).partition("See full TensorStore details")[0]  # pages of settings
+    return " ".join(said.split()).rstrip(". ")[:200] or type(error).__name__
 
 
 def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:
@@ -163,11 +167,14 @@ def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        calibration = json.loads(path.read_text())
-        if not float(calibration["temperature"]) > 0.0:
-            raise ValueError("a temperature that is not positive")
+        calibration = read_object(path, finite=False)
+        if not 1e-3 <= a_number(calibration["temperature"], "temperature") <= 1e3:
+            raise ValueError("a temperature that is not 0.001 to 1000")
+        for key in ("nll_before", "nll_after"):
+            if calibration.get(key) is not None:
+                a_number(calibration[key], key)
         return calibration if calibration["step"] == step else None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} holds no temperature of probabilities ({type(error).__name__}: {error}); remove it, and "
             "specsar_jax.train, started again, fits it again"

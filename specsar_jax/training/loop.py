@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import tensorflow_datasets as tfds
 
 from specsar_jax.accuracy import metrics
+from specsar_jax.accuracy.evaluation_files import files_of
 from specsar_jax.batches import pipeline
 from specsar_jax.batches.dataset import dataset_bands, has_test_split, open_or_simulate, resolve
 from specsar_jax.batches.preprocess import Statistics
@@ -34,11 +35,10 @@ from specsar_jax.pages import pictures
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.run_files import (
-    any_saved,
     checkpoint_folder,
     open_checkpoints,
     read_calibration,
-    saved_steps,
+    set_aside,
     split_file,
 )
 from specsar_jax.trained.trained_network import Trained
@@ -97,7 +97,8 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
         _optimise(config, statistics, builder, train_source, validation_source, variables, mesh, workdir, changes)
         trained = _calibrated(workdir, config)
         if not has_test_split(builder, config.data):
-            say(f"no split {config.data.test_split!r} in {builder.info.full_name}: nothing to score on")
+            why = f"{builder.info.full_name} has no split 'test'" if config.data.test_split else "data.test_split is ''"
+            say(f"{why}: nothing is scored")
             return None
         return _score_test(trained, builder, workdir)
 
@@ -184,7 +185,7 @@ def _optimise(
             if step < settings.steps:
                 feed.fetch()  # while the devices compute
             for skipped in feed.settle(all_steps=bool(due_to_log or due_to_score or due_to_save or stopping)):
-                _note_skipped(*skipped, log, config, workdir)
+                _note_skipped(*skipped, log, config, manager)
             profile.end(step, state, log)
 
             if due_to_log:
@@ -245,17 +246,25 @@ class _Profile:
 
 
 def _note_skipped(
-    step: int, tiles: list[str], figures: dict[str, Any], log: RunLog, config: Config, workdir: Path
+    step: int, tiles: list[str], figures: dict[str, Any], log: RunLog, config: Config, manager: ocp.CheckpointManager
 ) -> None:
-    """Writes a skipped step into the run log. Raises a ValueError if `train.most_skipped` in a row were skipped."""
-    loss, norm = figures["loss"], figures["gradient_norm"]
+    """Writes a skipped step into the run log. Raises a ValueError if `train.most_skipped` in a row were skipped.
+
+    Then the weights are at fault, which no skipped step has changed: checkpoints that hold them are set aside, so that the run can
+    go on from the one before.
+    """
+    loss, norm, in_a_row = figures["loss"], figures["gradient_norm"], figures["skipped_in_a_row"]
     log.write(step, "skipped", {"tile_ids": tiles, "loss": str(loss), "gradient_norm": str(norm)})
     log.show(skipped=str(figures["skipped"]))
-    if figures["skipped_in_a_row"] >= config.train.most_skipped:
-        kept = f"checkpoint {saved_steps(workdir)[-1]} is kept" if any_saved(workdir) else "there is no checkpoint yet"
+    if in_a_row >= config.train.most_skipped:
+        checkpoints.finish(manager)
+        workdir, steps = Path(manager.directory).parent, manager.all_steps()
+        set_aside(workdir, {of: "its weights give no finite loss" for of in steps if of >= step - in_a_row})
+        left = [of for of in steps if of < step - in_a_row]
         raise ValueError(
-            f"{figures['skipped_in_a_row']} steps in a row, the last of them {step}, had a loss of {loss} and a "
-            f"gradient norm of {norm}; tiles of the last batch: {', '.join(tiles)}; {kept}. "
+            f"{in_a_row} steps in a row, the last of them {step}, had a loss of {loss} and a "
+            f"gradient norm of {norm}; tiles of the last batch: {', '.join(tiles)}; "
+            f"{f'checkpoint {max(left)} is kept' if left else 'no checkpoint is left'}. "
             f"Start again with a lower rate, --change --config.optimizer.learning_rate={config.optimizer.learning_rate / 10:g}, "
             "or look at these tiles"
         )
@@ -276,9 +285,8 @@ def _score_test(trained: Trained, builder: tfds.core.DatasetBuilder, workdir: Pa
     """Scores the test split, writes figures, sums of tiles and pictures into the workdir, prints a table, returns the figures."""
     data = trained.config.data
     split = data.test_split
-    figures = evaluate(trained, data.data_dir, data.name, split, workdir / split_file("tiles", split, "npz"))
+    figures = evaluate(trained, data.data_dir, data.name, split, files_of(workdir, split))
     if is_first():
-        write_json(workdir / split_file("evaluation", split, "json"), figures)
         picture = workdir / split_file("examples", split, "png")
         pictures.draw_examples(trained, builder, split, picture)
         print(

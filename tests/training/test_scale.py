@@ -163,10 +163,19 @@ def test_too_many_such_steps_end_the_run_with_the_tiles_names(small_run, tmp_pat
         small_run, "loss.alpha=(1e38,1e38,1e38,1e38,1e38,1e38,1e38,1e38,1e38)", "train.most_skipped=3"
     )
     with pytest.raises(
-        ValueError, match=r"3 steps in a row, the last of them 3, .*tiles of the last batch: \S+_train_"
+        ValueError,
+        match=r"3 steps in a row, the last of them 3, .*last batch: \S+_train_.*; no checkpoint is left. Start",
     ):
         loop.train(config, tmp_path)
     skipped = [line for line in journal(tmp_path) if line["kind"] == "skipped"]
     assert [line["step"] for line in skipped] == [1, 2, 3] and len(skipped[0]["tile_ids"]) == 8
-    assert run_files.any_saved(tmp_path)  # of step 2
+    assert not run_files.any_saved(tmp_path) and (tmp_path / "damaged" / "2").is_dir()
     assert not re.search(r": -?(NaN|Infinity)", (tmp_path / "metrics.jsonl").read_text())  # no JSON
+
+
+def test_the_advice_after_too_many_such_steps_works(small_run, tmp_path):
+    settings = "train.most_skipped=3", "optimizer.clip_norm=0", "optimizer.warmup_steps=0", "train.steps=8"
+    with pytest.raises(ValueError, match="a lower rate, --change"):
+        loop.train(small_config(small_run, *settings, "optimizer.learning_rate=1e30"), tmp_path)
+    loop.train(small_config(small_run, *settings, "optimizer.learning_rate=1e-4"), tmp_path, change=True)
+    assert run_files.saved_steps(tmp_path)[-1] == 8
