@@ -22,7 +22,8 @@ from specsar_jax.trained.run_files import split_file
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training.evaluation import score_tiles
 from tfds_dwplus.command_line import Parser, path, run
-from tfds_dwplus.files.outputs import check_output
+from tfds_dwplus.files.opening import FLAG, FLAG_HELP
+from tfds_dwplus.files.outputs import check_output, output_claimed
 from tfds_dwplus.tiles.prepared import open_dataset
 
 
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> None:
             workdir=args.workdir,
             output=args.output,
             groups=args.groups,
+            any_vrt_source=args.any_vrt_source,
         )
     if args.workdir is None or args.legend or args.labels:
         parser.error("give --workdir, or --prediction with --legend")
@@ -63,15 +65,16 @@ def _score_network(args: argparse.Namespace) -> None:
     files = _files(args, trained, builder)
     if args.output is None:
         evaluation_files.check_free(files.figures, args.split)
-    with whole_folder(args.maps) as maps:
-        tally, loss, named = score_tiles(trained, data_dir, name_of(builder.info.full_name), args.split, maps)
-        if not tally.confusion.any():
-            raise ValueError(
-                f"no labelled pixel where the sensors have data in the {len(tally)} tiles of split {args.split!r} of "
-                f"{named['dataset']}, so there is nothing to score; give another --split or --dataset"
-            )
-    figures = named | {"loss": loss} | figures_of(tally, trained.temperature, args.groups)
-    evaluation_files.write(files, figures, tally)
+    with output_claimed(files.figures, "--output") as final:
+        with whole_folder(args.maps) as maps:
+            tally, loss, named = score_tiles(trained, data_dir, name_of(builder.info.full_name), args.split, maps)
+            if not tally.confusion.any():
+                raise ValueError(
+                    f"no labelled pixel where the sensors have data in the {len(tally)} tiles of split {args.split!r} of "
+                    f"{named['dataset']}, so there is nothing to score; give another --split or --dataset"
+                )
+        figures = named | {"loss": loss} | figures_of(tally, trained.temperature, args.groups)
+        evaluation_files.write(Files(final, files.tiles), figures, tally)
     print(metrics.table(figures))
     if args.output is None and files != (own := files_of(args.workdir, args.split)):
         print(
@@ -134,6 +137,7 @@ def _parser() -> Parser:
         help="score the --prediction against published label tiles, by vote of their experts: zips or folders of PANGAEA 933475 "
         "or Zenodo 4766508",
     )
+    parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     return parser
 
 

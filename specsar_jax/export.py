@@ -13,22 +13,20 @@
 A model card in Markdown is written beside the file or into the folder: bands, classes, use, and the scores found in the workdir.
 """
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from specsar_jax.accuracy.evaluation_files import read_figures
 from specsar_jax.exports.model_card import card
 from specsar_jax.trained import hub
 from specsar_jax.trained.bundle import DTYPES, as_stored, write_bundle
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.command_line import Parser, path, run
-from tfds_dwplus.files.outputs import write_json, written_whole
+from tfds_dwplus.files.outputs import check_output, write_json, write_whole
+from tfds_dwplus.files.workplaces import check_new_folder, files_written_together, folder_written_whole
 
 FORMATS = ("safetensors", "folder", "stablehlo", "saved_model", "onnx")
 
@@ -59,14 +57,10 @@ def main(argv: list[str]) -> None:
     for flag, formats in _ONLY_OF.items():
         if getattr(args, flag) is not None and args.format not in formats:
             parser.error(f"--{flag} is of --format {' and '.join(formats)}, not of {args.format}")
-    if not args.output.parent.is_dir():
-        raise ValueError(f"no folder {args.output.parent.resolve()} to write {args.output.name} to")
+    check = check_new_folder if args.format in ("folder", "saved_model") else check_output
+    check(args.output, "--output")
     if args.push is not None:
         hub.check_name(args.push)
-    if args.format in ("folder", "saved_model") and args.output.exists():
-        raise ValueError(f"{args.output} is there already; remove it, or give another --output")
-    if args.format not in ("folder", "saved_model") and args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder; --format {args.format} writes a file, give its name")
 
     trained = load_trained(args.workdir, args.checkpoint)
     if args.licence is not None:
@@ -90,7 +84,7 @@ def evaluations(workdir: Path, trained: Trained) -> list[dict[str, Any]]:
         if file.suffix != ".json":
             continue
         try:
-            figures = json.loads(file.read_text())
+            figures = read_figures(file)
             if figures["step"] == trained.step and figures.get("weights_sha256", trained.sha256) == trained.sha256:
                 card("", trained, [figures], "", "float32")  # raises if the card lacks a figure
                 found.append(figures)
@@ -101,9 +95,8 @@ def evaluations(workdir: Path, trained: Trained) -> list[dict[str, Any]]:
 
 
 def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[Path]:
-    """Writes the files of the format; returns their paths."""
+    """Writes the files of the format, all of them or none; returns their paths."""
     output, dtype = args.output, args.dtype or "float32"
-    beside = output.with_name(f"{output.name}.md")
     stored_as = "int8" if args.quantise else dtype
 
     def describe(path: Path) -> None:
@@ -112,11 +105,10 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
             weights=output.with_suffix(".safetensors").name,
             address=f"hub:{args.push}" if args.push else output,
         )
-        with written_whole(path) as part:
-            part.write_text(card(output.stem, trained, figures, use, stored_as))
+        write_whole(path, card(output.stem, trained, figures, use, stored_as))
 
     if args.format == "folder":
-        with _folder_written_whole(output) as part:
+        with folder_written_whole(output, "--output") as part:
             metadata = write_bundle(trained, part / hub.BUNDLE_NAME, dtype=dtype)
             write_json(part / "config.json", {key: _value(text) for key, text in metadata.items()})
             describe(part / "README.md")
@@ -124,27 +116,29 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
     if args.format == "saved_model":
         from specsar_jax.exports.saved_model import write_saved_model  # here, as it loads TensorFlow
 
-        with _folder_written_whole(output) as part:
+        with folder_written_whole(output, "--output") as part:
             write_saved_model(trained, part)
             describe(part / "README.md")
         return [output]
-    written = [output, beside]
-    if args.format == "safetensors":
-        write_bundle(trained, output, dtype=dtype)
-    elif args.format == "stablehlo":
-        from specsar_jax.exports.stablehlo import write_stablehlo
+    output = output.resolve() if output.is_symlink() else output
+    weights, beside = output.with_suffix(".safetensors"), output.with_name(f"{output.name}.md")
+    written = [output, weights, beside] if args.weights == "beside" else [output, beside]
+    with files_written_together(written, "--output") as part:
+        if args.format == "safetensors":
+            write_bundle(trained, part / output.name, dtype=dtype)
+        elif args.format == "stablehlo":
+            from specsar_jax.exports.stablehlo import write_stablehlo
 
-        if args.weights == "beside":
-            written.insert(1, output.with_suffix(".safetensors"))
-            write_bundle(trained, written[1])
-        write_stablehlo(trained, output, weights_inside=args.weights != "beside")
-    else:
-        try:
-            from specsar_jax.exports.onnx_graph import write_onnx
-        except ModuleNotFoundError as error:
-            raise ValueError(f"an ONNX file needs {error.name}: pip install 'specsar_jax[onnx]'") from None
-        write_onnx(trained, output, quantise=bool(args.quantise))
-    describe(beside)
+            if args.weights == "beside":
+                write_bundle(trained, part / weights.name)
+            write_stablehlo(trained, part / output.name, weights_inside=args.weights != "beside")
+        else:
+            try:
+                from specsar_jax.exports.onnx_graph import write_onnx
+            except ModuleNotFoundError as error:
+                raise ValueError(f"an ONNX file needs {error.name}: pip install 'specsar_jax[onnx]'") from None
+            write_onnx(trained, part / output.name, quantise=bool(args.quantise))
+        describe(part / beside.name)
     return written
 
 
@@ -154,18 +148,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-@contextlib.contextmanager
-def _folder_written_whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder that is renamed to `path` if the block succeeds, and removed if it fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        part.mkdir()
-        yield part
-        part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 _RUN = """\

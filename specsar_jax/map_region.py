@@ -21,6 +21,7 @@ from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.command_line import Parser, path, path_or_address, run
+from tfds_dwplus.files.strangers import MOST_JSON_BYTES, read_bytes
 from tfds_dwplus.imagery.acquisitions import Wanted
 from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, stac_archive
 from tfds_dwplus.imagery.decoder.backscatter import quantity_named
@@ -60,10 +61,7 @@ def _job(args: argparse.Namespace) -> Job:
     if args.bbox:
         region = blocks.box(*args.bbox)
     else:
-        try:
-            region = blocks.from_geojson(args.geojson.read_text(encoding="utf-8-sig"), str(args.geojson))
-        except UnicodeDecodeError:
-            raise ValueError(f"{args.geojson} is not text; expected GeoJSON") from None
+        region = blocks.from_geojson(read_bytes(args.geojson, MOST_JSON_BYTES), str(args.geojson))
     for name, low, high in (("block_px", 32, 16384), ("workers", 1, 1024), ("retries", 0, 100), ("s2_scenes", 1, 100)):
         if not low <= getattr(args, name) <= high:
             raise ValueError(f"--{name} is {getattr(args, name)}, expected {low} to {high}")
@@ -172,7 +170,9 @@ def _parser() -> Parser:
         type=path_or_address,
         default="",
         metavar="ADDRESS",
-        help="Dask scheduler, tcp://... or a .json file; else this machine",
+        help="Dask scheduler, tls://..., tcp://... or a .json file; else this machine. Who can reach a scheduler runs code as its "
+        "owner, for it is sent pickles: tcp:// only in a network of your own, else tls:// with the certificates of Dask's "
+        "configuration (distributed.comm.tls)",
     )
     add("--workers", type=int, default=max((os.cpu_count() or 1) // 4, 1), help="number of processes on this machine")
     add("--retries", type=int, default=2, help="further attempts for a block that failed")

@@ -18,6 +18,7 @@ from specsar_jax.maps.scene_map import map_scene
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from tfds_dwplus.command_line import Parser, path, path_or_address, run
+from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.imagery.decoder.backscatter import UNITS
 from tfds_dwplus.imagery.scenes import Reading
 
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--window_px", type=int, help="pixels of a row to map at once; the map does not depend on it")
     parser.add_argument("--overlap", type=float, help="overlap of windows, 0 to 0.75; the run's if not given")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
+    parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     args = parser.parse_args(argv)
     keep_compiled_programs()
     trained = load_trained(args.workdir, args.checkpoint)

@@ -16,7 +16,8 @@ from specsar_jax.pages.report_page import render
 from specsar_jax.pages.runs import mixtures, read_runs, without_sums
 from tfds_dwplus.command_line import Parser, path
 from tfds_dwplus.command_line import run as run_command
-from tfds_dwplus.files.outputs import check_output, written_whole
+from tfds_dwplus.files.addresses import shown_in
+from tfds_dwplus.files.outputs import check_output, output_claimed, write_whole
 
 
 def main(argv: list[str]) -> None:
@@ -53,9 +54,15 @@ def main(argv: list[str]) -> None:
     for line in mixtures(runs):
         print(f"note: {line}", file=sys.stderr)
     output = args.output or args.workdir[0] / "report.html"
-    page = render(runs, args.split, args.tiles, args.seed, command=["python", "-m", "specsar_jax.report", *argv])
-    with written_whole(output) as part:
-        part.write_text(page, encoding="utf-8")
+    with output_claimed(output, "--output") as final:
+        page = render(
+            runs,
+            args.split,
+            args.tiles,
+            args.seed,
+            command=["python", "-m", "specsar_jax.report", *map(shown_in, argv)],
+        )
+        write_whole(final, page)
     print(f"{output}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
 
 

@@ -11,8 +11,8 @@ A run whose evaluation is not of its own data set and best checkpoint, or of oth
 
 import csv
 import hashlib
+import io
 import itertools
-import json
 import os
 import re
 import signal
@@ -30,10 +30,10 @@ from specsar_jax.accuracy.evaluation_files import again, best_step, other_than, 
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.config.files import config_file
-from specsar_jax.trained.run_files import checkpoint_folder, read_config, saved_steps, split_file
+from specsar_jax.trained.run_files import checkpoint_folder, log_event, read_config, saved_steps, split_file
 from specsar_jax.training.stopping import out_of_patience
 from tfds_dwplus.command_line import Parser, path, progress, run
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.outputs import locked, open_log, remove_partials, write_whole
 
 ABLATIONS = ("specsar_former", "spectral_only", "sar_only", "no_dmem", "no_mmam", "equal_split", "early_fusion")
 """Rows of the paper's tables, as presets; their differences are applied to the network of the config."""
@@ -81,7 +81,11 @@ def main(argv: list[str]) -> None:
         parser.error(f"unknown argument {unknown[0]}; a setting is given as --config.section.field=value")
     checkpoint_folder(args.workdir)  # raises where none could be kept
     fixed, over = [flag.removeprefix("--config.") for flag in rest], [f"train.seed={args.seeds}", *args.over]
-    sweep(grid(args.config, fixed, over, args.ablations, args.workdir), args.workdir, args.together)
+    runs = grid(args.config, fixed, over, args.ablations, args.workdir)
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    with locked(args.workdir / ".lock", args.workdir, advice="wait for it, or give another --workdir"):
+        remove_partials(args.workdir)
+        sweep(runs, args.workdir, args.together)
 
 
 def grid(files: list[Path], fixed: list[str], over: list[str], ablations: bool, workdir: Path) -> list[Run]:
@@ -261,10 +265,10 @@ def write_table(runs: Sequence[Run], failed: Mapping[Run, str], workdir: Path) -
     text = "Data set {}, split {}, {} steps. Percent, mean ± spread over seeds; validation: {}.\n\n".format(*named)
     text += "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n" for cells in table)
     workdir.mkdir(parents=True, exist_ok=True)
-    with written_whole(workdir / "table.csv") as part, part.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([list(rows[0]), *(row.values() for row in rows)])
-    with written_whole(workdir / "table.md") as part:
-        part.write_text(text)
+    table_csv = io.StringIO(newline="")
+    csv.writer(table_csv, lineterminator="\n").writerows([list(rows[0]), *(row.values() for row in rows)])
+    write_whole(workdir / "table.csv", table_csv.getvalue())
+    write_whole(workdir / "table.md", text)
     return text
 
 
@@ -283,7 +287,7 @@ def _figures(trial: Run, score: str) -> dict[str, Any]:
 
 def _validations(trial: Run) -> list[dict[str, Any]]:
     """Returns the evaluations of a run's log, oldest first."""
-    events = map(json.loads, (trial.workdir / "metrics.jsonl").read_text().splitlines())
+    events = filter(None, map(log_event, (trial.workdir / "metrics.jsonl").read_text().splitlines()))
     return [event for event in events if event["kind"] == "eval"]
 
 
@@ -291,7 +295,7 @@ def _start(trial: Run, device: Mapping[str, str]) -> subprocess.Popen:
     """Starts a run in its own process group, so that Ctrl-C reaches it once, from the sweep, not from the terminal too."""
     trial.workdir.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "specsar_jax.train", *trial.flags]
-    with trial.workdir.with_suffix(".log").open("w") as log:
+    with os.fdopen(open_log(trial.workdir.with_suffix(".log")), "w") as log:
         return subprocess.Popen(command, env=os.environ | device, stdout=log, stderr=log, process_group=0)
 
 

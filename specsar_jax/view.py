@@ -18,6 +18,8 @@ import rasterio
 from specsar_jax.pages.map_server import CACHE_BYTES, PORT, listen, page_files
 from specsar_jax.pages.viewed import open_map
 from tfds_dwplus.command_line import Parser, path_or_address, run
+from tfds_dwplus.files.addresses import shown as shown_address
+from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 
 
 def main(argv: list[str]) -> None:
@@ -42,6 +44,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--port", type=int, help=f"port of the page; if not given {PORT} or a free one; 0: a free one")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0 lets other machines connect")
     parser.add_argument("--open", action="store_true", help="open the browser")
+    parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     args = parser.parse_args(argv)
     if args.port is not None and not 0 <= args.port < 2**16:
         raise ValueError(f"--port is {args.port}, expected 0 to 65535")
@@ -49,12 +52,12 @@ def main(argv: list[str]) -> None:
     files = page_files()
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        open_map(args.map, args.s2, args.probabilities, names) as shown,
+        open_map(args.map, args.s2, args.probabilities, names, any_vrt_source=args.any_vrt_source) as shown,
         listen(shown, files, args.host, args.port) as server,
     ):
         host = "127.0.0.1" if args.host in ("0.0.0.0", "") else args.host
         address = f"http://{host}:{server.server_port}/"
-        print(f"{args.map}: {address} (Ctrl-C ends)", flush=True)
+        print(f"{shown_address(args.map)}: {address} (Ctrl-C ends)", flush=True)
         if args.open:
             webbrowser.open(address)
         server.serve_forever()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import jax
@@ -154,3 +155,12 @@ def squares(size: int = 64) -> np.ndarray:
     label[size // 2 :, : size // 2] = 4
     label[size // 2 :, size // 2 :] = 6
     return label
+
+
+@pytest.fixture(scope="session")
+def before(tmp_path_factory) -> Path:
+    """Folder with a data set `before` under `datasets`, a run of it under `run` and a bundle, of an older version. To be read only."""
+    folder = tmp_path_factory.mktemp("before")
+    with tarfile.open(Path(__file__).parent / "bundles" / "before_rooms.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder

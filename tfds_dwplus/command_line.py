@@ -1,4 +1,4 @@
-"""Functions that all commands share: arguments, error lines, exit codes, progress bars, and writing files atomically.
+"""Functions that all commands share: arguments, error lines, exit codes and progress bars.
 
 Exit codes: 0 success; 2 wrong usage or input, with one line `error: ...` on stderr; 130 stopped by Ctrl-C; 143 by SIGTERM.
 """
@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from tqdm import tqdm
+
+from tfds_dwplus.files.addresses import ShownStream, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +38,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs a command with the arguments of the process and exits with one of the codes above."""
     signal.signal(signal.SIGTERM, _terminate)
+    sys.stdout, sys.stderr = ShownStream(sys.stdout), ShownStream(sys.stderr)
     threading.excepthook, sys.excepthook = _report_thread_error, _report_error
     sys.unraisablehook = _report_unraisable
     # TFDS logs whole configs as warnings. Orbax logs every step of a save, and of one that failed a traceback from each of its
@@ -50,10 +53,13 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except SystemExit:
-        # Python, when it ends, gives up its handlers: a second SIGTERM would kill it and change the exit code.
+    except Exception as error:
+        if not _is_of_gdal(error):
+            raise
+        _fail(f"{error} ({error.__cause__})" if error.__cause__ else str(error))
+    finally:
+        # Python, when it ends, gives up its handlers: a SIGTERM then would kill it, and change the exit code of what is done.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise
     sys.exit(0)
 
 
@@ -77,11 +83,11 @@ def local_path(given: str | Path) -> Path:
     # `Path` makes one slash of two. Names of schemes have two letters at least, unlike drives.
     if found := re.match(r"(hub:|[A-Za-z][A-Za-z0-9+.-]+:/)", text):
         if found[1].lower() == "file:/":
-            raise ValueError(f"{text} is an address, expected a path: /{text[6:].lstrip('/')}")
+            raise ValueError(f"{shown(text)} is an address, expected a path: {shown('/' + text[6:].lstrip('/'))}")
         works = "mount the bucket as a folder, or copy to and from it"
         if found[1] == "hub:":
             works = "networks on a hub are read where --workdir may be an exported bundle, and by train.finetune"
-        raise ValueError(f"{text} is an address, expected a path of this machine; {works}")
+        raise ValueError(f"{shown(text)} is an address, expected a path of this machine; {works}")
     if text.startswith("~"):
         try:
             return Path(text).expanduser()
@@ -105,9 +111,16 @@ def _terminate(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
+def _is_of_gdal(error: BaseException | None) -> bool:
+    """Returns whether rasterio raised this: a class of its own, or of GDAL's (`CPLE_...`), which have no base in common. Not by class, for
+    commands that read no raster do not import it.
+    """
+    return any(kind.__module__.partition(".")[0] == "rasterio" for kind in type(error).__mro__)
+
+
 def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
     """Prints one line when a thread cannot read or write, such as TensorBoard's on a full disk. The main thread goes on."""
-    if isinstance(failed.exc_value, OSError):
+    if isinstance(failed.exc_value, OSError) or _is_of_gdal(failed.exc_value):
         print(f"note: {failed.exc_value}", file=sys.stderr)
     else:
         threading.__excepthook__(failed)
@@ -120,8 +133,9 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _report_unraisable(failed: Any) -> None:
-    """As `_report_error`, for a checkpoint that could not be restored."""
-    if str(failed.exc_value) != "Event loop is closed":
+    """As `_report_error`, for a checkpoint that could not be restored: Orbax's readers fail one by one, and its first error is raised."""
+    reader = getattr(getattr(failed.object, "cr_code", None), "co_filename", "")
+    if str(failed.exc_value) != "Event loop is closed" and "orbax" not in Path(reader).parts:
         sys.__unraisablehook__(failed)
 
 

@@ -6,9 +6,11 @@ Enters: a prepared data set. Leaves: tables of tiles and pixels by split, class,
 Sentinel-1 scenes per tile. `tiles.contents` counts them.
 """
 
+import contextlib
+
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, path, run
-from tfds_dwplus.files.outputs import check_output, write_json
+from tfds_dwplus.files.outputs import output_claimed, write_json
 from tfds_dwplus.tiles.contents import GROUPS, Description, Sums, describe, scene_summary
 from tfds_dwplus.tiles.prepared import open_dataset
 
@@ -23,13 +25,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--name", required=True, help="name of the data set dynamic_world_plus/NAME")
     parser.add_argument("--json", type=path, help="write the sums to this file too")
     args = parser.parse_args(argv)
-    if args.json:
-        check_output(args.json, "--json")
-    builder = open_dataset(args.data_dir, args.name)
-    description = describe(builder)
-    print(tables(description))
-    if args.json:
-        write_json(args.json, description.to_json())
+    with output_claimed(args.json, "--json") if args.json else contextlib.nullcontext() as final:
+        builder = open_dataset(args.data_dir, args.name)
+        description = describe(builder)
+        print(tables(description))
+        if final:
+            write_json(final, description.to_json())
 
 
 def tables(description: Description) -> str:

@@ -28,7 +28,9 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tiles.prepared import check_folder
 from tfds_dwplus.tiles.records import example, record_features, squares, write_records
 from tfds_dwplus.tiles.splits import cut_validation, shuffled, subset
 from tfds_dwplus.tiles.statistics import TileStatistics
@@ -134,6 +136,7 @@ class Builder(FileReaderBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         if (self.data_path / "features.json").exists():  # a prepared data set has its own description
+            check_folder(Path(self.data_path))
             features, metadata = tfds.features.FeaturesDict.from_config(self.data_path), None
         else:
             s2_bands, s1_bands = self._bands()
@@ -251,7 +254,7 @@ def write_shard(shard: Shard) -> None:
     notes: list[str] = []
     count = write_records(shard.path, _examples(shard, statistics, notes), features)
     arrays = statistics.arrays() if shard.split == "train" else {}
-    np.savez(shard.part, count=count, notes=np.array(notes, str), **arrays)
+    _write_part(shard, count=count, notes=np.array(notes, str), **arrays)
 
 
 def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRecord]], dict[str, str]]:
@@ -288,7 +291,8 @@ def _examples(shard: Shard, statistics: TileStatistics, notes: list[str]) -> Ite
             tile = dataclasses.replace(tile, s2=tile.s2[..., [bands.S2_BANDS.index(name) for name in shard.s2_bands]])
         else:
             labels = _label_folder(config, record)
-            tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, labels=labels)
+            most_px = None if config.cut else config.tile_size_px
+            tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, labels=labels, most_px=most_px)
             notes += [f"tile {record.tile_id}: {note}" for note in tile.notes]
         if shard.split == "train":
             statistics.update(tile.s2, tile.s1, tile.label)
@@ -329,7 +333,12 @@ def _write_or_store_error(shard: Shard) -> None:
     try:
         write_shard(shard)
     except (ValueError, OSError) as error:
-        np.savez(shard.part, error=str(error))
+        _write_part(shard, error=str(error))
+
+
+def _write_part(shard: Shard, **arrays: Any) -> None:
+    with written_whole(shard.part) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def _label_folder(config: DynamicWorldPlusConfig, record: TileRecord) -> str:

@@ -7,7 +7,7 @@ Enters: a prepared data set. Leaves: a picture of randomly chosen tiles and a hi
 """
 
 from tfds_dwplus.command_line import Parser, path, run
-from tfds_dwplus.files.outputs import check_output, written_whole
+from tfds_dwplus.files.outputs import output_claimed, written_whole
 from tfds_dwplus.tiles.contact_sheet import contact_sheet
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 from tfds_dwplus.tiles.tile_pictures import sample_tiles
@@ -33,12 +33,12 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--tiles is {args.tiles}, expected 1 to {_MOST_TILES}")
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}, expected 0 or a positive number")
-    check_output(args.output, "--output")
-    builder = open_dataset(args.data_dir, args.name)
-    source = read_split(builder, args.split)
-    figure = contact_sheet(builder, args.split, source, sample_tiles(len(source), args.tiles, args.seed))
-    with written_whole(args.output) as partial:
-        figure.savefig(partial, dpi=_DOTS_PER_INCH, format="png")
+    with output_claimed(args.output, "--output") as final:
+        builder = open_dataset(args.data_dir, args.name)
+        source = read_split(builder, args.split)
+        figure = contact_sheet(builder, args.split, source, sample_tiles(len(source), args.tiles, args.seed))
+        with written_whole(final) as partial:
+            figure.savefig(partial, dpi=_DOTS_PER_INCH, format="png")
     print(f"{args.output}: {min(args.tiles, len(source))} of the {len(source)} tiles of {args.split}")
 
 

@@ -3,17 +3,14 @@
 python -m tfds_dwplus.prepare --tiles tiles/ --name mine --data_dir data
 python -m tfds_dwplus.prepare --simulated --name simulated --data_dir data
 
-The data set is written to a temporary folder `.preparing_NAME` and moved when it is complete. The next run deletes what a
-killed run left there.
+The data set is written to a temporary folder `.preparing_NAME` and moved when it is complete. An older one of the name, with
+--overwrite, stands until then. What a killed run left is put right by the next one, and by whatever reads the data set.
 """
 
 import contextlib
-import fcntl
 import io
 import re
 import shlex
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,8 @@ import tensorflow_datasets as tfds
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, local_path, path, run
 from tfds_dwplus.dynamic_world_plus_dataset_builder import Builder, DynamicWorldPlusConfig
+from tfds_dwplus.files.workplaces import recover, take_place, workplace
+from tfds_dwplus.tiles.prepared import workplace_of
 
 
 def main(argv: list[str]) -> None:
@@ -98,6 +97,8 @@ def prepare(
     """
     data_dir = local_path(data_dir)
     origin = config.origin()
+    place = data_dir / "dynamic_world_plus"
+    recover(workplace_of(place, config.name), place / config.name)
     there = Builder(config=config, data_dir=data_dir)
     target = Path(there.data_path)
     if target.exists() and not overwrite:
@@ -110,48 +111,22 @@ def prepare(
         return
     beam = _beam_options(beam_args) if beam_args is not None else {}
     print(f"packing {target}")
-    with _workplace(target) as workplace:
-        builder = Builder(config=config, data_dir=workplace)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads, but it does not
-            builder.download_and_prepare(
-                download_dir=workplace / "downloads", download_config=tfds.download.DownloadConfig(**beam)
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            target.rename(workplace / "replaced")
-        Path(builder.data_path).rename(target)
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        with workplace(workplace_of(place, config.name), target) as work:
+            builder = Builder(config=config, data_dir=work)
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads, but it does not
+                builder.download_and_prepare(
+                    download_dir=work / "downloads", download_config=tfds.download.DownloadConfig(**beam)
+                )
+            take_place(Path(builder.data_path), target, work)
+    finally:
+        for parent in (target.parent, place):
+            with contextlib.suppress(OSError):  # not empty: other data sets use it
+                parent.rmdir()
     sizes = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     held = builder.info.metadata["sensors"]
     print(f"{target}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other sensor" if len(held) == 1 else ""))
-
-
-@contextlib.contextmanager
-def _workplace(target: Path) -> Iterator[Path]:
-    """Makes an empty folder on the disk of `target`, locked for this process and removed at the end.
-
-    Raises:
-        ValueError: another process is preparing the same data set.
-    """
-    folder = target.parents[1] / f".preparing_{target.parent.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ValueError(f"another process is preparing {target}; wait for it, or stop it") from None
-            try:
-                for left in folder.iterdir():
-                    if left.is_dir():
-                        shutil.rmtree(left)
-                (folder / "work").mkdir()
-                yield folder / "work"
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        for parent in (target.parent, target.parents[1]):
-            with contextlib.suppress(OSError):  # not empty: other data sets use it
-                parent.rmdir()
 
 
 def _beam_options(text: str) -> dict[str, Any]:

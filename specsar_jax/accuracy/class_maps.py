@@ -31,6 +31,8 @@ class Map:
     path: Path
     """A raster that covers the tiles, or a folder of `<tile_id>.tif` or `label_<tile_id>.tif`, with or without subfolders."""
     legend: Legend
+    any_vrt_source: bool = False
+    """Whether a VRT may take its pixels from anywhere; as `anywhere` of `opening.open_raster`."""
 
     @property
     def name(self) -> str:
@@ -64,12 +66,12 @@ class Raw:
     """Labelled pixels by code, 0 to 10, and class of the label; only of files whose tags do not name the codes."""
 
 
-def tile_files(path: Path) -> dict[str, Path]:
+def tile_files(path: Path, *, anywhere: bool = False) -> dict[str, Path]:
     """Finds the rasters of a folder, by tile id; returns an empty dictionary if `path` is a file."""
     if not path.exists():
         raise ValueError(f"no file or folder {path}; expected a raster, or a folder of <tile_id>.tif")
     if not path.is_dir():
-        with open_raster(path) as raster:
+        with open_raster(path, anywhere=anywhere) as raster:
             if not raster.crs:
                 raise ValueError(
                     f"{path} has no CRS, so that nobody knows which tiles it covers; give a folder of <tile_id>.tif"
@@ -95,16 +97,20 @@ def read_map(scored: Map, files: dict[str, Path], target: Target, raw: Raw) -> U
         raise ValueError(
             f"tile {target.tile_id} has no place, so that {path} cannot be laid over it; give a folder of <tile_id>.tif"
         )
-    codes, warped = (None, False) if path is None else read_codes(path, scored.legend, target.grid, target.tile_id)
+    codes, warped = (
+        (None, False)
+        if path is None
+        else read_codes(path, scored.legend, target.grid, target.tile_id, anywhere=scored.any_vrt_source)
+    )
     if codes is None:
         raw.without.append(target.tile_id)
         return None
-    _check_size(path, target)
+    _check_size(path, target, scored.any_vrt_source)
     ids = legends.class_ids(codes, scored.legend, str(path))
     raw.warped += warped
     found, counts = np.unique(codes, return_counts=True)
     raw.codes.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-    if not (scored.legend is legends.DYNAMIC_WORLD and _names_its_codes(path)):
+    if not (scored.legend is legends.DYNAMIC_WORLD and _names_its_codes(path, scored.any_vrt_source)):
         label = target.labels.get("consensus", next(iter(target.labels.values())))
         counted = (label != bands.IGNORE) & (codes <= 10)
         raw.joint += np.bincount(codes[counted] * 9 + label[counted], minlength=99).reshape(11, 9)
@@ -112,7 +118,7 @@ def read_map(scored: Map, files: dict[str, Path], target: Target, raw: Raw) -> U
 
 
 def read_codes(
-    path: Path, legend: Legend, grid: Grid, tile_id: str = "the tile"
+    path: Path, legend: Legend, grid: Grid, tile_id: str = "the tile", *, anywhere: bool = False
 ) -> tuple[Integer[np.ndarray, "height width"] | None, bool]:
     """Reads the codes of a raster on a tile's grid; returns them (None if it has no pixel there) and whether it was resampled.
 
@@ -123,7 +129,7 @@ def read_codes(
         ValueError: not a raster, a truncated file, several bands of which none has a name of the legend, values that are not whole
             numbers, a nodata value that is a class, or a raster and a tile of different size of which one is not georeferenced.
     """
-    with open_raster(path) as raster:
+    with open_raster(path, anywhere=anywhere) as raster:
         index = _band(path, raster, legend)
         values, valid, warped = _on_grid(path, raster, [index], grid, tile_id)
         declared = raster.nodatavals[index - 1]
@@ -151,15 +157,15 @@ def read_codes(
     return (np.where(valid, values, legend.nodata[0]).astype(np.int64), warped) if valid.any() else (None, warped)
 
 
-def _names_its_codes(path: Path) -> bool:
+def _names_its_codes(path: Path, anywhere: bool) -> bool:
     """Returns whether the file's tags say that 0 is water, as in our own maps; if so, the base of its codes is not guessed."""
-    with open_raster(path) as raster:
+    with open_raster(path, anywhere=anywhere) as raster:
         return raster.tags().get("class_0") == bands.CLASSES[0]
 
 
-def _check_size(path: Path, target: Target) -> None:
+def _check_size(path: Path, target: Target, anywhere: bool) -> None:
     """Raises a ValueError if a raster that is not georeferenced is smaller than the labelled part of its tile."""
-    with open_raster(path) as raster:
+    with open_raster(path, anywhere=anywhere) as raster:
         height, width, placed = *raster.shape, bool(raster.crs and target.grid.crs)
     beyond = any(
         (label[height:] != bands.IGNORE).any() or (label[:, width:] != bands.IGNORE).any()

@@ -35,7 +35,7 @@ from specsar_jax.trained.loading import config_of, find_bundle
 from specsar_jax.trained.run_files import read_config, split_file
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
-from tfds_dwplus.files.outputs import write_json
+from tfds_dwplus.files.outputs import output_claimed, write_json
 from tfds_dwplus.labels.published import survey
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 
@@ -72,6 +72,7 @@ def command(
     workdir: Path | None = None,
     output: Path | None = None,
     groups: Sequence[str] = GROUPS,
+    any_vrt_source: bool = False,
 ) -> None:
     """Scores maps, prints the figures and writes them as JSON; called by `python -m specsar_jax.evaluate --prediction`.
 
@@ -85,11 +86,12 @@ def command(
         workdir: workdir of a network, whose `tiles_<split>.npz` is added to the comparison.
         output: JSON file; `comparison_<split>.json` beside the first prediction if not given.
         groups: columns of the labels to group accuracy by.
+        any_vrt_source: whether a prediction that is a VRT may take its pixels from anywhere.
 
     Raises:
         ValueError: as `score`; no such split, legend or data set; arguments that do not fit together.
     """
-    maps = _maps(predictions, legend_names)
+    maps = _maps(predictions, legend_names, any_vrt_source)
     beside = predictions[0] if predictions[0].is_dir() else predictions[0].parent
     output = output or beside / split_file("comparison", split, "json")
     ours = None
@@ -118,10 +120,11 @@ def command(
         named, targets, count = builder.info.full_name, dataset_targets(source, _vote(builder, source)), len(source)
         if workdir is not None:
             ours = read_workdir(workdir, split, builder)
-    with progress(iterable=targets, total=count, desc="scoring", unit="tile", leave=False, disable=None) as line:
-        scored = score(maps, iter(line))
-    figures = {"dataset": named, "split": split} | summarise(maps, scored, ours, groups)
-    write_json(output, figures)
+    with output_claimed(output, "--output") as final:
+        with progress(iterable=targets, total=count, desc="scoring", unit="tile", leave=False, disable=None) as line:
+            scored = score(maps, iter(line))
+        figures = {"dataset": named, "split": split} | summarise(maps, scored, ours, groups)
+        write_json(final, figures)
     print(text(figures))
 
 
@@ -209,14 +212,16 @@ def _vote(builder: tfds.core.DatasetBuilder, source: Sequence[dict[str, Any]]) -
     return vote if vote and pipeline.columns(source[0])["annotator"] == bands.HELD_OUT else "label"
 
 
-def _maps(predictions: Sequence[Path], legend_names: Sequence[str]) -> list[Map]:
+def _maps(predictions: Sequence[Path], legend_names: Sequence[str], any_vrt_source: bool) -> list[Map]:
     if len(legend_names) not in (1, len(predictions)):
         raise ValueError(
             f"{len(predictions)} --prediction and {len(legend_names)} --legend; expected one --legend for all, or one for each in turn "
             f"({', '.join(legends.LEGENDS)})"
         )
     legend_of_each = list(legend_names) * len(predictions) if len(legend_names) == 1 else legend_names
-    maps = [Map(path, legends.find(name)) for path, name in zip(predictions, legend_of_each, strict=True)]
+    maps = [
+        Map(path, legends.find(name), any_vrt_source) for path, name in zip(predictions, legend_of_each, strict=True)
+    ]
     twice = [name for name, count in Counter(given.name for given in maps).items() if count > 1]
     if twice:
         raise ValueError(f"two --prediction are called {twice[0]}; rename one, as tables identify them by name")

@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from specsar_jax.accuracy.figures import check_types
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches.dataset import data_sha256, dataset_statistics
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.trained.run_files import saved_scores, split_file
-from tfds_dwplus.files.outputs import write_json
+from tfds_dwplus import bands
+from tfds_dwplus.files.outputs import write_together
+from tfds_dwplus.files.strangers import read_object
 
 
 class Files(NamedTuple):
@@ -73,13 +76,15 @@ def best_step(workdir: Path) -> int | None:
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object. Raises ValueError if it does not."""
+    """Reads the figures of an evaluation, of which any may be missing. Raises ValueError if one is of a wrong type."""
     try:
-        tree = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds a {type(tree).__name__}, expected an object")
+        tree = read_object(path, finite=False)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        check_types(tree)
+    except ValueError as error:
+        raise ValueError(f"{path} is no evaluation: {error}") from None
     return tree
 
 
@@ -124,8 +129,10 @@ def other_than(
 def check_together(files: Files, figures: dict[str, Any], tally: Tally) -> None:
     """Raises a ValueError if figures and sums of tiles are not of one evaluation."""
     digest, pixels = figures.get("tiles_sha256"), int(tally.confusion.sum())
-    if pixels != figures["labelled_pixels"]:
-        differ = f"{figures['labelled_pixels']} and {pixels} labelled pixels"
+    if len(figures.get("classes", bands.CLASSES)) != tally.confusion.shape[1]:
+        differ = f"{len(figures['classes'])} and {tally.confusion.shape[1]} classes"
+    elif pixels != figures.get("labelled_pixels"):
+        differ = f"{figures.get('labelled_pixels', 'no')} and {pixels} labelled pixels"
     elif digest is not None and digest != tally.sha256:
         differ = "the sums are not those that the figures were computed from"
     else:
@@ -137,9 +144,8 @@ def check_together(files: Files, figures: dict[str, Any], tally: Tally) -> None:
 
 
 def write(files: Files, figures: dict[str, Any], tally: Tally) -> None:
-    """Writes figures and sums of tiles; each file appears complete or not at all."""
-    tally.write(files.tiles)
-    write_json(files.figures, figures)
+    """Writes figures and sums of tiles: both, or none if one cannot be written. `check_together` notices a kill between them."""
+    write_together({files.figures: json.dumps(figures, indent=1) + "\n", files.tiles: tally.to_bytes()})
 
 
 def again(network: Path, split: str, *more: str) -> str:

@@ -1,19 +1,21 @@
 """The figures of an evaluation, with the keys of `evaluation_<split>.json`.
 
-Enters: a `Tally`, of a network or of a third-party map. Leaves: plain numbers for JSON and for tables.
+Enters: a `Tally`, of a network or of a third-party map. Leaves: plain numbers for JSON and for tables. `check_types` checks what was
+read from a file, which a stranger may have made.
 """
 
 import functools
 from collections.abc import Sequence
 from typing import Any
 
-import rasterio
 import tensorflow_datasets as tfds
 from rasterio.errors import CRSError
 
 from specsar_jax.accuracy import calibration, intervals, metrics
 from specsar_jax.accuracy.tally import Tally
 from tfds_dwplus import bands
+from tfds_dwplus.files.strangers import a_count, a_list, a_text, an_object, one_line
+from tfds_dwplus.imagery.grids import parse_crs
 
 GROUPS = ("biome", "hemisphere", "annotator")
 """Columns of the data set by which an evaluation groups accuracy, unless told otherwise."""
@@ -58,6 +60,108 @@ def figures_of(tally: Tally, temperature: float = 1.0, groups: Sequence[str] = G
     }
 
 
+def check_types(figures: dict[str, Any]) -> None:
+    """Checks the types of the figures that are there, of an evaluation that was read from a file; any of them may be missing.
+
+    Raises:
+        ValueError: a figure is of another type than `figures_of` gives, or does not fit the classes.
+    """
+    for key in ("dataset", "split", "data_sha256", "weights_sha256", "tiles_sha256", "checkpoint", "sampling_unit"):
+        if key in figures:
+            a_text(figures[key], key)
+    for key in ("step", "tiles", "labelled_pixels"):
+        if key in figures:
+            a_count(figures[key], key)
+    for key in ("loss", "mean_iou", "overall_accuracy", "macro_f1", "weighted_f1", "kappa", "boundary_iou"):
+        _figure(figures.get(key), key)
+    classes = [a_text(name, "a class") for name in a_list(figures.get("classes", []), "classes")]
+    if len(set(classes)) < len(classes) or len(classes) > _MOST_CLASSES or not all(map(str.isprintable, classes)):
+        raise ValueError("classes are not names, each once")
+    for row in a_list(figures.get("confusion_matrix", []), "confusion_matrix"):
+        if len(a_list(row, "a row of confusion_matrix")) != len(figures["confusion_matrix"]):
+            raise ValueError("confusion_matrix is not square")
+        for count in row:
+            a_count(count, "a number of confusion_matrix")
+    for name, row in an_object(figures.get("per_class", {}), "per_class").items():
+        _figures(row, f"per_class.{name}", counts=("pixels",))
+    for column, values in an_object(figures.get("groups") or {}, "groups").items():
+        for value, row in an_object(values, f"groups.{column}").items():
+            _figures(row, f"groups.{column}.{value}", counts=("tiles", "labelled_pixels"), needed=("tiles",))
+    for path, limits in an_object(figures.get("intervals") or {}, "intervals").items():
+        _interval(limits, f"intervals.{path}")
+    if figures.get("calibration") is not None:
+        _check_calibration(an_object(figures["calibration"], "calibration"))
+    if figures.get("area") is not None:
+        _check_area(an_object(figures["area"], "area"))
+
+
+_MOST_CLASSES = 256
+
+_ESTIMATED = ("overall_accuracy", "users_accuracy", "producers_accuracy", "area_ha", "area_share")
+"""Figures of areas that are estimates, with an interval, or null."""
+
+
+def _check_calibration(tree: dict[str, Any]) -> None:
+    _figures({name: value for name, value in tree.items() if name != "bins"}, "calibration")
+    for part in a_list(tree.get("bins"), "calibration.bins"):
+        names = ("low", "high", "pixels", "confidence", "accuracy")
+        _figures(part, "a bin of calibration", counts=("pixels",), needed=names)
+        if part["low"] is None or part["high"] is None:
+            raise ValueError("a bin of calibration has no edges")
+
+
+def _check_area(tree: dict[str, Any]) -> None:
+    """Checks estimates of areas: numbers, and of each estimate its `value`, `standard_error` and `interval`."""
+    for name, value in tree.items():
+        if name in ("sampling_unit", "shares_of"):
+            a_text(value, f"area.{name}")
+        elif name == "per_class":
+            for class_name, row in an_object(value, "area.per_class").items():
+                for figure, estimate in an_object(row, f"area.per_class.{class_name}").items():
+                    _estimate(estimate, f"area.per_class.{class_name}.{figure}")
+        else:
+            _estimate(value, f"area.{name}")
+
+
+def _estimate(value: Any, what: str) -> None:
+    if not isinstance(value, dict):
+        if value is not None and what.rpartition(".")[2] in _ESTIMATED:
+            an_object(value, one_line(what, 80))
+        return _figure(value, what)
+    _figures({name: of for name, of in value.items() if name != "interval"}, what, needed=("value",))
+    if value["value"] is None or value.get("interval") is None:
+        raise ValueError(f"{one_line(what, 80)} has no value and interval")
+    return _interval(value["interval"], what)
+
+
+def _figures(row: Any, what: str, *, counts: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
+    """Raises ValueError unless `row` is an object of figures, of which some are counts, and some must be there."""
+    row = an_object(row, one_line(what, 80))
+    if missing := [name for name in needed if name not in row]:
+        raise ValueError(f"{one_line(what, 80)} has no {', '.join(missing)}")
+    for name, value in row.items():
+        if name in counts:
+            a_count(value, f"{one_line(what, 80)}.{name}")
+        else:
+            _figure(value, f"{what}.{name}")
+
+
+def _figure(value: Any, what: str) -> None:
+    """Raises ValueError unless `value` is a number, NaN too, as older versions wrote, or None."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and not abs(value) > 1e300):
+        raise ValueError(f"{one_line(what, 80)} is {one_line(repr(value), 60)}, expected a number")
+
+
+def _interval(limits: Any, what: str) -> None:
+    """Raises ValueError unless `limits` are two numbers, or None."""
+    if limits is not None:
+        if len(a_list(limits, one_line(what, 80))) != 2 or None in limits:
+            raise ValueError(f"{one_line(what, 80)} has no lower and upper limit")
+        for limit in limits:
+            _figure(limit, what)
+
+
 def pixel_area_ha(crs: str, transform: tuple[float, ...]) -> float:
     """Returns the area of a pixel in hectares; NaN without a CRS, and for a CRS in degrees or a Mercator projection of the world.
 
@@ -73,7 +177,7 @@ def pixel_area_ha(crs: str, transform: tuple[float, ...]) -> float:
 def _metres(crs: str) -> float:
     """Returns the metres in a CRS's unit of length; NaN if areas cannot be computed in it."""
     try:
-        parsed = rasterio.CRS.from_user_input(crs) if crs else None
+        parsed = parse_crs(crs) if crs else None
     except CRSError:
         parsed = None
     if parsed is None or not parsed.is_projected or parsed.to_epsg() in _MERCATOR:

@@ -90,7 +90,7 @@ def score(maps: Sequence[Map], targets: Iterable[Target]) -> Scored:
     """
     names = [scored.name for scored in maps]
     merged = merged_classes(scored.legend for scored in maps)
-    files = {scored.name: tile_files(scored.path) for scored in maps}
+    files = {scored.name: tile_files(scored.path, anywhere=scored.any_vrt_source) for scored in maps}
     raw = {name: Raw() for name in names}
     pairs = {pair: Pair() for pair in itertools.combinations(names, 2)}
     labelled: Counter = Counter()
@@ -193,7 +193,7 @@ def _check_overlap(scored: Map, missing: list[str], tiles: int) -> None:
                 f"{scored.path} has no file of the {tiles} tiles with a pixel there, the first one {missing[0]}.tif; expected "
                 "<tile_id>.tif of the split"
             )
-        with open_raster(scored.path) as raster:
+        with open_raster(scored.path, anywhere=scored.any_vrt_source) as raster:
             where = f"{tuple(round(side, 5) for side in raster.bounds)} in {raster.crs or 'no CRS'}"
         raise ValueError(
             f"{scored.path} does not overlap any of the {tiles} tiles, the first one {missing[0]}; it covers {where}"

@@ -7,13 +7,21 @@ one row per tile. Sums are added over tiles and hosts; `metrics` and `figures` d
 import dataclasses
 import functools
 import hashlib
-import zipfile
+import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.archives import read_arrays
+from tfds_dwplus.files.outputs import write_whole
+from tfds_dwplus.files.strangers import one_line
+
+MOST_BYTES = 8 << 30
+"""Of the arrays of a file: some 3 kB a tile, and two million tiles."""
+
+MOST_PIXELS = 1 << 40
+"""Of a count of a tile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +64,54 @@ class Tally:
         return Tally(columns={name: array[tiles] for name, array in self.columns.items()}, **chosen)
 
     def write(self, path: Path) -> None:
-        """Writes the tally to an .npz file, atomically."""
-        with written_whole(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, **self._stored())
+        """Writes the tally to an .npz file, which appears complete or not at all."""
+        write_whole(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of the .npz file."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **self._stored())
+        return file.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> "Tally":
         """Reads a file that `write` wrote. Raises ValueError if it is not such a file."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name.removeprefix("column_"): file[name] for name in file if name.startswith("column_")}
-                return cls(columns=columns, **{name: file[name] for name in file if not name.startswith("column_")})
-        except (OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            arrays = read_arrays(path, MOST_BYTES)
+            columns = {name.removeprefix("column_"): of for name, of in arrays.items() if name.startswith("column_")}
+            tally = cls(columns=columns, **{name: of for name, of in arrays.items() if not name.startswith("column_")})
+            tally._check()
+        except (OSError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} does not hold the sums of tiles ({type(error).__name__}); write it again with specsar_jax.evaluate"
+                f"{path} does not hold the sums of tiles ({one_line(error, 120)}); write it again with specsar_jax.evaluate"
             ) from None
+        return tally
+
+    def _check(self) -> None:
+        """Raises ValueError unless the arrays are of the types and shapes of their fields, and the counts can be added."""
+        tiles, classes, bins = self.tile_id.size, np.shape(self.confusion)[-1:], np.shape(self.reliability)[1:2]
+        expected = {
+            "tile_id": ("U", (tiles,)),
+            "confusion": ("iu", (tiles, *classes, *classes)),
+            "mapped": ("iu", (tiles, *classes)),
+            "boundary": ("iu", (tiles, *classes, 2)),
+            "reliability": ("f", (tiles, *bins, 3)),
+            "brier": ("f", (tiles,)),
+            "nll": ("f", (tiles,)),
+        }
+        for name, array in self._arrays().items():
+            kinds, shape = expected[name]
+            if array is not None and (array.dtype.kind not in kinds or array.shape != shape):
+                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, expected {shape}")
+            if kinds == "iu" and array.size and not 0 <= array.min() <= array.max() <= MOST_PIXELS:
+                raise ValueError(f"{name} holds something else than numbers of pixels")
+            if kinds == "f" and array is not None and not np.isfinite(array[np.isfinite(array)].sum()):
+                raise ValueError(f"{name} cannot be added")
+        for name, array in self.columns.items():
+            if array.dtype.kind not in "biufU" or array.shape != (tiles,):
+                raise ValueError(
+                    f"column {one_line(name, 60)} is {array.dtype} of shape {array.shape}, expected ({tiles},)"
+                )
 
     def _stored(self) -> dict[str, np.ndarray]:
         """The arrays by their names in a file."""

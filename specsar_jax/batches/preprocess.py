@@ -5,7 +5,6 @@ the three rasters of a tile together.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, Num
 
 from specsar_jax.config import Data
 from tfds_dwplus import bands
+from tfds_dwplus.files.strangers import a_count, a_list, a_text, an_object, one_line, read_object, texts
 
 Part = tuple[slice, slice]
 """Rows and columns of a raster."""
@@ -57,12 +57,17 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Statistics":
-        """From the JSON form, which is also what the data set stores."""
-        sensors = {
-            sensor: SensorStatistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in tree[sensor].items()})
-            for sensor in ("s2", "s1")
-        }
-        return cls(**sensors, label_pixels=tuple(tree["label_pixels"][name] for name in bands.CLASSES))
+        """From the JSON form, which is also what the data set stores.
+
+        Raises:
+            ValueError: a field is missing or unknown, of a wrong type, or has not one number for each band.
+        """
+        pixels = an_object(tree.get("label_pixels"), "label_pixels")
+        counts = tuple(a_count(pixels.get(name), f"statistics: label_pixels of {name}") for name in bands.CLASSES)
+        return cls(
+            **{sensor: _of_sensor(tree.get(sensor), f"statistics of {sensor}") for sensor in ("s2", "s1")},
+            label_pixels=counts,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: band statistics as lists, pixels by class name."""
@@ -73,9 +78,30 @@ class Statistics:
     def read(cls, path: Path) -> "Statistics":
         """Reads `statistics.json`. Raises ValueError if it is not one."""
         try:
-            return cls.from_dict(json.loads(path.read_text()))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            return cls.from_dict(read_object(path, finite=False))
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is not a statistics file ({type(error).__name__}: {error})") from None
+
+
+def _of_sensor(tree: Any, what: str) -> SensorStatistics:
+    fields = [field.name for field in dataclasses.fields(SensorStatistics)]
+    if differ := sorted(set(fields).symmetric_difference(an_object(tree, what))):
+        raise ValueError(
+            f"{what}: the fields {one_line(', '.join(tree))}, expected {', '.join(fields)} ({differ[0]!r})"
+        )
+    names = texts(tree["bands"], f"{what}: bands")
+    for field in ("mean", "std", "p1", "p99", "pixels"):
+        values = a_list(tree[field], f"{what}: {field}")
+        if len(values) != len(names):
+            raise ValueError(f"{what}: {field} has {len(values)} numbers for {len(names)} bands")
+        for value in values:
+            if field == "pixels":
+                a_count(value, f"{what}: {field}")
+            # A band without a valid pixel has NaN.
+            if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300:
+                raise ValueError(f"{what}: {field} holds {one_line(repr(value), 60)}, expected finite numbers")
+    a_text(tree["unit"], f"{what}: unit")
+    return SensorStatistics(**{k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()})
 
 
 def standardise(

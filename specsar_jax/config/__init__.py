@@ -27,6 +27,7 @@ from specsar_jax.config.sections import (
 )
 from specsar_jax.config.settings import build, field_types, listing, nearest, parse
 from tfds_dwplus import bands
+from tfds_dwplus.files.strangers import one_line
 
 __all__ = [
     "SMALLEST_SIZE_PX",
@@ -102,12 +103,12 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
             continue
         section, dot, field = key.partition(".")
         if not (equals and dot and section and field):
-            raise ValueError(f"--config.{assignment} is not of the form --config.section.field=value")
+            raise ValueError(f"--config.{one_line(assignment, 80)} is not of the form --config.section.field=value")
         if section not in tree:
-            raise ValueError(f"no config section {section!r}{nearest(section, tree)}")
+            raise ValueError(f"no config section {one_line(repr(section), 80)}{nearest(section, tree)}")
         kinds = field_types(type(getattr(config, section)))
         if field not in kinds:
-            raise ValueError(f"no config field {key!r}{_nearest_field(section, field)}")
+            raise ValueError(f"no config field {one_line(repr(key), 80)}{_nearest_field(section, field)}")
         tree[section][field] = parse(kinds[field], text, key)
     made = from_dict(tree)
     if made.train.epochs and any(assignment.startswith("train.steps=") for assignment in assignments):
@@ -150,6 +151,11 @@ def check_usable(config: Config) -> None:
             raise ValueError(f"config field loss.{field} is {value}, expected a finite number")
     config.__post_init__()
     check_classes(config)
+
+
+def check_bounded(config: Config) -> None:
+    """Raises a ValueError unless the network of a config, which was not checked when it was made, has sizes that memory can hold."""
+    config.model.check(but=("drop_path", "dropout", "layer_norm_epsilon"))
 
 
 def check_classes(config: Config) -> None:

@@ -18,6 +18,7 @@ import re
 import textwrap
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
@@ -122,7 +123,7 @@ def build(kind: type[T], tree: Any, path: str = "", *, checked: bool = True) -> 
     values = {}
     for key, value in tree.items():
         if key not in fields:
-            raise ValueError(f"no config field {path + str(key)!r}{nearest(str(key), fields)}")
+            raise ValueError(f"no config field {_short(path + str(key))}{nearest(str(key), fields)}")
         if dataclasses.is_dataclass(fields[key]):
             values[key] = build(fields[key], value, f"{path}{key}.", checked=checked)
         else:
@@ -162,7 +163,7 @@ def parse(kind: Any, text: str, name: str) -> Any:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns '; did you mean ...?' with the name that is most like this one, or nothing if none is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -243,12 +244,14 @@ def _kind_in_words(kind: Any) -> str:
 
 def _unquoted(text: str) -> str:
     """Takes off quotes, which Python and older versions want around a text."""
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+    # One text and nothing else: of an expression, Python's parser takes memory and levels of its stack without end.
+    if re.fullmatch(r"'([^'\\\n]|\\.)*'|\"([^\"\\\n]|\\.)*\"", text):
         try:
-            found = ast.literal_eval(text)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes that Python does not know
+                return ast.literal_eval(text)
         except (ValueError, SyntaxError):
             return text
-        return found if isinstance(found, str) else text
     return text
 
 

@@ -39,7 +39,7 @@ from specsar_jax.exports.onnx_nodes import Graph, Weights
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.outputs import write_whole
 
 OPSET = 20
 """Version of the standard operators: the first with Gelu."""
@@ -64,8 +64,7 @@ def write_onnx(trained: Trained, path: Path, *, quantise: bool = False) -> None:
         OSError: the file cannot be written.
     """
     model = build(trained, quantise=quantise)
-    with written_whole(path) as part:
-        part.write_bytes(model.SerializeToString())
+    write_whole(path, model.SerializeToString())
 
 
 def build(trained: Trained, *, quantise: bool = False) -> onnx.ModelProto:

@@ -23,7 +23,7 @@ from specsar_jax.network import model
 from specsar_jax.network.probabilities import log_probabilities
 from specsar_jax.trained.trained_network import Trained, named_weights, unnamed
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.outputs import write_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -52,8 +52,7 @@ def write_stablehlo(trained: Trained, path: Path, *, weights_inside: bool = True
         content = exported.serialize()
     except ImportError:  # JAX's own, which names no module
         raise ValueError("a StableHLO file needs flatbuffers: pip install 'specsar_jax[stablehlo]'") from None
-    with written_whole(path) as part:
-        part.write_bytes(content)
+    write_whole(path, bytes(content))
 
 
 def program(trained: Trained) -> Callable[..., Result]:

@@ -16,6 +16,7 @@ Inside, maps are [batch, row, column, channel]; permuted, PyTorch's convolutions
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ FORMATS = ("specsar_jax bundle 2", "specsar_jax bundle 1")
 
 SMALLEST_SIZE_PX = 32
 """Smallest height and width of a tile."""
-
 _MOST_BLOCKS = 64
 
 
@@ -74,8 +74,7 @@ def save(network: "SpecSARFormer", path: str | os.PathLike[str]) -> None:
 
     The temperature is `network.temperature`. Set it to 1.0 after more training, unless you calibrate again.
     """
-    path = Path(path)
-    weights = _named_weights(network)
+    path, weights = Path(path), _named_weights(network)
     facts = {name: value for name, value in network.metadata.items() if name != "metadata_sha256"} | {
         "format": FORMATS[0],
         "dtype": "float32",
@@ -84,9 +83,12 @@ def save(network: "SpecSARFormer", path: str | os.PathLike[str]) -> None:
         "weights_sha256": _sha256(weights),
     }
     facts["metadata_sha256"] = hashlib.sha256(json.dumps(sorted(facts.items())).encode()).hexdigest()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")  # as `written_whole`, which this file cannot import
     try:
-        partial.write_bytes(safetensors.torch.save(weights, metadata=facts))
+        with partial.open("xb") as file:
+            file.write(safetensors.torch.save(weights, metadata=facts))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -368,8 +370,7 @@ def _fill(network: SpecSARFormer, file: Any) -> None:
     filled = {"decoder.norm.num_batches_tracked": torch.zeros((), dtype=torch.long)}
     for name, keys in wanted.items():
         stacked = ".blocks." in name
-        shape = tuple(_in_bundle(empty[keys[0]], name).shape)
-        shape = (len(keys), *shape) if stacked else shape
+        shape = (len(keys),) * stacked + tuple(_in_bundle(empty[keys[0]], name).shape)
         found = tuple(file.get_slice(name).get_shape())
         if found != shape:
             raise ValueError(f"tensor {name} should have shape {shape}, found {found}")

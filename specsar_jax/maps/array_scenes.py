@@ -17,7 +17,7 @@ from tfds_dwplus.imagery.decoder.backscatter import check_unit, decibels, quanti
 from tfds_dwplus.imagery.decoder.band_names import names_of
 from tfds_dwplus.imagery.decoder.declared import Declared, of_array
 from tfds_dwplus.imagery.decoder.reflectance import Decision, Linear, decide, numbers_of_bands
-from tfds_dwplus.imagery.grids import Grid, warp
+from tfds_dwplus.imagery.grids import Grid, parse_crs, warp
 from tfds_dwplus.imagery.rasters import check_can_be_warped, sentinel1
 
 UNEVEN = 0.05
@@ -276,6 +276,8 @@ def _crs(array: xr.DataArray, what: str) -> rasterio.CRS | None:
     if text is None:
         return None
     try:
-        return rasterio.CRS.from_user_input(int(text) if str(text).isdigit() else text)
+        if str(text).isdigit():
+            return rasterio.CRS.from_epsg(int(text))
+        return parse_crs(text) if isinstance(text, str) else rasterio.CRS.from_user_input(text)
     except (CRSError, ValueError, TypeError):
         raise ValueError(f"{what} has the CRS {str(text)[:60]!r}, which is none; give an EPSG code or WKT") from None

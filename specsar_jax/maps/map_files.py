@@ -6,12 +6,11 @@
     .map.tif.unfinished/      settings.json, and for each finished strip a small GeoTIFF per raster
 
 The file of a strip appears only when it is complete. So a map that was interrupted at any point continues with the missing strips,
-and several processes may share the work. If the map is to be written to a link, all this is where the link leads to.
+and several processes of one user may share the work. If the map is to be written to a link, all this is where the link leads to.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,12 +21,13 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from jaxtyping import Float32, UInt8
-from rasterio.errors import RasterioError
-from rasterio.io import MemoryFile
 
 from specsar_jax.maps import publishing, qgis
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import hidden_name, written_whole
+from tfds_dwplus.files.outputs import check_output, hidden_name, is_locked, locked, write_json, write_whole
+from tfds_dwplus.files.raster_files import GDAL_ERRORS, check_whole, geotiff
+from tfds_dwplus.files.strangers import read_object
+from tfds_dwplus.files.workplaces import beside, private_folder
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.inputs import fingerprints
 
@@ -64,8 +64,8 @@ class Outputs:
 
     def check(self) -> None:
         """Raises a ValueError if no file can be written to a path, such as a folder."""
-        for path in self.paths.values():
-            publishing.check_place(path)
+        for name, path in self.paths.items():
+            check_output(path, "--output" if name == "map" else f"--{name}")
 
 
 class UnfinishedMap:
@@ -83,19 +83,18 @@ class UnfinishedMap:
                 `inputs`, from `fingerprints.fingerprint`, is compared by what is known both then and now.
 
         Raises:
-            ValueError: the folder holds strips of a map with other settings, or of other inputs.
+            ValueError: the folder holds strips of a map with other settings, or of other inputs; or it belongs to another user.
         """
         self.grid, self.outputs, self.tags = grid, outputs, tags
         self.tops = (*tops, grid.height)
-        place = outputs.map.resolve()
-        self.folder = place.with_name(hidden_name(place.name, ".unfinished"))
+        self.folder = beside(outputs.map.resolve())
         self._held: set[str] = set()
         wanted = settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags}
         self._take(json.loads(json.dumps(wanted)))
 
     def _take(self, settings: dict) -> None:
         """Creates the folder, or checks that what it holds is of these settings."""
-        self.folder.mkdir(exist_ok=True)
+        private_folder(self.folder)
         try:
             with self.held("settings", wait=True):
                 path = self.folder / "settings.json"
@@ -103,8 +102,7 @@ class UnfinishedMap:
                 if differ and (any(self.folder.glob("map_*.tif")) or self._at_work()):
                     raise ValueError(f"{self.folder} holds a map that was begun with {differ}, or remove the folder")
                 if differ:
-                    with written_whole(path) as part:
-                        part.write_text(json.dumps(settings, indent=1))
+                    write_json(path, settings)
         except FileNotFoundError:  # another process has just removed the folder
             self._take(settings)
         except OSError:
@@ -134,8 +132,7 @@ class UnfinishedMap:
             confidence = np.where(class_id == bands.IGNORE, bands.IGNORE, share.max(axis=-1))
             rasters |= {"probabilities": np.moveaxis(share, -1, 0), "confidence": confidence[None]}
         for name in reversed(self.outputs.paths):  # the map last: it marks the strip as finished
-            with written_whole(self._path(name, strip)) as part:
-                part.write_bytes(self._geotiff(rasters[name]))
+            write_whole(self._path(name, strip), self._geotiff(rasters[name]))
 
     def keep(self) -> str:
         """Says which strips are kept when the work cannot go on. If there are none, the folder is removed and "" is returned."""
@@ -158,12 +155,15 @@ class UnfinishedMap:
             True if this process wrote the files; False if strips are missing, or another process has written the files.
 
         Raises:
+            ValueError: the folder is gone, and there is no map.
             OSError: the disk is full, or cannot be written for another reason; the strips are kept.
         """
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self.held("finish", wait=True))
             except FileNotFoundError:
+                if not self.outputs.map.exists():
+                    raise ValueError(f"{self.folder} was removed before the map was whole; map again") from None
                 return False
             if self.missing:
                 return False
@@ -176,8 +176,10 @@ class UnfinishedMap:
         """Removes the folder with all strips, at once: a part of them without settings would be taken for strips of any map."""
         removed = self.folder.with_name(hidden_name(self.outputs.map.resolve().name, ".removed"))
         shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed here
-        with contextlib.suppress(OSError):
+        try:
             self.folder.rename(removed)
+        except OSError:  # somebody made a folder of that name
+            removed = self.folder
         shutil.rmtree(removed, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -188,12 +190,7 @@ class UnfinishedMap:
             ValueError: another process holds the lock, and `wait` is False.
             FileNotFoundError: another process has removed the folder.
         """
-        with (self.folder / f"{name}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise ValueError(f"another process is at work on {self.outputs.map}; wait for it") from None
-            (self.folder / f"{name}.lock").stat()  # fails if it was removed while this process waited
+        with locked(self.folder / f"{name}.lock", self.outputs.map, wait=wait):
             self._held.add(name)
             try:
                 yield
@@ -202,14 +199,7 @@ class UnfinishedMap:
 
     def _at_work(self) -> bool:
         """Returns whether another process, or another part of this one, works in the folder."""
-        for path in self.folder.glob("*.lock"):
-            if path.stem not in self._held:
-                with path.open("w") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        return True
-        return False
+        return any(is_locked(path) for path in self.folder.glob("*.lock") if path.stem not in self._held)
 
     def _path(self, name: str, strip: int) -> Path:
         return self.folder / f"{name}_{strip:05d}.tif"
@@ -217,43 +207,46 @@ class UnfinishedMap:
     @staticmethod
     def _geotiff(values: UInt8[np.ndarray, "band rows columns"]) -> bytes:
         """Encodes a strip as a GeoTIFF, compressed little, as it is read only once."""
-        profile = {"driver": "GTiff", "dtype": "uint8", "nodata": bands.IGNORE, "compress": "deflate", "zlevel": 1}
-        count, height, width = values.shape
+        profile = {"nodata": bands.IGNORE, "compress": "deflate", "zlevel": 1}
         # Blocks are no higher than the strip: they take memory while all strips are open for reading.
         profile |= {
             "tiled": True,
             "blockxsize": 512,
-            "blockysize": min(-(-height // 16) * 16, 512),
+            "blockysize": min(-(-values.shape[1] // 16) * 16, 512),
             "transform": ANYWHERE,
         }
-        with MemoryFile() as memory:
-            with memory.open(count=count, height=height, width=width, **profile) as raster:
-                raster.write(values)
-                raster.update_tags(has_pixels=bool((values != bands.IGNORE).any()))
-            return memory.read()
+        has_pixels = bool((values != bands.IGNORE).any())
+        return geotiff(values, tags={"has_pixels": str(has_pixels)}, **profile)
 
     @staticmethod
     def _has_pixels(path: Path) -> bool:
-        with rasterio.open(path) as raster:
+        with rasterio.open(path, driver="GTiff") as raster:
             return raster.tags()["has_pixels"] == "True"
 
     def _publish(self, name: str, final: Path) -> None:
-        for leftover in self.folder.glob(f"{name}_whole*"):  # from a process that was killed here
-            leftover.unlink()
+        self._remove_whole(name)  # of a process that was killed here
         strips = [(self._path(name, strip).name, top) for strip, top in enumerate(self.tops[:-1])]
         mosaic, whole = self.folder / f"{name}.vrt", self.folder / f"{name}_whole.tif"
         heights = np.diff(self.tops).tolist()
-        mosaic.write_text(_mosaic(name, self.grid, self.tags, strips, heights))
+        write_whole(mosaic, _mosaic(name, self.grid, self.tags, strips, heights))
         how = "nearest" if name == "map" else "average"
         options = {"compress": "deflate", "predictor": "no", "overview_resampling": how, "num_threads": "all_cpus"}
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
                 rasterio.shutil.copy(mosaic, whole, driver="COG", bigtiff="if_safer", **options)
-        except RasterioError as error:
+                check_whole(whole)
+        except (*GDAL_ERRORS, OSError) as error:
+            self._remove_whole(name)
+            reason = getattr(error, "strerror", None) or error.__cause__ or error
             raise OSError(
-                f"cannot write {final.name} in {final.parent.resolve()} ({error}); its strips are kept"
+                f"cannot write {final.name} in {final.parent.resolve()} ({reason}): is the disk full? Its strips are kept"
             ) from None
         publishing.publish(whole, final, qgis.style() if name == "map" else "")
+
+    def _remove_whole(self, name: str) -> None:
+        """Removes the final file of a raster as far as it was written, and what GDAL had beside it."""
+        for leftover in self.folder.glob(f"{name}_whole*"):
+            leftover.unlink()
 
 
 def write_map(
@@ -288,8 +281,8 @@ def _differ(path: Path, settings: dict) -> str:
     if not path.exists():
         return f"settings that nobody knows, for it has lost its {path.name}; give another --output"
     try:
-        found = dict(json.loads(path.read_bytes()))
-    except (TypeError, ValueError):
+        found = read_object(path, finite=False, unpaired=True)
+    except ValueError:
         return f"settings that nobody knows, for its {path.name} is damaged; give another --output"
     names = sorted(found.keys() | settings.keys())
     others = [name for name in names if name != "inputs" and found.get(name) != settings.get(name)]

@@ -5,38 +5,15 @@ and a style for QGIS; what GDAL would read with it of an older file of that name
 """
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from tfds_dwplus.files.outputs import NAME_BYTES, hidden_name, written_whole
+from tfds_dwplus.files.outputs import NAME_BYTES, remove_partials, write_whole, written_whole
 from tfds_dwplus.imagery.inputs.sidecars import sidecars
-
-
-def check_place(path: Path) -> None:
-    """Raises a ValueError if no file can be written to a path: a folder or a device, no parent folder, a link to nowhere."""
-    if len(os.fsencode(path.name)) > NAME_BYTES:
-        raise ValueError(
-            f"{path.name[:40]}... is a name of {len(os.fsencode(path.name))} bytes, expected {NAME_BYTES} at most; give a shorter one"
-        )
-    if not path.parent.is_dir():
-        raise ValueError(f"no folder {path.parent.resolve()} to write {path.name} to")
-    try:
-        final = path.resolve()
-        round_about = final.is_symlink()
-    except (OSError, RuntimeError):
-        round_about = True
-    if round_about:
-        raise ValueError(f"{path} is a link that leads back to itself; remove it, or give another name")
-    if not final.parent.is_dir():
-        raise ValueError(
-            f"{path} is a link to {final}, but there is no folder {final.parent}; make it, or remove the link"
-        )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected the name of a file to write")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a device, expected the name of a file to write")
 
 
 def publish(whole: Path, final: Path, style: str = "") -> None:
@@ -54,21 +31,32 @@ def publish(whole: Path, final: Path, style: str = "") -> None:
         OSError: the disk is full, or an older file cannot be removed.
     """
     *links, place = _names(final)
-    part = place.with_name(hidden_name(place.name, f".{os.getpid()}.part"))
     beside = {".qml": style.encode()} if style else {}
     if (names := whole.with_name(whole.name + ".aux.xml")).exists():
         beside[".aux.xml"] = names.read_bytes()
-    try:
-        shutil.move(whole, part)
+    remove_partials(place.parent, place.name)
+    with whole.open("rb") as file, written_whole(place) as part:
+        _move(whole, part, file.fileno())
         for name in (place, *links):
             for old in sidecars(name):
                 old.unlink(missing_ok=True)
             # Beside a link they are a convenience: its folder may be read-only.
             with contextlib.suppress(*([OSError] if name != place else [])):
                 _write_beside(name, beside)
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _move(whole: Path, part: Path, file: int) -> None:
+    """Puts a file in the place of an empty one that is to be written, and onto the disk; `file` is the open file."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as `written_whole` locks what it gives
+    try:
+        whole.replace(part)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(whole, part)
+    with part.open("rb") as there:
+        os.fsync(there)
 
 
 def _write_beside(raster: Path, files: dict[str, bytes]) -> None:
@@ -78,8 +66,7 @@ def _write_beside(raster: Path, files: dict[str, bytes]) -> None:
         if len(os.fsencode(path.name)) > NAME_BYTES:
             print(f"note: the name is too long for a file *{kind} beside the map; it has none", file=sys.stderr)
             continue
-        with written_whole(path) as part:
-            part.write_bytes(content)
+        write_whole(path, content)
 
 
 def _names(path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +79,7 @@ def map_scene(
     if cutting.window_px < 1:
         raise ValueError(f"a window of {cutting.window_px} pixels, expected a positive number")
     given = {"s2": s2, "s1": s1}
-    inputs = _inputs_read(trained.config.model.sensors, given, reading.cloud_mask, outputs)
+    inputs = _inputs_read(trained.config.model.sensors, given, reading, outputs)
     bands_read = [trained.bands.get(sensor, ()) for sensor in given]
     with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
@@ -90,8 +91,8 @@ def map_scene(
         devices = jax.local_devices()[: len(columns.starts)]
         at_once = windows_at_once(columns, cutting.window_px, len(devices))
         settings = {
-            "inputs": fingerprint(inputs),
-            "reading": dataclasses.asdict(dataclasses.replace(reading, cloud_mask="")),  # the mask is one of the inputs
+            "inputs": fingerprint(inputs, anywhere=reading.any_vrt_source),
+            "reading": _reading_kept(reading),
             "windows": [at_once, columns.window, columns.starts],
         }
         tags = provenance(trained, given) | {"overlap": str(cutting.overlap)} | scene.tags
@@ -112,7 +113,7 @@ def map_scene(
 
 
 def _inputs_read(
-    sensors: tuple[str, ...], given: dict[str, Sequence[str | Path]], cloud_mask: str, outputs: Outputs
+    sensors: tuple[str, ...], given: dict[str, Sequence[str | Path]], reading: Reading, outputs: Outputs
 ) -> list[str | Path]:
     """Returns the inputs that the network needs, checked before anything is opened. Raises ValueError if one is missing, or would be
     overwritten.
@@ -125,10 +126,17 @@ def _inputs_read(
             inputs += paths
         elif paths:
             print(f"note: the network does not read {sensor}; --{sensor} is not used", file=sys.stderr)
-    inputs += filter(None, [cloud_mask])
+    inputs += filter(None, [reading.cloud_mask])
     outputs.check()
-    check_not_overwritten(list(outputs.paths.values()), [*itertools.chain(*given.values()), *inputs])
+    paths = [*itertools.chain(*given.values()), *inputs]
+    check_not_overwritten(list(outputs.paths.values()), paths, anywhere=reading.any_vrt_source)
     return inputs
+
+
+def _reading_kept(reading: Reading) -> dict[str, Any]:
+    """Returns what a map that goes on must be read by: all but the mask, which is one of the inputs, and what may be read at all."""
+    kept = dataclasses.asdict(dataclasses.replace(reading, cloud_mask=""))
+    return {name: value for name, value in kept.items() if name != "any_vrt_source"}
 
 
 @contextlib.contextmanager

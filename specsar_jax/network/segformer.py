@@ -12,9 +12,7 @@ nvidia/mit-b0 to b5 and nvidia/segformer-b0 to b5 on the Hugging Face hub; names
 """
 
 import dataclasses
-import pickle
 import re
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from specsar_jax.config import Model
 from specsar_jax.network import model
+from specsar_jax.network.weight_files import read_tensors
 from tfds_dwplus import bands
 
 
@@ -266,7 +264,7 @@ class _File:
 
     def __init__(self, path: Path, config: Model) -> None:
         self.path, self.config = path, config
-        self.tensors = _read(path)
+        self.tensors = read_tensors(path)
         self.used: set[str] = set()
         self.tensors_at: dict[str, tuple[str, np.ndarray]] = {}
         for name, value in self.tensors.items():
@@ -327,47 +325,6 @@ class _File:
                     f"{self.path}: tensor {name} has shape {value.shape}, expected none: the network has no such weight "
                     f"(model.reductions is {self.config.reductions})"
                 )
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, or of the file of weights in a folder, in their own types."""
-    if path.is_dir():
-        found = [file for file in (path / "model.safetensors", path / "pytorch_model.bin") if file.is_file()]
-        if not found:
-            raise ValueError(f"folder {path} has neither model.safetensors nor pytorch_model.bin")
-        path = found[0]
-    if not path.is_file():
-        raise ValueError(f"no file of pretrained weights {path}")
-    if path.suffix in (".bin", ".pt", ".pth"):
-        return _read_torch(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not a .safetensors, .bin, .pt or .pth file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(f"{path} needs torch (pip install torch), or convert it to safetensors") from None
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:  # its own message advises to run the code in the file
-        raise ValueError(f"{path} is no PyTorch file, or holds objects other than tensors: not loaded") from None
-    except Exception as error:  # broken files raise RuntimeError, EOFError, OSError and others
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is not a whole PyTorch file ({reason})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(tree, dict) and isinstance(tree.get(key), dict):
-            tree = tree[key]
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} holds a {type(tree).__name__}, expected a state dict")
-    tensors = {name: value.detach() for name, value in tree.items() if isinstance(value, torch.Tensor)}
-    return {name: (t.float() if t.is_floating_point() else t).numpy() for name, t in tensors.items()}
 
 
 def _place(name: str) -> str:

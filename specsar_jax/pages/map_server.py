@@ -7,13 +7,10 @@ import importlib.resources
 import json
 import math
 import re
-import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
-from rasterio.errors import RasterioError
-
+from specsar_jax.pages.local_server import LocalServer
 from specsar_jax.pages.viewed import OpenMap
 
 PORT = 8617
@@ -45,41 +42,11 @@ def answer(shown: OpenMap, files: dict[str, tuple[str, bytes]], target: str) -> 
         return _json(shown.areas(_numbers(query, "west", "south", "east", "north")))
     if tile := re.fullmatch(r"/(map/(?P<hidden>\d{1,3})|imagery)/(\d{1,2})/(\d{1,8})/(\d{1,8})\.png", path):
         z, x, y = map(int, tile.groups()[2:])
-        if z <= 24 and max(x, y) < 2**z and (tile["hidden"] or shown.imagery):
+        low, high = shown.zooms
+        if low <= z <= high and max(x, y) < 2**z and (tile["hidden"] or shown.imagery):
             picture = shown.map_tile(z, x, y, int(tile["hidden"])) if tile["hidden"] else shown.imagery_tile(z, x, y)
             return "image/png", picture
     return None
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Sends the responses of `answer`."""
-
-    protocol_version = "HTTP/1.1"  # keeps connections open, as a page loads many tiles
-    server: "_Server"
-
-    def do_GET(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if self.server.local and host not in ("127.0.0.1", "localhost"):
-            # Against DNS rebinding: a website whose name resolves to this machine must not read the map.
-            return self._send(403, "text/plain", b"ask for 127.0.0.1 or localhost")
-        try:
-            found = answer(self.server.shown, self.server.files, self.path)
-        except ValueError as error:
-            return self._send(400, "text/plain", str(error).encode())
-        except (RasterioError, OSError) as error:
-            print(f"note: {self.server.shown.name} cannot be read any more: {error}", file=sys.stderr)
-            return self._send(500, "text/plain", b"a file cannot be read any more")
-        return self._send(200, *found) if found else self._send(404, "text/plain", b"nothing here")
-
-    def _send(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        for name, text in (*_HEADERS, ("Content-Type", kind), ("Content-Length", str(len(body)))):
-            self.send_header(name, text)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Logs nothing: there would be a line for each tile."""
 
 
 _HEADERS = (
@@ -93,21 +60,10 @@ _HEADERS = (
 )
 
 
-class _Server(ThreadingHTTPServer):
-    def __init__(self, address: tuple[str, int], shown: OpenMap, files: dict[str, tuple[str, bytes]]) -> None:
-        super().__init__(address, _Handler)
-        self.shown, self.files, self.local = shown, files, address[0] in ("127.0.0.1", "localhost")
-
-    def handle_error(self, *_: Any) -> None:
-        """Ignores closed connections: browsers cancel tiles that they no longer need."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(*_)
-
-
-def listen(shown: OpenMap, files: dict[str, tuple[str, bytes]], host: str, port: int | None) -> _Server:
+def listen(shown: OpenMap, files: dict[str, tuple[str, bytes]], host: str, port: int | None) -> LocalServer:
     """Opens the server of a map, by default on PORT, or on a free port if that is taken. Raises ValueError if it cannot listen."""
     try:
-        return _Server((host, PORT if port is None else port), shown, files)
+        return LocalServer(lambda target: answer(shown, files, target), host, PORT if port is None else port, _HEADERS)
     except OSError as error:
         if port is None:
             return listen(shown, files, host, 0)

@@ -6,13 +6,10 @@ another data set or split, and sums of another evaluation, are refused.
 """
 
 import dataclasses
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from specsar_jax.accuracy import evaluation_files
@@ -29,10 +26,14 @@ from specsar_jax.accuracy.evaluation_files import (
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
-from specsar_jax.trained.run_files import read_config
+from specsar_jax.trained.run_files import log_event, read_config
+from tfds_dwplus.files.strangers import read_bytes, read_object
 from tfds_dwplus.tiles.prepared import open_dataset
 
 _MOST_RUNS = 6
+
+_MOST_LOG_BYTES = 1 << 30
+"""Of a run log: some 300 bytes a line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +211,10 @@ def read_journal(path: Path) -> dict[str, list[dict[str, float]]]:
     events: dict[str, list[dict[str, float]]] = {"train": [], "eval": [], "skipped": []}
     if not path.is_file():
         return events
-    with path.open() as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-                kind, step = event["kind"], float(event["step"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            numbers = {key: float(x) for key, x in event.items() if isinstance(x, int | float) and math.isfinite(x)}
-            events.setdefault(kind, []).append(numbers | {"step": step})
+    for line in read_bytes(path, _MOST_LOG_BYTES).decode(errors="replace").splitlines():
+        if event := log_event(line):
+            numbers = {key: float(x) for key, x in event.items() if isinstance(x, int | float) and abs(x) < 1e300}
+            events.setdefault(event["kind"], []).append(numbers)
     return events
 
 
@@ -244,7 +240,7 @@ def _read_figures(found: _Found, split: str) -> dict[str, Any]:
         raise ValueError(f"{path} has no {', '.join(missing)}; write it again with {again}")
     classes, keys = figures["classes"], {"iou", "f1", "precision", "recall", "pixels"}
     complete = all(keys <= set(figures["per_class"].get(name, ())) for name in classes)
-    if np.shape(figures["confusion_matrix"]) != (len(classes), len(classes)) or not complete:
+    if not classes or len(figures["confusion_matrix"]) != len(classes) or not complete:
         raise ValueError(f"{path} lacks figures of some of its {len(classes)} classes; write it again with {again}")
     if other := other_than(figures, dataset=found.name, split=split, builder=found.dataset):
         raise ValueError(f"{path} is {other}; write it again with {again}")
@@ -257,7 +253,7 @@ def _read_started(path: Path) -> dict[str, Any]:
     """Reads `run.json`; leaves out entries whose type is not the one that training writes."""
     kinds = {"started": str, "step": int, "command": list, "python": str, "platform": str, "devices": str}
     kinds |= {"processes": int, "versions": dict, "earlier": list}
-    tree = read_figures(path) if path.is_file() else {}
+    tree = read_object(path, finite=False, unpaired=True) if path.is_file() else {}
     return {name: tree[name] for name, kind in kinds.items() if isinstance(tree.get(name), kind)}
 
 

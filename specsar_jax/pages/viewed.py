@@ -13,15 +13,12 @@ import math
 import re
 import sys
 import tempfile
-import time
-import xml.etree.ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from jaxtyping import Float64, UInt8
 from PIL import Image
 from rasterio.crs import CRS
@@ -30,16 +27,14 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform
 from rasterio.windows import Window
 
+from specsar_jax.pages.viewed_rasters import MERCATOR, TILE_PX, on_earth, placed_grid, reopened, with_overviews
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown as plain
+from tfds_dwplus.files.addresses import shown_in
+from tfds_dwplus.files.opening import open_raster
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.rasters import Layer, check_can_be_warped
-from tfds_dwplus.imagery.scene_files import open_raster
 from tfds_dwplus.imagery.scenes import Reading, open_scene
-
-TILE_PX = 256
-
-LARGE_PX = 2048
-"""Rasters with more rows or columns get overviews if they have none; without, a zoomed-out tile would read the whole file."""
 
 MOST_SAMPLES = 1536
 """Largest number of rows and columns in which the classes of a view are counted."""
@@ -47,7 +42,7 @@ MOST_SAMPLES = 1536
 EARTH_M, FLATTENING = 6378137.0, 1 / 298.257223563
 """Equatorial radius of WGS 84, which is also the radius of web Mercator's sphere, and flattening of WGS 84."""
 
-WGS84, MERCATOR = CRS.from_epsg(4326), CRS.from_epsg(3857)
+WGS84 = CRS.from_epsg(4326)
 
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -78,6 +73,8 @@ class OpenMap:
     imagery: tuple[Channel, ...] = ()
     """Red, green and blue; empty if there is no imagery."""
     probabilities: str | None = None
+    anywhere: bool = False
+    """Whether its files may take their pixels from anywhere; as `opening.open_raster`."""
 
     @property
     def bounds(self) -> Bounds:
@@ -91,9 +88,14 @@ class OpenMap:
         left, _, right, _ = to_mercator(self.bounds)
         return (right - left) / self.grid.width
 
+    @property
+    def zooms(self) -> tuple[int, int]:
+        """Returns the first and the last zoom level that there are tiles of; a tile of lower ones would be a dot."""
+        zoom = math.log2(2 * math.pi * EARTH_M / TILE_PX / self.pixel_m)
+        return max(math.floor(zoom) - 9, 0), min(math.ceil(zoom) + 5, 24)
+
     def about(self) -> dict[str, Any]:
         """Returns the facts about the map that the page loads first."""
-        zoom = math.log2(2 * math.pi * EARTH_M / TILE_PX / self.pixel_m)
         crs = self.grid.crs.to_string() if self.placed else ""
         return {
             "name": self.name,
@@ -101,7 +103,7 @@ class OpenMap:
             "placed": self.placed,
             "crs": crs if len(crs) < 40 else self.grid.crs.to_dict().get("proj", "a CRS of its own"),
             "size": [self.grid.width, self.grid.height],
-            "zooms": [max(math.floor(zoom) - 9, 0), min(math.ceil(zoom) + 5, 24)],
+            "zooms": list(self.zooms),
             "classes": [
                 {"name": name.replace("_", " "), "colour": f"#{colour}"}
                 for name, colour in zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True)
@@ -120,7 +122,7 @@ class OpenMap:
             y: row of the tile.
             hidden: bit mask of the classes not to draw.
         """
-        [class_id] = _part(self.address, [1], tile_bounds(z, x, y), TILE_PX, TILE_PX)
+        [class_id] = _part(self.address, [1], tile_bounds(z, x, y), TILE_PX, TILE_PX, self.anywhere)
         palette = np.zeros((256, 4), np.uint8)
         for place, rgb in enumerate(bands.class_rgb()):
             palette[place] = (*rgb, 0 if hidden >> place & 1 else 255)
@@ -132,7 +134,7 @@ class OpenMap:
         read = {}
         for address in {channel.address for channel in self.imagery}:
             indexes = [channel.index for channel in self.imagery if channel.address == address]
-            part = _part(address, indexes, bounds, TILE_PX, TILE_PX)
+            part = _part(address, indexes, bounds, TILE_PX, TILE_PX, self.anywhere)
             read |= {(address, index): band for index, band in zip(indexes, part, strict=True)}
         numbers = [(channel, read[channel.address, channel.index]) for channel in self.imagery]
         seen = np.all([~np.ma.getmaskarray(n) & (n.data != bands.S2_NODATA) for _, n in numbers], axis=0)
@@ -142,7 +144,7 @@ class OpenMap:
 
     def point(self, lon: float, lat: float) -> dict[str, Any] | None:
         """Returns class and probabilities of the pixel at a place in degrees; None outside of the map."""
-        with rasterio.open(self.address) as raster:
+        with reopened(self.address, self.anywhere) as raster:
             try:
                 (x,), (y,) = transform(WGS84, raster.crs, [lon], [lat])
             except Exception:  # PROJ's error for a place outside of the CRS; rasterio has no public name for it
@@ -156,7 +158,7 @@ class OpenMap:
             class_id = int(raster.read(1, window=window)[0, 0])
         found = {"row": row, "column": column, "class": class_id if class_id != bands.IGNORE else None}
         if self.probabilities and class_id != bands.IGNORE:
-            with rasterio.open(self.probabilities) as raster:
+            with reopened(self.probabilities, self.anywhere) as raster:
                 shares = raster.read(window=window, masked=True)[:, 0, 0] * raster.scales
             found["probabilities"] = [round(float(share), 4) for share in shares.filled(0)]
         return found
@@ -183,7 +185,7 @@ class OpenMap:
         width, height = (
             min(math.ceil(2 * extent / self.pixel_m), MOST_SAMPLES) for extent in (right - left, top - bottom)
         )
-        [class_id] = _part(self.address, [1], bounds, height, width)
+        [class_id] = _part(self.address, [1], bounds, height, width, self.anywhere)
         class_id = class_id.filled(bands.IGNORE)
         if self.placed:
             area = row_areas_m2(bottom, top, height, (right - left) / width) / 1e4
@@ -196,7 +198,12 @@ class OpenMap:
 
 @contextlib.contextmanager
 def open_map(
-    path: str, s2: Sequence[str] = (), probabilities: str | None = None, s2_bands: tuple[str, ...] = ()
+    path: str,
+    s2: Sequence[str] = (),
+    probabilities: str | None = None,
+    s2_bands: tuple[str, ...] = (),
+    *,
+    any_vrt_source: bool = False,
 ) -> Iterator[OpenMap]:
     """Opens a map with its imagery and probabilities. If a large file has no overviews, they are made in a temporary folder.
 
@@ -205,32 +212,41 @@ def open_map(
         s2: files, folders or products of Sentinel-2.
         probabilities: raster of the map's class probabilities, one band per class.
         s2_bands: names of the bands of `s2`, for files without band names.
+        any_vrt_source: whether a VRT may take its pixels from anywhere; as `anywhere` of `opening.open_raster`.
 
     Raises:
         ValueError: a file cannot be read, has the wrong content, or does not cover the map.
     """
-    with open_raster(path) as raster:
-        _check_map(path, raster)
+    with open_raster(path, anywhere=any_vrt_source) as raster:
+        _check_map(plain(path), raster)
         grid = Grid.of(raster)
-        tags = {key: text for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)}
-    shown = OpenMap(Path(path).name, _on_earth(path, grid), _placed(grid), grid.placed, tags)
+        tags = {
+            key: shown_in(text) for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)
+        }
+        address = on_earth(raster, path)
+    path = plain(path)
+    shown = OpenMap(Path(path).name, address, placed_grid(grid), grid.placed, tags, anywhere=any_vrt_source)
     if not grid.placed:
         print(f"note: {path} has no CRS and transform; it is shown without a place, areas in pixels", file=sys.stderr)
     elif shown.grid.bounds_in(WGS84) is None:
         raise ValueError(f"{path} has CRS {grid.crs.to_string()[:80]}, which has no longitude and latitude")
     if probabilities:
-        with open_raster(probabilities) as raster:
-            _check_probabilities(probabilities, raster, path, grid)
+        with open_raster(probabilities, anywhere=any_vrt_source) as raster:
+            _check_probabilities(plain(probabilities), raster, path, grid)
         shown = dataclasses.replace(shown, probabilities=str(probabilities))
     if s2:
-        shown = dataclasses.replace(shown, imagery=_channels(s2, s2_bands, grid))
+        reading = Reading(s2_bands=s2_bands, any_vrt_source=any_vrt_source)
+        shown = dataclasses.replace(shown, imagery=_channels(s2, reading, grid))
     with tempfile.TemporaryDirectory(prefix="specsar_jax_view_", ignore_cleanup_errors=True) as folder:
-        address, _ = _with_overviews(shown.address, [1], Resampling.nearest, Path(folder, "map.vrt"), path)
+        address, _ = with_overviews(
+            shown.address, any_vrt_source, [1], Resampling.nearest, Path(folder, "map.vrt"), path
+        )
         imagery = list(shown.imagery)
         for number, scene in enumerate(dict.fromkeys(channel.address for channel in imagery)):
             bands_of = [channel.index for channel in imagery if channel.address == scene]
-            smaller, places = _with_overviews(
-                scene, bands_of, Resampling.average, Path(folder, f"s2_{number}.vrt"), Path(scene).name
+            smaller, places = with_overviews(
+                *(scene, any_vrt_source, bands_of, Resampling.average),
+                *(Path(folder, f"s2_{number}.vrt"), Path(plain(scene)).name),
             )
             imagery = [
                 dataclasses.replace(c, address=smaller, index=places[c.index]) if c.address == scene else c
@@ -252,6 +268,39 @@ def tile_bounds(z: int, x: int, y: int) -> Bounds:
     return x * side - half, half - (y + 1) * side, (x + 1) * side - half, half - y * side
 
 
+def overlap_px(
+    raster: Bounds | None, view: Bounds, height: int, width: int
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Returns the first and the end of the rows, and of the columns, of a view that a raster reaches; None if there are none.
+
+    Args:
+        raster: bounds in metres of web Mercator; left is greater than right across the antimeridian. None: not known, so all.
+        view: bounds in metres of web Mercator.
+        height: rows of the view.
+        width: columns of the view.
+    """
+    if raster is None or not all(map(math.isfinite, raster)):
+        return (0, height), (0, width)
+    left, bottom, right, top = raster
+    half = math.pi * EARTH_M
+    sides = [(left, right)] if left <= right else [(left, half), (-half, right)]
+    sides = [
+        (a + turn, b + turn) for a, b in sides for turn in (-2 * half, 0.0, 2 * half)
+    ]  # views reach beyond 180 degrees
+    sides = [(max(a, view[0]), min(b, view[2])) for a, b in sides if a < view[2] and b > view[0]]
+    if not sides or bottom >= view[3] or top <= view[1]:
+        return None
+
+    def pixels(first: float, last: float, start: float, extent: float, size: int) -> tuple[int, int]:
+        # A pixel more, as bounds are those of the corners and edges
+        low, high = (first - start) / extent * size, (last - start) / extent * size
+        return max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, size)
+
+    rows = pixels(view[3] - top, view[3] - bottom, 0.0, view[3] - view[1], height)
+    columns = pixels(min(a for a, _ in sides), max(b for _, b in sides), view[0], view[2] - view[0], width)
+    return rows, columns
+
+
 def row_areas_m2(bottom: float, top: float, rows: int, column_m: float) -> Float64[np.ndarray, " rows"]:
     """Returns the area on the ellipsoid of a pixel in each row of a raster in web Mercator, from the top.
 
@@ -270,13 +319,24 @@ def row_areas_m2(bottom: float, top: float, rows: int, column_m: float) -> Float
     return -np.diff(to_equator) * polar**2 / 2 * column_m / EARTH_M
 
 
-def _part(address: str, indexes: list[int], bounds: Bounds, height: int, width: int) -> np.ma.MaskedArray:
+def _part(
+    address: str, indexes: list[int], bounds: Bounds, height: int, width: int, anywhere: bool = False
+) -> np.ma.MaskedArray:
     """Reads some bands of a raster, resampled to a rectangle of web Mercator."""
     from rio_tiler import reader
 
-    with rasterio.open(address) as raster:
-        part = reader.part(raster, bounds, height, width, dst_crs=MERCATOR, bounds_crs=MERCATOR, indexes=indexes)
-        return part.array
+    with reopened(address, anywhere) as raster:
+        found = np.ma.array(np.zeros((len(indexes), height, width), raster.dtypes[indexes[0] - 1]), mask=True)
+        # Beyond its edge nothing is read: GDAL would warp nothing for minutes, at the resolution of the file.
+        if (window := overlap_px(Grid.of(raster).bounds_in(MERCATOR), bounds, height, width)) is None:
+            return found
+        (top, bottom), (left, right) = window
+        x_px, y_px = (bounds[2] - bounds[0]) / width, (bounds[3] - bounds[1]) / height
+        inside = (bounds[0] + left * x_px, bounds[3] - bottom * y_px, bounds[0] + right * x_px, bounds[3] - top * y_px)
+        size = bottom - top, right - left
+        part = reader.part(raster, inside, *size, dst_crs=MERCATOR, bounds_crs=MERCATOR, indexes=indexes)
+        found[:, top:bottom, left:right] = part.array
+        return found
 
 
 def _png(picture: UInt8[np.ndarray, "height width 4"]) -> bytes:
@@ -312,15 +372,15 @@ def _check_probabilities(path: str, raster: rasterio.DatasetReader, map_path: st
         raise ValueError(f"{path} is not on the grid of {map_path}; give the probabilities that were written with it")
 
 
-def _channels(s2: Sequence[str], names: tuple[str, ...], grid: Grid) -> tuple[Channel, ...]:
+def _channels(s2: Sequence[str], reading: Reading, grid: Grid) -> tuple[Channel, ...]:
     """Returns red, green and blue of a scene that covers a part of the grid."""
     # What is decided of scale and offset does not matter, as the contrast stretch removes both.
-    with open_scene(s2, (), ("B4", "B3", "B2"), (), Reading(s2_bands=names), tell=lambda _: None) as scene:
+    with open_scene(s2, (), ("B4", "B3", "B2"), (), reading, tell=lambda _: None) as scene:
         channels = []
         for layer in scene.s2.layers:
             check_can_be_warped(layer.address, layer.grid, grid)
             low, high = _stretch(layer)
-            channels.append(Channel(_on_earth(layer.raster.name, layer.grid), layer.index, low, high))
+            channels.append(Channel(on_earth(layer.raster, layer.raster.name), layer.index, low, high))
     return tuple(channels)
 
 
@@ -331,54 +391,3 @@ def _stretch(layer: Layer) -> tuple[float, float]:
         return 0.0, 3000.0
     low, high = np.percentile(values, (2, 98))
     return float(low), float(max(high, low + 1))
-
-
-def _placed(grid: Grid) -> Grid:
-    """Returns the grid, or if it is not georeferenced one of its size at the equator."""
-    if grid.placed:
-        return grid
-    at = rasterio.Affine(10, 0, -5 * grid.width, 0, -10, 5 * grid.height)
-    return Grid(MERCATOR, at, grid.height, grid.width)
-
-
-def _on_earth(path: str, grid: Grid) -> str:
-    """Returns the address of a raster with the grid of `_placed`: its own, or that of a VRT in memory."""
-    if grid.placed:
-        return str(path)
-    address = f"/vsimem/specsar_jax_view/{abs(hash(str(path)))}.vrt"
-    rasterio.shutil.copy(str(path), address, driver="VRT")
-    with rasterio.open(address, "r+") as raster:
-        raster.crs, raster.transform = (placed := _placed(grid)).crs, placed.transform
-    return address
-
-
-def _with_overviews(
-    address: str, indexes: Sequence[int], how: Resampling, path: Path, name: str
-) -> tuple[str, dict[int, int]]:
-    """Returns the address of some bands of a raster, and the numbers that the bands have there. That is the raster itself if it has
-    overviews or is small, else a VRT of it at `path`, whose overviews are made here.
-    """
-    with rasterio.open(address) as raster:
-        size = max(raster.shape)
-        if size <= LARGE_PX or raster.overviews(indexes[0]):
-            return address, {index: index for index in indexes}
-    print(f"note: {name} has no overviews; makes them in a temporary folder", end="", file=sys.stderr, flush=True)
-    started = time.perf_counter()
-    rasterio.shutil.copy(address, path, driver="VRT")
-    tree = xml.etree.ElementTree.parse(path)
-    root = tree.getroot()
-    places = {index: place for place, index in enumerate(dict.fromkeys(indexes), start=1)}
-    found = {int(band.attrib["band"]): band for band in root.findall("VRTRasterBand")}
-    for band in found.values():
-        root.remove(band)
-    for index, place in places.items():
-        found[index].set("band", str(place))
-        root.append(found[index])
-    tree.write(path)
-    # An overview of half the size would cost most of the time and disk space and save little: a tile reads 512 x 512 pixels.
-    factors = [2**power for power in range(2, size.bit_length()) if size >> power >= TILE_PX // 2]
-    settings = {"COMPRESS_OVERVIEW": "DEFLATE", "BIGTIFF_OVERVIEW": "IF_SAFER", "GDAL_NUM_THREADS": "ALL_CPUS"}
-    with rasterio.Env(**settings), rasterio.open(path, "r+") as raster:
-        raster.build_overviews(factors, how)
-    print(f": {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    return str(path), places

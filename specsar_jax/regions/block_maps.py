@@ -18,6 +18,7 @@ from specsar_jax.regions import blocks, composites, region_files
 from specsar_jax.regions.blocks import Block
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError
 
 
@@ -105,4 +106,4 @@ def _extent(mask: Bool[np.ndarray, "height width"]) -> tuple[slice, slice]:
 
 
 def _line(reason: object) -> str:
-    return " ".join(str(reason).split())[:500]
+    return shown_in(" ".join(str(reason).split()))[:500]

@@ -11,7 +11,6 @@ the block of the zone in which its centre lies, so that nothing is mapped twice.
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +23,8 @@ from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 from rasterio.warp import transform as transform_coordinates
 
+from tfds_dwplus.files.shapes import rings_of
+from tfds_dwplus.files.strangers import one_line, parse_json
 from tfds_dwplus.imagery.grids import Grid
 
 PIXEL_M = 10
@@ -31,6 +32,9 @@ SOUTH, NORTH = -80.0, 84.0
 """Latitudes between which UTM is defined."""
 
 DEGREES = CRS.from_epsg(4326)
+
+MOST_POINTS = 5_000_000
+"""Of a region. Coast lines of a continent in full detail have some million."""
 
 _FINE = 0.01
 """Distance of the points inserted into an edge before it is reprojected, degrees. Between them, an edge that is straight in degrees
@@ -97,7 +101,7 @@ def box(west: float, south: float, east: float, north: float) -> shapely.Geometr
     )
 
 
-def from_geojson(text: str, name: str) -> shapely.Geometry:
+def from_geojson(text: str | bytes, name: str) -> shapely.Geometry:
     """Returns the region of a GeoJSON text: the union of all its polygons.
 
     A polygon may cross the antimeridian with longitudes beyond 180, or with an edge longer than half the globe (taken to go the
@@ -107,23 +111,24 @@ def from_geojson(text: str, name: str) -> shapely.Geometry:
         ValueError: the text is not GeoJSON, has no polygons or other geometries, is not in degrees, or reaches beyond UTM.
     """
     try:
-        tree = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not JSON ({error}); expected GeoJSON with polygons") from None
+        tree = parse_json(text, name)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected GeoJSON with polygons") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("type"), str):
         raise ValueError(f"{name} is not GeoJSON; expected an object with a type, of polygons")
     crs = str(tree.get("crs") or "")
     if crs and "CRS84" not in crs and "4326" not in crs:
-        raise ValueError(f"{name} is in another CRS ({crs[:80]}); expected degrees, as RFC 7946 has it: reproject it")
+        raise ValueError(
+            f"{name} is in another CRS ({one_line(crs, 80)}); expected degrees, as RFC 7946 has it: reproject it"
+        )
     polygons = []
     for geometry in _geometries(tree):
         if geometry.get("type") not in ("Polygon", "MultiPolygon"):
-            raise ValueError(f"{name} holds a {geometry.get('type')}, expected Polygon or MultiPolygon")
+            raise ValueError(f"{name} holds a {one_line(geometry.get('type'), 40)}, expected Polygon or MultiPolygon")
         try:
-            shape = shapely.geometry.shape(geometry)
-            polygons += [_unwrapped(part) for part in getattr(shape, "geoms", [shape])]
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError) as error:
-            raise ValueError(f"{name} holds a polygon that is none ({error}); expected GeoJSON") from None
+            polygons += _shapes(geometry)
+        except (ValueError, shapely.errors.ShapelyError) as error:
+            raise ValueError(f"{name} holds a polygon that is none ({one_line(error)}); expected GeoJSON") from None
     if not polygons or all(polygon.is_empty for polygon in polygons):
         raise ValueError(f"{name} holds no polygon; expected GeoJSON with Polygon or MultiPolygon")
     west, south, east, north = shapely.total_bounds(polygons)
@@ -137,9 +142,8 @@ def from_geojson(text: str, name: str) -> shapely.Geometry:
 def footprint_of(geometry: dict[str, Any] | None) -> shapely.Geometry | None:
     """Returns the footprint of a scene, GeoJSON in degrees as `from_geojson` takes it; None if it is not known, or is none."""
     try:
-        shape = shapely.geometry.shape(geometry)
-        return _on_globe([_unwrapped(part) for part in getattr(shape, "geoms", [shape])])
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError):
+        return _on_globe(_shapes(geometry))
+    except (ValueError, shapely.errors.ShapelyError):
         return None
 
 
@@ -237,8 +241,9 @@ def _on_globe(polygons: list[shapely.Polygon]) -> shapely.Geometry:
     return shapely.unary_union([_polygons(shapely.intersection(copy, world)) for copy in shifted])
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+def _shapes(geometry: dict[str, Any] | None) -> list[shapely.Polygon]:
+    """Returns the polygons of a geometry of GeoJSON. Raises a ValueError or ShapelyError if it is broken."""
+    return [_unwrapped(shapely.Polygon(rings[0], rings[1:])) for rings in rings_of(geometry, MOST_POINTS)]
 
 
 def _geometries(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:

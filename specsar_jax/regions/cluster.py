@@ -24,7 +24,9 @@ from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.maps.mapping import make_probabilities
 from specsar_jax.regions.block_maps import map_block
 from specsar_jax.regions.blocks import Block
+from specsar_jax.regions.local_cluster import local_cluster
 from specsar_jax.regions.region_files import Job
+from tfds_dwplus.files.addresses import shown, shown_in
 
 BACK_OFF_S = 2.0
 """Seconds to wait before failed blocks are tried again; doubled after each attempt."""
@@ -50,24 +52,18 @@ def connected(scheduler: str, workers: int) -> Iterator[distributed.Client]:
         )
     for name in ("distributed", *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are reported by the entries
+    security: dict[str, Any] = {}  # of a scheduler elsewhere: as Dask's own configuration says
     with contextlib.ExitStack() as stack:
         if not scheduler:
             environ = "distributed.nanny.pre-spawn-environ"
             stack.enter_context(
                 dask.config.set({f"{environ}.{name}": text for name, text in _environ(workers).items()})
             )
-            cluster = distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,  # spawned, as JAX does not work in forked processes
-                memory_limit=0,  # Dask would pause a worker near its limit; its memory is set by --block_px
-                dashboard_address=None,
-            )
-            stack.enter_context(cluster)
-            scheduler = cluster.scheduler_address
+            cluster = stack.enter_context(local_cluster(workers))
+            scheduler, security = cluster.scheduler_address, {"security": cluster.security}
         where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
         try:
-            client = stack.enter_context(distributed.Client(**where, timeout=START_S / 6))
+            client = stack.enter_context(distributed.Client(**where, **security, timeout=START_S / 6))
             client.wait_for_workers(1, timeout=START_S)
         except (
             OSError,
@@ -75,9 +71,10 @@ def connected(scheduler: str, workers: int) -> Iterator[distributed.Client]:
             ValueError,
             KeyError,
             AssertionError,
-        ) as error:  # the last two come from a scheduler file without an address
+            TypeError,
+        ) as error:  # the last three come from a scheduler file without an address, and a tls:// one without certificates
             raise ValueError(
-                f"no Dask scheduler with a worker answers at {scheduler} ({' '.join(str(error).split())[:200]}); "
+                f"no Dask scheduler with a worker answers at {shown(scheduler)} ({shown_in(' '.join(str(error).split()))[:200]}); "
                 "start one by 'dask scheduler' and 'dask worker ADDRESS', or leave --scheduler out"
             ) from None
         yield client
@@ -194,4 +191,4 @@ def _failed(block: Block, reason: str, *, again: bool) -> dict[str, Any]:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {shown_in(' '.join(str(error).split()))[:300]}"

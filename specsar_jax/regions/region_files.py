@@ -11,7 +11,6 @@ A file appears under its name only when it is complete.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import shutil
 import tempfile
@@ -32,7 +31,9 @@ from specsar_jax.regions.blocks import Block
 from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.addresses import compared_tree, shown_in
+from tfds_dwplus.files.outputs import locked, remove_partials, write_json, write_whole
+from tfds_dwplus.files.strangers import a_count, a_number, an_object, one_line, read_object, texts
 from tfds_dwplus.imagery.decoder import backscatter
 from tfds_dwplus.imagery.items.stac_assets import kind_of_note
 from tfds_dwplus.imagery.stac_api import StacArchive
@@ -67,14 +68,9 @@ def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file, expected a folder to write to; give another --output")
     (output / "blocks").mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another map_region is at work on {output}; wait for it, or give another --output"
-            ) from None
-        _take(output / "region.json", json.loads(json.dumps(asked)))
+    with locked(output / ".lock", output, advice="wait for it, or give another --output"):
+        remove_partials(output)
+        _take(output / "region.json", compared_tree(json.loads(json.dumps(asked))))
         for part in (output / "blocks").glob(".*"):  # unfinished files of workers of an earlier run
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         yield
@@ -82,12 +78,12 @@ def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
 
 def taken_orbit(output: Path) -> str:
     """Returns the orbit direction that a region's finished blocks were made with; "" if there are none."""
-    return json.loads((output / "region.json").read_bytes()).get(TAKEN_ORBIT, "") if _items(output) else ""
+    return read_object(output / "region.json", finite=False).get(TAKEN_ORBIT, "") if _items(output) else ""
 
 
 def keep_orbit(output: Path, orbit: str) -> None:
     """Keeps the orbit direction, so that blocks that are mapped later are of the same one."""
-    asked = json.loads((output / "region.json").read_bytes())
+    asked = read_object(output / "region.json", finite=False)
     _write_asked(output / "region.json", asked | {TAKEN_ORBIT: orbit})
 
 
@@ -122,8 +118,7 @@ def write_block(
     with tempfile.TemporaryDirectory(prefix=f".{block.name}.", dir=folder, ignore_cleanup_errors=True) as own:
         write_map(block.grid, Outputs(Path(own) / f"{block.name}.tif"), tags, probability)
         publishing.publish(Path(own) / f"{block.name}.tif", folder / f"{block.name}.tif", qgis.style())
-        with written_whole(folder / f"{block.name}.json") as part:
-            part.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / f"{block.name}.json", item)
 
 
 def write_mosaics(output: Path, done: Sequence[Block]) -> list[Path]:
@@ -135,8 +130,7 @@ def write_mosaics(output: Path, done: Sequence[Block]) -> list[Path]:
             (path, _mosaic([b for b in done if b.zone == zone])),
             (path.with_suffix(".qml"), qgis.style()),
         ):
-            with written_whole(name) as part:
-                part.write_text(text, encoding="utf-8")
+            write_whole(name, text)
         paths.append(path)
     return paths
 
@@ -152,7 +146,7 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
         if not is_done(output, block):
             missing.append(block.name)
             continue
-        known = json.loads((output / "blocks" / f"{block.name}.json").read_bytes())["properties"]
+        known = _told(output / "blocks" / f"{block.name}.json")
         for name, area in known["specsar:hectares"].items():
             classes[name] += area
         without += known["specsar:no_data_hectares"]
@@ -177,8 +171,7 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
         "s1_pixels_left_out": pixels,
         **job.tags,
     }
-    with written_whole(output / "summary.json") as part:
-        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "summary.json", summary)
     return summary
 
 
@@ -233,13 +226,36 @@ def _tags(job: Job, made: Composite | None) -> dict[str, str]:
         offsets, baselines = zip(*made.s2_read.values(), strict=True)
         tags |= {"s2_offset": _each(offsets), "s2_baseline": _each(baselines)}
     if made and made.doubts:
-        tags["notes"] = " | ".join(made.doubts)
+        tags["notes"] = shown_in(" | ".join(made.doubts))
     return tags
 
 
 def _each(texts: Sequence[str]) -> str:
     """Returns the different texts, sorted: '0, 1000'."""
     return ", ".join(sorted(set(filter(None, texts))))
+
+
+def _told(item: Path) -> dict[str, Any]:
+    """Reads what the STAC item of a block tells of it. Raises a ValueError if it is not what `write_block` writes."""
+    try:
+        known = an_object(read_object(item, finite=False).get("properties"), "properties")
+        for name, area in an_object(known.get("specsar:hectares"), "hectares").items():
+            if name not in bands.CLASSES:
+                raise ValueError(f"hectares of {one_line(name, 40)}")
+            a_number(area, "hectares")
+        a_number(known.get("specsar:no_data_hectares"), "no_data_hectares")
+        texts(known.get("specsar:doubts"), "doubts")
+        for number in an_object(known.get("specsar:s1_pixels_left_out", {}), "s1_pixels_left_out").values():
+            a_count(number, "s1_pixels_left_out")
+        for sensor, names in an_object(known.get("specsar:items"), "items").items():
+            if sensor not in ("s2", "s1"):
+                raise ValueError(f"items of {one_line(sensor, 40)}")
+            texts(names, "items")
+    except ValueError as error:
+        raise ValueError(
+            f"{item} is damaged ({one_line(error, 120)}); remove it, and its block is mapped again"
+        ) from None
+    return known
 
 
 def _items(output: Path) -> list[Path]:
@@ -254,12 +270,13 @@ def _take(path: Path, asked: dict[str, Any]) -> None:
     if not path.exists():
         raise ValueError(f"{path.parent} holds blocks but no {path.name}; give another --output")
     try:
-        found = json.loads(path.read_bytes())
+        found = read_object(path, finite=False)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged; give another --output")
-    found.pop(TAKEN_ORBIT, None)
+        raise ValueError(f"{path} is damaged; give another --output") from None
+    kept = compared_tree(found)  # older folders have whole addresses
+    if kept != found:
+        _write_asked(path, kept)
+    found = {name: of for name, of in kept.items() if name != TAKEN_ORBIT}
     different = list(_differences(found, asked))
     if not different:
         return None
@@ -277,14 +294,13 @@ def _take(path: Path, asked: dict[str, Any]) -> None:
 
 
 def _write_asked(path: Path, asked: dict[str, Any]) -> None:
-    with written_whole(path) as part:
-        part.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    write_json(path, asked)
 
 
 def _is_mapped(item: Path) -> bool:
     """Returns whether a block has a pixel with a class; also if its item cannot be read."""
     try:
-        return any(json.loads(item.read_bytes())["properties"]["specsar:hectares"].values())
+        return any(read_object(item, finite=False)["properties"]["specsar:hectares"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
         return True
 
@@ -325,7 +341,7 @@ def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.nda
             "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
             "specsar:s2_baselines": {name: baseline for name, (_, baseline) in made.s2_read.items()} if made else {},
             "specsar:s1_pixels_left_out": dict(made.s1_pixels) if made else {},
-            "specsar:doubts": list(made.doubts) if made else [],
+            "specsar:doubts": list(map(shown_in, made.doubts)) if made else [],
             **{f"specsar:{name}": text for name, text in _settings(job).items()},
         },
         stac_extensions=[

@@ -27,7 +27,8 @@ from specsar_jax.config import Config
 from specsar_jax.trained.trained_network import Trained, _abstract, named_weights, unnamed
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.outputs import write_whole
+from tfds_dwplus.files.strangers import a_list, an_object, parse_json
 
 BUNDLE_FORMAT = "specsar_jax bundle 2"
 
@@ -65,8 +66,7 @@ def write_bundle(trained: Trained, path: Path, *, dtype: str = "float32") -> dic
     }
     metadata = _metadata(stored, dtype)
     _described(metadata)  # raises if `read_bundle` would not accept it
-    with written_whole(path) as part:
-        part.write_bytes(safetensors.numpy.save(weights, metadata=metadata))
+    write_whole(path, safetensors.numpy.save(weights, metadata=metadata))
     return metadata
 
 
@@ -166,8 +166,8 @@ def _header(file: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str
         raise ValueError(f"it has {size} bytes; was it cut short?")
     if length > _MOST_HEADER_BYTES:
         raise ValueError(f"its header has {length} bytes, expected {_MOST_HEADER_BYTES} at most")
-    header = json.loads(file.read(length))
-    metadata = header.pop("__metadata__", {})
+    header = an_object(parse_json(file.read(length), "its header"), "its header")
+    metadata = an_object(header.pop("__metadata__", {}), "its metadata")
     if not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata holds something else than text")
     shapes = {}
@@ -189,11 +189,13 @@ def _described(metadata: Mapping[str, str]) -> Trained:
     """Returns the network that the metadata describe, without weights. Raises ValueError if a setting is out of bounds."""
     if metadata["format"] == BUNDLE_FORMAT and metadata.get("metadata_sha256") != _digest(metadata):
         raise ValueError("its metadata is not what was written; it was altered")
-    config = configs.from_dict(json.loads(metadata["config"]), checked=False)
+    config = configs.from_dict(parse_json(metadata["config"], "its config", finite=False), checked=False)
     configs.check_usable(config)
-    statistics = Statistics.from_dict(json.loads(metadata["statistics"]))
+    statistics = Statistics.from_dict(
+        an_object(parse_json(metadata["statistics"], "its statistics", finite=False), "its statistics")
+    )
     _check_statistics(config, statistics)
-    if tuple(json.loads(metadata["classes"])) != bands.CLASSES:
+    if tuple(a_list(parse_json(metadata["classes"], "its classes"), "its classes")) != bands.CLASSES:
         raise ValueError(f"its classes are {metadata['classes'][:200]}, expected {', '.join(bands.CLASSES)}")
     temperature = float(metadata.get("temperature", 1.0))  # the oldest bundles have none
     if not 1e-3 <= temperature <= 1e3:
@@ -201,8 +203,8 @@ def _described(metadata: Mapping[str, str]) -> Trained:
     step = int(metadata["step"])
     licence = metadata.get("licence", "")
     _check_licence(licence)
-    if step < 0:
-        raise ValueError("a step below 0")
+    if not 0 <= step < 2**63:
+        raise ValueError("a step below 0, or above what a run has")
     return Trained(config, statistics, {}, step, temperature, licence)
 
 

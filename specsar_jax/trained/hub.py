@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_dwplus.command_line import local_path, path
+from tfds_dwplus.files.addresses import shown_in
 
 PREFIX = "hub:"
 
@@ -97,4 +98,4 @@ def check_name(repository: str) -> None:
 
 def _reason(error: Exception) -> str:
     """Returns the beginning of the library's message, which may be paragraphs long."""
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), 240, placeholder=' ...')}"
+    return f"{type(error).__name__}: {textwrap.shorten(shown_in(str(error)), 240, placeholder=' ...')}"

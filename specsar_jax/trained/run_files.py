@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from specsar_jax import config as configs
 from specsar_jax.config import Config
 from specsar_jax.devices.sharding import is_first, wait_for_all
-from tfds_dwplus.files.strangers import a_number, read_json, read_object
+from tfds_dwplus.files.strangers import a_number, a_text, an_object, parse_json, read_json, read_object
 
 DAMAGED = "damaged"
 """Folder of a workdir for checkpoints that cannot be read."""
@@ -27,8 +27,9 @@ def read_config(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is not a workdir of specsar_jax.train: it has no config.json")
-    config = configs.from_dict(read_json(path, finite=False), checked=False)
+    tree = read_json(path, finite=False, unpaired=True)
     try:
+        config = configs.from_dict(tree, checked=False)
         configs.check_bounded(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -179,6 +180,17 @@ def read_calibration(workdir: Path, step: int) -> dict[str, Any] | None:
             f"{path} holds no temperature of probabilities ({type(error).__name__}: {error}); remove it, and "
             "specsar_jax.train, started again, fits it again"
         ) from None
+
+
+def log_event(line: str) -> dict[str, Any] | None:
+    """Returns the event of a line of the run log, which has a `kind` and a finite `step`; None for a line that was cut short."""
+    try:
+        event = an_object(parse_json(line, "a line", finite=False), "a line")
+        a_text(event.get("kind"), "kind")
+        a_number(event.get("step"), "step")
+    except ValueError:
+        return None
+    return event
 
 
 def split_file(what: str, split: str, ending: str) -> str:

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from specsar_jax.config import Config
 from specsar_jax.devices.sharding import is_first, largest_of_all, wait_for_all
 from specsar_jax.trained.run_files import none_whole, read_config, read_part, set_aside, why
 from specsar_jax.training.train_state import TrainState
-from tfds_dwplus.files.outputs import write_json
+from tfds_dwplus.files.outputs import locked, remove_partials, write_json
 
 NOT_EVALUATED = -1e9
 """Score of a checkpoint that was saved between two evaluations, and so was not evaluated."""
@@ -58,6 +56,14 @@ def claimed(
     Raises:
         ValueError: it belongs to a run of another config or other statistics, or another run is working on it.
     """
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+    with _locked(workdir) if is_first() else contextlib.nullcontext():
+        yield _taken(workdir, config, statistics, change)
+
+
+def _taken(workdir: Path, config: Config, statistics: Statistics, change: bool) -> list[dict[str, Any]]:
+    """Writes the config of a new run, or checks that of an older one; see `claimed`."""
     path = workdir / "config.json"
     changes: list[dict[str, Any]] = []
     wait_for_all("workdir looked at")
@@ -75,12 +81,10 @@ def claimed(
         if Statistics.read(workdir / "statistics.json") != statistics:
             raise ValueError(f"{workdir} was trained on a data set of other statistics; give another --workdir")
     elif is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / "statistics.json", statistics.to_dict())
         write_json(path, configs.to_dict(config))
     wait_for_all("workdir claimed")
-    with _locked(workdir) if is_first() else contextlib.nullcontext():
-        yield changes
+    return changes
 
 
 def keep_changes(workdir: Path, config: Config, changes: list[dict[str, Any]]) -> None:
@@ -98,14 +102,8 @@ def _change(setting: str, before: Config, after: Config) -> dict[str, Any]:
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
     """Keeps a second run out. The lock ends with the process, even if that is killed."""
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is at work on {workdir}; wait for it, or give another --workdir") from None
-        except OSError as error:  # a file system without locks
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
+    with locked(workdir / ".lock", workdir, advice="wait for it, or give another --workdir"):
+        remove_partials(workdir)
         yield
 
 

@@ -18,7 +18,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from specsar_jax.accuracy import calibration, metrics
+from specsar_jax.accuracy import calibration, evaluation_files, metrics
+from specsar_jax.accuracy.evaluation_files import Files
 from specsar_jax.accuracy.figures import figures_of, pixel_area_ha
 from specsar_jax.accuracy.intervals import PIXEL_AREA
 from specsar_jax.accuracy.tally import Tally
@@ -55,7 +56,7 @@ Sums = dict[str, np.ndarray]
 
 
 def evaluate(
-    trained: Trained, data_dir: Path | str, dataset: str, split: str, tiles: Path | None = None
+    trained: Trained, data_dir: Path | str, dataset: str, split: str, files: Files | None = None
 ) -> dict[str, Any]:
     """Returns the figures of a network on a split, with the keys of `evaluation_<split>.json`.
 
@@ -64,15 +65,16 @@ def evaluate(
         data_dir: folder of prepared data sets.
         dataset: NAME of dynamic_world_plus/NAME.
         split: in TFDS's notation.
-        tiles: where the first process writes the sums of each tile, if anywhere.
+        files: where the first process writes the figures and the sums of each tile, if anywhere.
 
     Raises:
         ValueError: no such data set or split, or a sensor or bands that the network needs and the data set lacks.
     """
     tally, loss, named = score_tiles(trained, data_dir, dataset, split)
-    if tiles is not None and is_first():
-        tally.write(tiles)
-    return named | {"loss": loss} | figures_of(tally, trained.temperature)
+    figures = named | {"loss": loss} | figures_of(tally, trained.temperature)
+    if files is not None and is_first():
+        evaluation_files.write(files, figures, tally)
+    return figures
 
 
 def score_tiles(

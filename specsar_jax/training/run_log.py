@@ -19,10 +19,13 @@ from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
 from specsar_jax.devices.memory import peak_memory_gb
+from specsar_jax.trained.run_files import log_event
 from specsar_jax.training.trackers import Tracker
 from specsar_jax.version import __version__
 from tfds_dwplus.command_line import progress
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.addresses import shown_in
+from tfds_dwplus.files.outputs import write_json, write_whole
+from tfds_dwplus.files.strangers import a_list, read_object
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 """Their versions go into `run.json`."""
@@ -42,7 +45,7 @@ class RunLog:
         path = workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= start]
-        self.evaluations = [of for of in map(json.loads, kept) if of["kind"] == "eval"]
+        self.evaluations = [event for line in kept if (event := log_event(line)) and event["kind"] == "eval"]
         """Figures of the evaluations so far, oldest first."""
         self.spent = Stopwatch()
         """Where the time of the run goes."""
@@ -55,9 +58,8 @@ class RunLog:
         if mute:
             return
         if lines != kept:
-            with written_whole(path) as part:
-                part.write_text("".join(line + "\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+            write_whole(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)  # a log, read while it grows: a line that is cut is dropped, above
         self._board = _Board(workdir / "tensorboard", start)
 
     def write(self, step: int, kind: str, figures: dict[str, Any]) -> None:
@@ -212,13 +214,13 @@ def write_start(workdir: Path, step: int, changes: Sequence[dict[str, Any]] = ()
     path = workdir / "run.json"
     earlier = []
     if path.exists():
-        before = json.loads(path.read_text())
-        earlier = [*before.pop("earlier"), before]
+        before = read_object(path, finite=False, unpaired=True)
+        earlier = [*a_list(before.pop("earlier", []), f"earlier of {path}"), before]
     start = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
         "changes": [{"step": step} | change for change in changes],
-        "command": [Path(word).name if place == 0 else word for place, word in enumerate(sys.orig_argv)],
+        "command": [Path(word).name if place == 0 else shown_in(word) for place, word in enumerate(sys.orig_argv)],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -226,13 +228,10 @@ def write_start(workdir: Path, step: int, changes: Sequence[dict[str, Any]] = ()
         "versions": {"specsar_jax": __version__} | {name: version(name) for name in PACKAGES},
         "earlier": earlier,
     }
-    with written_whole(path) as part:
-        part.write_text(json.dumps(start, indent=1) + "\n")
+    write_json(path, start)
 
 
 def _step_of(line: str) -> float:
     """The step of a line of `metrics.jsonl`; infinite for a line that was cut short."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")
+    event = log_event(line)
+    return float(event["step"]) if event else float("inf")

@@ -5,7 +5,6 @@ on without it. The run log has all that it was given.
 """
 
 import importlib
-import json
 import math
 import os
 import queue
@@ -16,7 +15,9 @@ from typing import Any
 
 from specsar_jax import config as configs
 from specsar_jax.config import Config
+from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.files.outputs import write_json
+from tfds_dwplus.files.strangers import read_object
 
 PROJECT = "specsar_jax"
 """Project of Weights & Biases, experiment of MLflow; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME name another one."""
@@ -77,7 +78,7 @@ class Tracker:
         except BaseException as error:  # of the package, of the network, of a login that is missing
             self._failed = True
             where = "at its start" if step is None else f"at step {step}"
-            self._tell(f"failed {where} ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+            self._tell(f"failed {where} ({type(error).__name__}: {shown_in(' '.join(str(error).split()))[:200]})")
 
     def _tell(self, what: str) -> None:
         print(
@@ -119,9 +120,10 @@ def _kept(workdir: Path, name: str) -> str | None:
     """The id of this run at the tracker, from an earlier start."""
     path = workdir / "tracker.json"
     try:
-        return json.loads(path.read_text()).get(name)
+        known = read_object(path).get(name)
     except (OSError, ValueError):
         return None
+    return known if isinstance(known, str) else None
 
 
 def _keep(workdir: Path, name: str, run_id: str) -> None:

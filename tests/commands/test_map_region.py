@@ -151,7 +151,7 @@ def test_what_is_refused(small_run, archive, tmp_path, flags, message):
     [
         ('{"type": "Point", "coordinates": [18, 42.4]}', "holds a Point"),
         ('{"type": []}', "is not GeoJSON"),
-        ("\udcff", "is not text"),
+        ("\udcff", "not text in UTF-8"),
     ],
 )
 def test_a_file_that_is_no_polygon(small_run, tmp_path, text, message):

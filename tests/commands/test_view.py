@@ -2,6 +2,11 @@
 
 import io
 import json
+import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -9,13 +14,13 @@ import numpy as np
 import pytest
 import rasterio
 from browsers import CHROMIUM, OPTIONS
-from conftest import command, refused
+from conftest import REPOSITORY, command, refused
 from PIL import Image
 from small_scenes import GRID
 
 from specsar_jax.maps import map_files
 from specsar_jax.maps.map_files import Outputs
-from specsar_jax.pages import map_server
+from specsar_jax.pages import local_server, map_server
 from tfds_dwplus import bands
 
 # rasterio 1.4 multiplies transforms in a way that affine 3 warns of.
@@ -46,6 +51,15 @@ def shown(made):
 
     with open_map(str(made / "map.tif"), [str(made / "s2.tif")], str(made / "shares.tif")) as shown:
         yield shown
+
+
+def test_page_gives_leaflet_elements_and_no_text():
+    """A text in a pop-up, tooltip, icon or attribution is HTML to Leaflet (CVE-2025-69993, all versions); an element's `textContent` is not."""
+    page = (Path(map_server.__file__).parent / "view.js").read_text()
+    assert re.findall(r"setContent\((\w+)", page) == ["told"]  # which returns an element
+    assert not re.search(
+        r"bind(Popup|Tooltip)|L\.tooltip|divIcon|(inner|outer)HTML|insertAdjacentHTML|attribution:", page
+    )
 
 
 def test_areas_are_true(shown):
@@ -210,3 +224,60 @@ def test_in_a_browser(shown):
     assert not troubles
     assert all(url.startswith(f"http://127.0.0.1:{server.server_port}/") for url in asked)
     assert any("/imagery/" in url for url in asked)
+
+
+HOSTS = ("127.0.0.1", "localhost")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET / HTTP/1.1\r\nHost: [", 400),
+        ("GET / HTTP/1.1\r\nHost: ", 403),
+        ("GET / HTTP/1.1\r\nHost: evil.example", 403),
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1@evil.example", 400),
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil", 400),
+        ("GET / HTTP/1.1\r\nAccept: */*", 400),
+        ("GET http://evil/ HTTP/1.1\r\nHost: 127.0.0.1", 403),
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4", 400),
+        ("POST / HTTP/1.1\r\nHost: 127.0.0.1", 405),
+        ("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n folded", 400),
+        ("\x16\x03\x01", 400),
+    ],
+)
+def test_a_strange_request_is_refused(head, status):
+    with pytest.raises(local_server.RefusedError) as refusal:
+        local_server.request_of(f"{head}\r\n\r\n".encode("latin-1"), HOSTS)
+    assert refusal.value.status == status
+
+
+def test_a_request():
+    for first in ("GET /a?b=1 HTTP/1.1", "GET http://LOCALHOST:9/a?b=1 HTTP/1.1"):
+        head = f"{first}\r\nHost: Localhost:8617\r\n\r\n".encode()
+        assert local_server.request_of(head, HOSTS) == ("GET", "/a?b=1", True)
+
+
+def test_far_away_nothing_is_read(shown):
+    """GDAL would warp nothing for minutes."""
+    low, _ = shown.zooms
+    picture = np.asarray(Image.open(io.BytesIO(shown.imagery_tile(low, 0, 0))))
+    assert not picture.any()
+    assert map_server.answer(shown, {}, f"/imagery/{low - 1}/0/0.png") is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_it_stops_while_connections_are_open(made, number, code):
+    """More connections than it holds: the ones that say nothing give way. No thread is at work in GDAL when Python ends."""
+    flags = [sys.executable, "-m", "specsar_jax.view", str(made / "map.tif"), "--port", "0"]
+    running = subprocess.Popen(flags, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    port = int(re.search(r":(\d+)/", running.stdout.readline())[1])
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(local_server.MOST_CONNECTIONS + 20)]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as asked:
+        asked.sendall(b"GET /areas.json?west=-180&south=-85&east=180&north=85 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asked.recv(100).startswith(b"HTTP/1.1 200 OK")
+        asked.sendall(b"GET /map/0/12/1/1.png HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        running.send_signal(number)
+        stderr = running.communicate(timeout=30)[1]
+    assert running.returncode == code and "Traceback" not in stderr, stderr
+    for connection in held:
+        connection.close()

@@ -295,7 +295,7 @@ def test_a_folder_of_another_kind_or_in_use_is_refused(archive, tmp_path):
     settings = acquiring.Task(stac(archive.url, "simulated-s2", "simulated-s1", "power"), Wanted())
     with (
         open_manifest(output, acquiring._settings(settings)),
-        pytest.raises(ValueError, match="another acquire is at work"),
+        pytest.raises(ValueError, match="another process is at work"),
     ):
         acquire.main([*common, "--output", str(output)])
     (output / "manifest.jsonl").unlink()

@@ -20,9 +20,11 @@ import tensorflow_datasets as tfds
 from conftest import REPOSITORY, refused, write_folder
 
 from tfds_dwplus import DynamicWorldPlusConfig, bands, dynamic_world_plus_dataset_builder
+from tfds_dwplus.files import workplaces
 from tfds_dwplus.prepare import main, prepare
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tiles import tile_files
+from tfds_dwplus.tiles.prepared import open_dataset
 from tfds_dwplus.tiles.records import squares
 from tfds_dwplus.tiles.statistics import TileStatistics
 
@@ -298,7 +300,7 @@ def test_one_process_at_a_time(tmp_path):
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another process is preparing"):
+        with pytest.raises(ValueError, match=r"another process is at work on .*mine"):
             prepare(config, tmp_path)
         assert (folder / "lock").exists()
     prepare(config, tmp_path)
@@ -355,3 +357,36 @@ def test_beam_gives_the_same_files_and_tells_of_a_bad_tile(tile_folder, tmp_path
     with pytest.raises(ValueError, match="no such file"):
         prepare(config, tmp_path / "other", beam_args="--runner=DirectRunner")
     assert not list((tmp_path / "other").rglob("*.json"))
+
+
+def test_a_killed_overwrite_is_found_again(tmp_path, monkeypatch):
+    """Where folders cannot be exchanged in one step: killed between the two renames. Whoever reads the data set puts it back."""
+
+    class Killed(BaseException):
+        pass
+
+    config = DynamicWorldPlusConfig(name="mine", tile_size_px=32, simulated_tiles=(("train", 1),))
+    prepare(config, tmp_path)
+    before = records_of(tmp_path, "mine", "train")
+    other = dataclasses.replace(config, simulation_seed=1)
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        done = rename(path, target)
+        if target.parent.name == workplaces.ASIDE:
+            raise Killed
+        return done
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(workplaces, "_exchanged", lambda *_: False)
+        patch.setattr(workplaces, "_clear", lambda *_: None)  # a killed process clears nothing
+        patch.setattr(Path, "rename", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        prepare(other, tmp_path, overwrite=True)
+    folder = tmp_path / "dynamic_world_plus"
+    assert not list(folder.glob("mine/*"))
+    assert open_dataset(tmp_path, "mine").info.splits["train"].num_examples == 1
+    assert records_of(tmp_path, "mine", "train").keys() == before.keys()
+    prepare(other, tmp_path, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    assert open_dataset(tmp_path, "mine").info.metadata["origin"] == other.origin()

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import rasterio._err
+import rasterio.errors
 from conftest import REPOSITORY
 
 from tfds_dwplus import command_line
@@ -48,6 +51,59 @@ def test_a_full_disk_is_told_in_one_line_with_the_path():
     done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: No space left on device: run/metrics.jsonl\n"
+
+
+TERMINATED_LATE = """
+import os, signal, sys
+from tfds_dwplus.command_line import run
+
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+
+sys.last = Last()  # deleted when Python has given up its handlers
+run(lambda _: None)
+"""
+
+
+def test_a_signal_that_comes_when_all_is_done_changes_no_exit_code():
+    done = subprocess.run([sys.executable, "-c", TERMINATED_LATE], cwd=REPOSITORY, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        ("CPLE_AppDefinedError(3, 513, 'cannot write map.tif: No space left')", "cannot write map.tif: No space left"),
+        ("CPLE_FileIOError(3, 3, 'map.tif: Write error')", "map.tif: Write error"),
+        ("RasterioError('map.tif is not there')", "map.tif is not there"),
+        ("WarpOperationError('Chunk and warp failed')", "Chunk and warp failed"),
+        ("RasterBlockError('no block')", "no block"),
+    ],
+)
+def test_errors_of_gdal_are_one_line(raised, line, monkeypatch, capsys):
+    """Of any class, also where a thread raised them."""
+    monkeypatch.setattr(sys, "argv", ["predict"])
+    for name in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
+    classes = vars(rasterio._err) | vars(rasterio.errors)
+
+    def main(_: list[str]) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(fail).result()
+
+    def fail() -> None:
+        raise eval(raised, classes)
+
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(main)
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == f"note: {line}\n"
 
 
 def test_other_errors_keep_their_traceback(capsys):

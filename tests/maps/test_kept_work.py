@@ -217,3 +217,29 @@ def test_what_was_read_is_told(trained, tall, tmp_path, monkeypatch, capsys):
     map_of(trained, tall, other, reading=reading)
     with rasterio.open(other) as raster:
         assert raster.tags()["s2_offset"] == "1000"
+
+
+def test_a_folder_that_somebody_else_made(tmp_path):
+    """Where anybody may write, anybody could make the folder of the strips first, with links in it to files of ours."""
+    victim = tmp_path / "victim"
+    victim.write_text("years of work")
+    folder = tmp_path / ".map.tif.unfinished"
+    folder.mkdir(mode=0o777)
+    (folder / "part_1_of_1.lock").symlink_to(victim)
+    with pytest.raises(ValueError, match="is a link, expected a file of our own"):
+        UnfinishedMap(GRID, Outputs(tmp_path / "map.tif"), {}, [0], {})
+    assert victim.read_text() == "years of work" and folder.stat().st_mode & 0o777 == 0o700
+    (folder / "part_1_of_1.lock").unlink()
+    folder.rename(tmp_path / "real")
+    folder.symlink_to(tmp_path / "real")
+    with pytest.raises(ValueError, match=r"unfinished is a link, expected a folder"):
+        UnfinishedMap(GRID, Outputs(tmp_path / "map.tif"), {}, [0], {})
+
+
+def test_the_folder_is_removed_before_the_end(tmp_path):
+    outputs = Outputs(tmp_path / "map.tif")
+    unfinished = UnfinishedMap(GRID, outputs, {}, [0], {})
+    unfinished.write(0, np.zeros((40, 30), np.uint8))
+    shutil.rmtree(unfinished.folder)
+    with pytest.raises(ValueError, match="unfinished was removed before the map was whole; map again"):
+        unfinished.finish()

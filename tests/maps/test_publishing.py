@@ -1,6 +1,7 @@
 """A map takes its name: without what GDAL kept beside an older file, through links, under long names, whenever it is killed."""
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -161,3 +162,21 @@ def test_names_that_no_file_system_takes(tmp_path):
     assert hidden_name("map.tif", ".part") == ".map.tif.part"
     assert len(os.fsencode(hidden_name("é" * 125, ".part"))) < 50
     assert hidden_name("m" * 250, ".part") != hidden_name("m" * 249 + "n", ".part")
+
+
+@pytest.mark.parametrize("kb", [1, 2, 3])
+def test_a_disk_that_is_full_at_the_end(tmp_path, kb):
+    """GDAL raises errors of several classes, or none: the older map stays, and the strips."""
+    path = older(tmp_path / "m.tif")
+    random = np.random.default_rng(0).integers(0, 9, (40, 30))
+    unfinished = map_files.UnfinishedMap(GRID, Outputs(path), {}, [0], {})
+    unfinished.write(0, random.astype(np.uint8))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kb * 256, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"m\.tif|disk full"):
+            unfinished.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not is_new(path) and unfinished.missing == []
+    assert unfinished.finish() and [path.name for path in tmp_path.glob(".*")] == []

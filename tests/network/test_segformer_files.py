@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import re
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -212,3 +213,12 @@ def test_broken_files_are_refused_by_name(tmp_path, monkeypatch):
 def test_bands_must_be_as_many_as_the_network_reads(tmp_path):
     with pytest.raises(ValueError, match="s2_bands has 1 names"):
         load_segformer(tmp_path, drawn(STACKED), STACKED, ("B2",))
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.9.1+cpu", "1.13.1"])
+def test_torch_older_than_what_reads_safely_is_refused(monkeypatch, tmp_path, version):
+    """CVE-2026-24747: before 2.10, `weights_only=True` is not enough. The file is not opened."""
+    (tmp_path / "weights.pth").write_bytes(b"never read")
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__=version))
+    with pytest.raises(ValueError, match=r"torch 2\.10 or later"):
+        load_segformer(tmp_path / "weights.pth", drawn(STACKED), STACKED, S2)

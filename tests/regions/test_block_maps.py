@@ -180,7 +180,7 @@ def test_a_folder_is_held_by_one(tmp_path):
     (tmp_path / "blocks" / ".33N_0_0.x").mkdir()  # of a worker that was killed
     with region_files.opened(tmp_path, {"region": 1}):
         assert not list((tmp_path / "blocks").iterdir())
-        with pytest.raises(ValueError, match="another map_region is at work"), region_files.opened(tmp_path, {}):
+        with pytest.raises(ValueError, match="another process is at work"), region_files.opened(tmp_path, {}):
             pass
 
 

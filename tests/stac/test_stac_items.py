@@ -119,10 +119,20 @@ def address(href, link="http://x/c/items/x", **fields):
 
 
 def test_addresses_are_resolved_and_those_of_this_machine_refused(monkeypatch, tmp_path):
+    assert address("/etc/passwd") == "http://x/etc/passwd"
+    assert address("HTTPS://x/B02.tif") == "https://x/B02.tif"
     assert address("./R10m/B02.jp2") == "http://x/c/items/R10m/B02.jp2"
     assert address("../B02.tif", "https://x/a/b/item.json") == "https://x/a/B02.tif"
     assert address("B02.tif", "s3://bucket/a/item.json") == "s3://bucket/a/B02.tif"
-    for href in ("file:///etc/passwd", "/vsicurl/http://x", "/vsizip//home/me/a.zip", "ftp://x/B02.tif"):
+    hrefs = (
+        "file:///etc/passwd",
+        "/vsicurl/http://x",
+        "/vsizip//home/me/a.zip",
+        "ftp://x/B02.tif",
+        "vrt://a.tif",
+        "http:///a",
+    )
+    for href in (*hrefs, "<VRTDataset/>", "https://x/a\nb.tif", "https://<VRTDataset>"):
         with pytest.raises(ItemError, match="expected one that begins with http"):
             address(href)
     with pytest.raises(ItemError, match=r"relative address \./B02\.tif"):

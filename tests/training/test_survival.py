@@ -35,7 +35,7 @@ def test_a_corrupt_record_is_skipped_if_so_wished(corrupt, capfd):
 def test_a_second_run_on_a_workdir_at_work_is_refused(small_run, tmp_path):
     config = run_files.read_config(small_run / "run")
     statistics = loading.load_trained(small_run / "run").statistics
-    at_work = pytest.raises(ValueError, match="another run is at work")
+    at_work = pytest.raises(ValueError, match="another process is at work")
     with checkpoints.claimed(tmp_path, config, statistics), at_work:
         loop.train(small_config(small_run), tmp_path)
     with checkpoints.claimed(tmp_path, config, statistics):

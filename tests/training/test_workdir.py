@@ -132,7 +132,5 @@ def test_clipping_may_be_taken_away_from_a_run(run, small_run):
 def test_steps_that_are_not_finite_say_what_works(small_run, tmp_path):
     alpha = f"loss.alpha=({','.join(['1e38'] * 9)})"
     config = small_config(small_run, alpha, "train.most_skipped=2", "train.eval_every=0")
-    with pytest.raises(
-        ValueError, match=r"no checkpoint is left. .*--change --config\.optimizer\.learning_rate=5e-05"
-    ):
+    with pytest.raises(ValueError, match=r"no checkpoint is left. .*--change --config\.optimizer\.learning_rate=5e-05"):
         loop.train(config, tmp_path)

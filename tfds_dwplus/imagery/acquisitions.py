@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt16
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.items.footprints import covered
 from tfds_dwplus.labels.published import LabelTile
@@ -22,11 +23,11 @@ S1_ORBITS = ("descending", "ascending", "both", "descending_or_ascending", "asce
 
 
 class ArchiveError(OSError):
-    """The archive did not answer, or gave a wrong answer. Trying again may help."""
+    """The archive did not answer, or gave a wrong answer. Trying again may help. Its message has no secrets of addresses."""
 
     def __init__(self, message: str, kind: str = "the archive does not answer") -> None:
         """Keeps the kind of the reason, one for many tiles, beside the message."""
-        super().__init__(message)
+        super().__init__(shown_in(message))
         self.kind = kind
 
 
@@ -35,7 +36,7 @@ class ItemError(ValueError):
 
     def __init__(self, message: str, kind: str = "it cannot be used") -> None:
         """Keeps the kind of the reason, one for many scenes, beside the message."""
-        super().__init__(message)
+        super().__init__(shown_in(message))
         self.kind = kind
 
 
@@ -49,7 +50,7 @@ class NoImageryError(ValueError):
 
     def __init__(self, message: str, kind: str = "no imagery") -> None:
         """Keeps the kind of the reason, one for many tiles, beside the message."""
-        super().__init__(message)
+        super().__init__(shown_in(message))
         self.kind = kind
 
 

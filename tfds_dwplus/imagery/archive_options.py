@@ -6,6 +6,7 @@ Enters: parsed arguments. Leaves: a `stac_api.StacArchive`.
 import argparse
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown
 from tfds_dwplus.imagery.acquisitions import S1_ORBITS, Wanted
 from tfds_dwplus.imagery.decoder.backscatter import UNITS
 from tfds_dwplus.imagery.stac_api import PRESETS, Collection, Preset, StacArchive, preset_of
@@ -64,20 +65,24 @@ def stac_archive(args: argparse.Namespace, sensors: tuple[str, ...] = ("s2", "s1
     s2_preset, s1_preset = preset_of(args.stac_url), preset_of(s1_url)
     for url, preset, option in ((args.stac_url, s2_preset, "--stac_url"), (s1_url, s1_preset, "--s1_stac_url")):
         if preset is None and "://" not in url:
-            raise ValueError(f"{option} is {url!r}, expected a URL or one of {', '.join(PRESETS)}")
+            raise ValueError(f"{option} is {shown(url)!r}, expected a URL or one of {', '.join(PRESETS)}")
     s2_name = args.s2_collection or (s2_preset and s2_preset.s2_collections.get(args.s2_level)) or ""
     if not s2_name and "s2" in sensors:
         serves = f": it serves {', '.join(s2_preset.s2_collections)}" if s2_preset else ""
-        raise ValueError(f"no --s2_collection is given for {args.s2_level} of {args.stac_url}{serves}")
+        raise ValueError(f"no --s2_collection is given for {args.s2_level} of {shown(args.stac_url)}{serves}")
     s1 = {"collection": args.s1_collection, "unit": args.s1_unit, "quantity": args.s1_quantity}
     if s1_preset and s1_preset.s1:
         s1 = {name: given or known for (name, given), known in zip(s1.items(), s1_preset.s1, strict=True)}
     elif s1_preset and "s1" in sensors:
-        raise ValueError(f"{s1_url} has no Sentinel-1 that can be used: {s1_preset.description}, as planetary_computer")
+        raise ValueError(
+            f"{shown(s1_url)} has no Sentinel-1 that can be used: {s1_preset.description}, as planetary_computer"
+        )
     missing = [name for name, value in s1.items() if not value]
     if missing and "s1" in sensors:
         options = " and ".join(f"--s1_{name}" for name in missing)
-        raise ValueError(f"{options} of {s1_url} not given; the unit of backscatter is never guessed, see --help")
+        raise ValueError(
+            f"{options} of {shown(s1_url)} not given; the unit of backscatter is never guessed, see --help"
+        )
     s2_assets = (s2_preset.s2_assets if s2_preset else {}) | _assets(args.s2_assets, "--s2_assets")
     return StacArchive(
         _collection(args.stac_url, s2_preset, s2_name if "s2" in sensors else "", s2_assets),

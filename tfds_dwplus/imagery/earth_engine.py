@@ -20,6 +20,7 @@ from jaxtyping import Float32, UInt16
 from rasterio.warp import transform_bounds
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.imagery.acquisitions import (
     ArchiveError,
     Imagery,
@@ -214,7 +215,7 @@ def arrays(
 
 def explained(message: str) -> OSError | ValueError:
     """Makes an error for the user from the service's message: an ArchiveError if trying again may help."""
-    said, lower = " ".join(message.split())[:300], message.lower()
+    said, lower = shown_in(" ".join(message.split()))[:300], message.lower()
     if any(word in lower for word in ("quota", "too many", "429", "concurrent", "rate limit")):
         return ArchiveError(f"Earth Engine is asked for more than it gives this account ({said}); use fewer --workers")
     if any(word in lower for word in ("authenticate", "authorize", "credentials", "not initialized", "401")):

@@ -9,6 +9,7 @@ reach across the antimeridian: longitudes that differ by a full turn are one pla
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,18 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
+
+
+def parse_crs(text: str) -> CRS:
+    """Parses a CRS: an authority code, WKT, PROJ's notation or PROJJSON.
+
+    Raises:
+        CRSError: it is none. GDAL takes anything else for a file or an address, which it would open.
+    """
+    known = r"\s*(?:[A-Za-z]\w*:[\w+.:-]+|[A-Z]\w*\s*\[.*|(?!.*(?:://|/vsi))\+?(?:proj|init)=.*|\{.*)\s*"
+    if not re.fullmatch(known, text, re.DOTALL):
+        raise CRSError(f"the CRS is {text[:60]!r}, expected an EPSG code or WKT")
+    return CRS.from_user_input(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Grid:
     @classmethod
     def parse(cls, crs: str, transform: Sequence[float], height: int, width: int) -> "Grid":
         """The grid of a CRS as text ("" for none) and affine coefficients a, b, c, d, e, f."""
-        return cls(CRS.from_user_input(crs) if crs else None, rasterio.Affine(*transform), height, width)
+        return cls(parse_crs(crs) if crs else None, rasterio.Affine(*transform), height, width)
 
     @property
     def shape(self) -> tuple[int, int]:

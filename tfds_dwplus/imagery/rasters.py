@@ -13,7 +13,6 @@ A band on another grid is read window by window. Its valid pixels are converted 
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, MutableMapping
 
 import numpy as np
@@ -24,6 +23,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.imagery.decoder import backscatter, reflectance
 from tfds_dwplus.imagery.decoder.declared import NOTHING, Declared
 from tfds_dwplus.imagery.decoder.reflectance import Linear
@@ -38,7 +38,7 @@ class PixelsError(ValueError):
 
     def __init__(self, message: str, address: str) -> None:
         """Keeps the address of the file beside the message."""
-        super().__init__(message)
+        super().__init__(shown_in(message))
         self.address = address
 
 
@@ -207,9 +207,7 @@ class Layer:
             else:
                 valid = stored != self.nodata
         except RasterioError as error:
-            reason = re.sub(
-                r"\?[^\s'\"]*", "", str(error.__cause__ or error)
-            )  # a query is a signature, which is secret
+            reason = shown_in(str(error.__cause__ or error))
             raise PixelsError(
                 f"cannot read the pixels of {self.address}; is the file cut short? ({reason})", self.address
             ) from None

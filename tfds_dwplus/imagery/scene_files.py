@@ -8,17 +8,22 @@ import logging
 import math
 import os
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
-from tfds_dwplus.files.addresses import is_remote, shown
+from tfds_dwplus.files import archives
+from tfds_dwplus.files.addresses import is_remote, shown_in
+from tfds_dwplus.files.opening import open_raster as open_raster
+from tfds_dwplus.files.opening import opened
+from tfds_dwplus.files.strangers import read_bytes
 from tfds_dwplus.imagery.decoder.band_names import band_name
 from tfds_dwplus.imagery.decoder.declared import Declared, of_product
+
+MOST_METADATA_BYTES = 64 << 20
+"""Of the XML file of a product; those of Sentinel-2 have less than 1 MB."""
 
 
 def acquisition_dates(names: Sequence[str]) -> list[str]:
@@ -33,18 +38,22 @@ def list_rasters(path: str) -> list[tuple[str, dict[str, Declared]]]:
         return [(path, {})]
     place = Path(path)
     if place.suffix.lower() == ".zip" and place.is_file():
-        try:
-            with zipfile.ZipFile(place) as archive:
-                names = archive.namelist()
-                return _rasters_among(path, names, lambda name: f"/vsizip/{place.resolve()}/{name}", archive.read)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is not a whole zip file ({error})") from None
+        with archives.opened(place) as archive:
+            names = [member.filename for member in archive.infolist() if not archives.fault_of_member(member)]
+            return _rasters_among(
+                path,
+                names,
+                lambda name: f"/vsizip/{place.resolve()}/{name}",
+                lambda name: archives.read_member(archive, name, MOST_METADATA_BYTES),
+            )
     if re.fullmatch(r"MTD_MSIL(1C|2A)\.xml", place.name) and place.is_file():
         place = place.parent
     if not place.is_dir():
         return [(path, {})]
     names = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
-    return _rasters_among(path, names, lambda name: str(place / name), lambda name: (place / name).read_bytes())
+    return _rasters_among(
+        path, names, lambda name: str(place / name), lambda name: read_bytes(place / name, MOST_METADATA_BYTES)
+    )
 
 
 def _rasters_among(
@@ -64,34 +73,16 @@ def _rasters_among(
     return [(address(name), declared) for name in images]
 
 
-def open_raster(path: str | Path) -> rasterio.DatasetReader:
-    """Opens a raster. Raises a ValueError that names the file if it does not exist or GDAL cannot read it."""
-    address = str(path)
-    with warnings.catch_warnings():
-        # Images without georeference (BigEarthNet samples) are accepted.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            return rasterio.open(address)
-        except RasterioError as error:
-            local = not (is_remote(address) or address.startswith("/vsi"))
-            reason = f"not a raster that GDAL reads ({str(error).replace(address, shown(address))})"
-            if local and not Path(address).exists():
-                reason = "no such file"
-            raise ValueError(f"cannot open {shown(address)}: {reason}") from None
-
-
 def mask_beside(address: str) -> rasterio.DatasetReader | None:
     """Opens the mask `.msk` that lies beside a remote raster, which GDAL does not look for; None if there is none.
 
     The query of an address, such as a signature, is kept.
     """
     place, sign, query = address.partition("?")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a mask has no place of its own
-        try:
-            return rasterio.open(f"{place}.msk{sign}{query}")
-        except RasterioError:
-            return None
+    try:
+        return opened(f"{place}.msk{sign}{query}", ("GTiff",))
+    except RasterioError:
+        return None
 
 
 def remote_settings(all_remote: bool, timeout_s: float | None = None) -> dict[str, str | int | float]:
@@ -123,7 +114,7 @@ def remote_settings(all_remote: bool, timeout_s: float | None = None) -> dict[st
 def _without_signatures(record: logging.LogRecord) -> bool:
     """Takes signatures out of what GDAL logs, and leaves out the answers after which it asks again, or an error is told."""
     said = record.getMessage()
-    record.msg, record.args = re.sub(r"\?[^\s#'\"`]+", "", said), None
+    record.msg, record.args = shown_in(said), None
     return not re.search(r"Retrying again|failed with response_code", said)
 
 

@@ -58,6 +58,8 @@ class Reading:
     """Raster on any grid, or a SAFE product, whose scene classification is used."""
     cloud_values: tuple[int, ...] = ()
     """Values of the mask that are not mapped. (): `CLOUD_CLASSES` if the file name has SCL, else all but 0."""
+    any_vrt_source: bool = False
+    """Whether a VRT may take its pixels from anywhere; as `anywhere` of `opening.open_raster`."""
 
 
 AS_FILES_SAY = Reading()
@@ -123,7 +125,7 @@ def open_scene(
         sensors: dict[str, Sensor | None] = {"s2": None, "s1": None}
         grid, tags = None, {}
         if s2_bands:
-            files = _opened(s2, stack)
+            files = _opened(s2, stack, reading.any_vrt_source)
             places = _places(files, s2, bands.S2_ALL_BANDS, s2_bands, reading.s2_bands, tell)
             grid = _finest(places)
             sensors["s2"], decision = _sentinel2(places, s2_bands, reading.s2_offset)
@@ -132,7 +134,7 @@ def open_scene(
             for line in filter(None, (said, *decision.notes)):
                 tell(line)
         if s1_bands:
-            files = _opened(s1, stack)
+            files = _opened(s1, stack, reading.any_vrt_source)
             places = _places(files, s1, bands.S1_BANDS, s1_bands, reading.s1_bands, tell)
             grid = grid or _finest(places)
             sensors["s1"] = _sentinel1(places, s1_bands, reading.s1_unit)
@@ -140,7 +142,7 @@ def open_scene(
                 tags["s1_quantity"] = quantity
         cloud, values = None, reading.cloud_values
         if reading.cloud_mask:
-            cloud = _cloud_layer(reading.cloud_mask, stack)
+            cloud = _cloud_layer(reading.cloud_mask, stack, reading.any_vrt_source)
             values = _cloud_values(cloud, values, tell)
         if not grid.placed:
             tell(
@@ -152,11 +154,11 @@ def open_scene(
         yield scene
 
 
-def _opened(paths: Sequence[str | Path], stack: contextlib.ExitStack) -> list[_File]:
+def _opened(paths: Sequence[str | Path], stack: contextlib.ExitStack, anywhere: bool) -> list[_File]:
     files = []
     for path in paths:
         for address, product in list_rasters(str(path)):
-            raster = stack.enter_context(open_raster(address))
+            raster = stack.enter_context(open_raster(address, anywhere=anywhere))
             mask = (
                 mask_beside(address) if is_remote(address) and raster.driver == "GTiff" and _unmasked(raster) else None
             )
@@ -324,13 +326,13 @@ def _quantity(places: list[tuple[_File, int]]) -> str:
     return quantity_named(texts)
 
 
-def _cloud_layer(path: str, stack: contextlib.ExitStack) -> Layer:
+def _cloud_layer(path: str, stack: contextlib.ExitStack, anywhere: bool) -> Layer:
     addresses = [address for address, _ in list_rasters(path)]
     classified = [address for address in addresses if "_SCL_" in address]
     if len(addresses) > 1 and not classified:
         raise ValueError(f"{path} holds no scene classification (SCL); --cloud_mask takes a raster or an L2A product")
     address = (classified or addresses)[0]
-    raster = stack.enter_context(open_raster(address))
+    raster = stack.enter_context(open_raster(address, anywhere=anywhere))
     if raster.count != 1:
         raise ValueError(f"{shown(address)} has {raster.count} bands, expected a mask of one")
     return Layer(shown(address), raster, 1, CLASSES_OF_A_MASK)

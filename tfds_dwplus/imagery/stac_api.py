@@ -16,7 +16,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
+from tfds_dwplus.files import hosts
+from tfds_dwplus.files.addresses import shown, shown_in
+from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.acquisitions import ArchiveError, first_line
+from tfds_dwplus.imagery.items.item_checks import checked_item
 
 Answer = TypeVar("Answer")
 
@@ -120,11 +124,18 @@ def check_collections(archive: StacArchive) -> None:
         except ArchiveError as error:
             raise ValueError(f"{error}; check --stac_url, --s1_stac_url and the network") from None
         except Exception as error:
-            raise ValueError(f"{collection.url} does not answer: {_message(error)}; try again later") from None
+            raise ValueError(f"{shown(collection.url)} does not answer: {_message(error)}; try again later") from None
         if found is None:
             raise ValueError(
-                f"{collection.url} has no collection {collection.name!r}; say --s2_collection or --s1_collection"
+                f"{shown(collection.url)} has no collection {collection.name!r}; say --s2_collection or --s1_collection"
             )
+
+
+YEARS = range(1950, 2200)
+"""Of acquisitions; about the ends of what Python counts, a day more is an error."""
+
+MOST_ITEMS = 100_000
+"""Of a search. A server could go on giving pages without an end."""
 
 
 def item_time(item: Any) -> datetime.datetime:
@@ -158,28 +169,38 @@ def search(
     west, south, east, north = bounds
     boxes = [bounds] if west <= east else [(west, south, 180.0, north), (-180.0, south, east, north)]
     api = _api(collection, timeout_s)
-    import pystac
-
     found = {}
     for box in boxes:
         wanted = {"collections": [collection.name], "bbox": box, "datetime": when, "max_items": most}
         try:
             answer = _asked(lambda page, wanted=wanted: _items(api, wanted, page), min(most or PAGE, PAGE))
         except Exception as error:
-            raise ArchiveError(f"the search of {collection.url} failed: {_message(error)}") from None
+            raise ArchiveError(f"the search of {shown(collection.url)} failed: {_message(error)}") from None
         for known in answer:
             try:
-                known["properties"].pop("deprecated", None)  # pystac would warn on the screen
-                item = pystac.Item.from_dict(known, root=api.client, preserve_dict=False)
-                item_time(item)  # raises if there is none
-            except Exception as error:  # whatever pystac raises for what is no item
+                item = parsed_item(known, api.client)
+            except ValueError as error:
                 if left_out is not None:
-                    left_out.append(
-                        f"an item of {collection.name}, {known.get('id')!r}, is no valid STAC: {first_line(error)}"
-                    )
+                    named = one_line(ascii(known.get("id")), 80) if isinstance(known, dict) else "which is no object"
+                    left_out.append(f"an item of {collection.name}, {named}, is no valid STAC: {error}")
             else:
                 found[item.id] = item
     return sorted(found.values(), key=lambda item: (item_time(item), item.id))
+
+
+def parsed_item(known: Any, root: Any = None) -> Any:
+    """Returns the `pystac.Item` of an item as JSON, of the catalogue `root`. Raises a ValueError if it is no item that can be used."""
+    import pystac
+
+    try:
+        checked = checked_item(known)
+        checked["properties"].pop("deprecated", None)  # pystac would warn on the screen
+        item = pystac.Item.from_dict(checked, root=root, preserve_dict=False)
+        if item_time(item).year not in YEARS:
+            raise ValueError(f"its time is {item_time(item)}")
+    except Exception as error:  # whatever pystac raises for what is no item
+        raise ValueError(one_line(first_line(error))) from None
+    return item
 
 
 def _message(error: Exception) -> str:
@@ -187,7 +208,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return "its answer is not JSON, so not that of a STAC API"
     said, status = first_line(error), getattr(error, "status_code", None)
-    return (f"HTTP {status}: " if status else "") + ("a page of HTML" if said.startswith("<") else said)
+    return (f"HTTP {status}: " if status else "") + ("a page of HTML" if said.startswith("<") else shown_in(said))
 
 
 @dataclasses.dataclass
@@ -245,7 +266,11 @@ def _items(api: _Api, wanted: dict[str, Any], page: int) -> list[dict[str, Any]]
     """All items of a search as JSON; by GET where the API refuses POST, as older and static ones do."""
 
     def found(method: str) -> list[dict[str, Any]]:
-        return list(api.client.search(method=method, limit=page, **wanted).items_as_dicts())
+        items = api.client.search(method=method, limit=page, **wanted).items_as_dicts()
+        some = list(itertools.islice(items, MOST_ITEMS + 1))
+        if len(some) > MOST_ITEMS:
+            raise ValueError(f"it gives more than {MOST_ITEMS} items")
+        return some
 
     try:
         return found(api.method)
@@ -273,7 +298,7 @@ def _api(collection: Collection, timeout_s: float) -> _Api:
         except ImportError as error:
             raise ValueError(f"acquiring from STAC needs {error.name}: pip install 'specsar_jax[acquire]'") from None
         except Exception as error:
-            raise ArchiveError(f"no STAC API answers at {collection.url}: {_message(error)}") from None
+            raise ArchiveError(f"no STAC API answers at {shown(collection.url)}: {_message(error)}") from None
     return known[collection.url]
 
 
@@ -285,6 +310,7 @@ def _opened(collection: Collection, timeout_s: float) -> Any:
         import planetary_computer
     files = StacApiIO(max_retries=None, timeout=timeout_s)
     files.session.hooks["response"].append(_keep_retry_after)
+    _check_requests(files.session, collection.url)
     landing = files.read_json(collection.url)
     if (
         not isinstance(landing, dict)
@@ -307,6 +333,17 @@ def _opened(collection: Collection, timeout_s: float) -> Any:
     client = files.stac_object_from_dict(landing, href=collection.url)
     client.modifier = planetary_computer.sign_inplace if collection.signed else None
     return client
+
+
+def _check_requests(session: Any, home: str) -> None:
+    """Makes a session refuse requests, also of redirects and of pages, that lead from an API on the internet to this machine."""
+    send = session.send
+
+    def checked(request: Any, **settings: Any) -> Any:
+        hosts.check_not_inward(request.url, home)
+        return send(request, **settings)
+
+    session.send = checked
 
 
 def _keep_retry_after(response: Any, **_: Any) -> None:

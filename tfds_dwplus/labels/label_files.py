@@ -5,14 +5,14 @@ held-out tile one raster for each way of merging its experts' labels. GDAL reads
 """
 
 import dataclasses
-import warnings
 
 import numpy as np
 import rasterio
 from jaxtyping import Bool, Shaped, UInt8
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.opening import opened
 from tfds_dwplus.labels.published import LabelTile
 
 SIZES_PX = {510: "PANGAEA", 512: "Zenodo"}
@@ -92,12 +92,10 @@ def votes(markups: UInt8[np.ndarray, "3 height width"]) -> dict[str, UInt8[np.nd
 def _read(path: str) -> tuple[UInt8[np.ndarray, "height width"], str, tuple[float, ...]]:
     """Reads the codes, CRS and transform of a label file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `_check_grid` reports it in one line
-            with rasterio.open(path) as raster:
-                _check_grid(path, raster)
-                values = raster.read(_band(path, raster))
-                crs, transform = raster.crs.to_string(), tuple(map(float, tuple(raster.transform)[:6]))
+        with opened(path) as raster:
+            _check_grid(path, raster)
+            values = raster.read(_band(path, raster))
+            crs, transform = raster.crs.to_string(), tuple(map(float, tuple(raster.transform)[:6]))
     except RasterioError as error:
         raise ValueError(
             f"cannot read label {path}; is the file or its zip cut short? ({error.__cause__ or error})"

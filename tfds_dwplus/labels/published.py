@@ -13,14 +13,15 @@ import dataclasses
 import datetime
 import itertools
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from tfds_dwplus import bands
+from tfds_dwplus.files import archives
+from tfds_dwplus.files.strangers import fault_of_name
 from tfds_dwplus.labels.workbook import workbook_rows
 
-_NAME = re.compile(r"(?:label_)?(dw_(-?\d+(?:\.\d+)?)_(-?\d+(?:\.\d+)?)-(\d{8}))\.tiff?", re.IGNORECASE)
+_NAME = re.compile(r"(?:label_)?(dw_(-?\d+(?:\.\d+)?)_(-?\d+(?:\.\d+)?)-(\d{8}))\.tiff?", re.IGNORECASE | re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +75,10 @@ def survey(sources: Sequence[Path], workbook: Path | None = None) -> Survey:
     """
     files = [file for source in sources for file in _files(source)]
     # Zenodo's test tiles lie beside the model's output, even if their folder is not called dw_test.
-    zenodo = {PurePosixPath(path).parent for path, _ in files if _is_probabilities(path)}
+    zenodo = {PurePosixPath(path).parent for path, _, _ in files if _is_probabilities(path)}
     found, skipped = [], []
-    for path, folders in files:
-        tile = _label_tile(path, (*folders, "dw_test") if PurePosixPath(path).parent in zenodo else folders)
+    for path, folders, fault in files:
+        tile = fault or _label_tile(path, (*folders, "dw_test") if PurePosixPath(path).parent in zenodo else folders)
         if isinstance(tile, str):
             skipped.append((path, tile))
         else:
@@ -110,15 +111,19 @@ _ZENODO = "zenodo"
 """Placeholder vote of Zenodo's tiles. `_merged` turns it into consensus, after it has preferred PANGAEA's files."""
 
 
-def _files(source: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Lists GeoTIFFs and inner zips of a source, each with the names of its folders, starting with the source's own."""
+_File = tuple[str, tuple[str, ...], str]
+"""GDAL path of a file, the names of its folders, starting with the source's own, and why it is not to be read, or ''."""
+
+
+def _files(source: Path) -> Iterator[_File]:
+    """Lists GeoTIFFs and inner zips of a source."""
     if source.is_dir():
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
             folders = (source.resolve().name, *path.relative_to(source).parts[:-1])
             if path.suffix.lower() == ".zip":
                 yield from _zipped(path, folders)
             elif path.suffix.lower() in (".tif", ".tiff"):
-                yield str(path.absolute()), folders
+                yield str(path.absolute()), folders, ""
     elif source.suffix.lower() == ".zip" and source.is_file():
         yield from _zipped(source, ())
     elif source.exists():
@@ -129,18 +134,17 @@ def _files(source: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         raise ValueError(f"no file or folder {source}; expected the zips of PANGAEA 933475 or their content")
 
 
-def _zipped(path: Path, folders: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _zipped(path: Path, folders: tuple[str, ...]) -> Iterator[_File]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(archive.namelist())
-    except zipfile.BadZipFile:
-        raise ValueError(
-            f"{path} is not a whole zip ({path.stat().st_size} bytes); is it cut short? Download it again"
-        ) from None
-    for name in names:
-        inner = PurePosixPath(name)
+        with archives.opened(path) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.filename)
+    except ValueError as error:
+        raise ValueError(f"{error} ({path.stat().st_size} bytes); download it again") from None
+    for member in members:
+        inner = PurePosixPath(member.filename)
         if inner.suffix.lower() in (".tif", ".tiff", ".zip"):
-            yield f"/vsizip/{path.absolute()}/{name}", (*folders, path.stem, *inner.parts[:-1])
+            address = f"/vsizip/{path.absolute()}/{member.filename}"
+            yield address, (*folders, path.stem, *inner.parts[:-1]), archives.fault_of_member(member)
 
 
 def _label_tile(path: str, folders: tuple[str, ...]) -> LabelTile | str:
@@ -154,6 +158,8 @@ def _label_tile(path: str, folders: tuple[str, ...]) -> LabelTile | str:
     if not match:
         return "its name is not dw_<lon>_<lat>-<YYYYMMDD>.tif"
     stem, lon, lat = match[1].lower(), float(match[2]), float(match[3])
+    if fault := fault_of_name(stem):
+        return f"its name {fault}"
     if not (-180 <= lon <= 180 and -90 <= lat <= 90):
         return f"longitude {lon} and latitude {lat} are not degrees"
     try:

@@ -22,6 +22,7 @@ import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.files.addresses import compared_tree, shown_in
 from tfds_dwplus.imagery.acquisitions import ArchiveError, Imagery, ItemError, NoImageryError, Wanted
 from tfds_dwplus.imagery.earth_engine import EarthEngineArchive, check_login, earth_engine_imagery
 from tfds_dwplus.imagery.grids import Grid
@@ -122,7 +123,7 @@ def acquire_tile(tile: LabelTile, task: Task, output: Path) -> dict[str, Any]:
     entry = {"tile_id": tile.tile_id}
 
     def failed(kind: str, reason: str) -> dict[str, Any]:
-        return entry | {"status": "failed", "kind": kind, "reason": " ".join(reason.split())}
+        return entry | {"status": "failed", "kind": kind, "reason": shown_in(" ".join(reason.split()))}
 
     try:
         label = read_label(tile)
@@ -141,7 +142,7 @@ def acquire_tile(tile: LabelTile, task: Task, output: Path) -> dict[str, Any]:
         return failed(f"unexpected: {type(error).__name__}", f"{type(error).__name__}: {error}")
     write_rasters(output, tile, grid, label, imagery, task.wanted.s2_bands)
     entry |= {"status": "done", "columns": _columns(tile, grid) | imagery.columns}
-    return entry | ({"warnings": list(imagery.warnings)} if imagery.warnings else {})
+    return entry | ({"warnings": list(map(shown_in, imagery.warnings))} if imagery.warnings else {})
 
 
 def check_archive(task: Task) -> None:
@@ -223,10 +224,10 @@ def _acquire_to_entry_file(tile: LabelTile, task: Task, output: Path) -> None:
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """All settings that affect a pixel, as JSON stores them."""
+    """All settings that affect a pixel, as JSON stores them; of addresses, what `addresses.compared` keeps."""
     archive = {k: v for k, v in dataclasses.asdict(task.archive).items() if k not in ("timeout_s", "project")}
     settings = {"source": type(task.archive).__name__, "archive": archive, "wanted": dataclasses.asdict(task.wanted)}
-    return json.loads(json.dumps(settings))
+    return compared_tree(json.loads(json.dumps(settings)))
 
 
 def _summary(entries: Sequence[dict], wanted: int, before: int) -> str:

@@ -8,24 +8,28 @@ of a tile counts, and the last settings); the rasters; tiles.csv. Files appear u
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import rasterio
-from jaxtyping import Shaped
 
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.addresses import compared_tree
+from tfds_dwplus.files.outputs import locked, remove_partials, write_whole, written_whole
+from tfds_dwplus.files.raster_files import geotiff
+from tfds_dwplus.files.strangers import a_name, a_text, an_object, one_line, parse_json, read_object, texts
 from tfds_dwplus.imagery.acquisitions import Imagery
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.labels.label_files import Label
 from tfds_dwplus.labels.published import LabelTile
 from tfds_dwplus.tiles.tile_files import COLUMNS, TileRecord
+
+MOST_LINE = 4 << 20
+"""Characters of a line: a tile may name hundreds of scenes, and warn of each."""
 
 
 @contextlib.contextmanager
@@ -36,11 +40,11 @@ def open_manifest(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict
         ValueError: another process uses the folder, or it was made with other settings.
     """
     path = output / "manifest.jsonl"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another acquire is at work on {output}; wait for it, or give another --output") from None
+    # A log, to which each tile adds a line, and so not written whole: a line that was cut goes when it is opened again.
+    with (
+        locked(path, output, advice="wait for it, or give another --output") as opened,
+        os.fdopen(os.dup(opened), "a+", encoding="utf-8") as file,
+    ):
         entries: dict[str, dict] = {}
         lines = _whole_lines(file)
         made = next((line["settings"] for line in reversed(lines) if "settings" in line), None)
@@ -62,8 +66,8 @@ def open_manifest(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict
             _add_line(file, entry)
             entries[entry["tile_id"]] = entry
 
-        for left in (*output.glob(".*.partial"), *output.glob("*/.*.partial")):
-            left.unlink()  # of a killed process
+        for folder in (output, *(path for path in output.iterdir() if path.is_dir() and not path.is_symlink())):
+            remove_partials(folder)
         for entry in collect_entry_files(output):
             add_entry(entry)
         yield entries, add_entry
@@ -93,8 +97,17 @@ def write_rasters(
         *((folder, codes, ("label",)) for folder, codes in votes.items()),
     ):
         (output / kind).mkdir(exist_ok=True)
-        with written_whole(output / kind / f"{tile.tile_id}.tif") as partial:
-            partial.write_bytes(_geotiff(values, names, grid))
+        predictor = 3 if values.dtype.kind == "f" else 2
+        content = geotiff(
+            np.moveaxis(values, -1, 0),
+            descriptions=names,
+            crs=grid.crs,
+            transform=grid.transform,
+            compress="deflate",
+            predictor=predictor,
+            interleave="band",
+        )
+        write_whole(output / kind / f"{tile.tile_id}.tif", content)
 
 
 def write_table(output: Path, entries: Sequence[dict], s1_orbit: str) -> None:
@@ -104,11 +117,11 @@ def write_table(output: Path, entries: Sequence[dict], s1_orbit: str) -> None:
     """
     rows = [entry["columns"] for entry in entries if entry["status"] == "done"]
     if "_or_" in s1_orbit:
-        rows = [row | {"s1_orbit": f"{s1_orbit}: {row['s1_orbit']}"} for row in rows]
+        rows = [row | {"s1_orbit": f"{s1_orbit}: {row.get('s1_orbit', '')}"} for row in rows]
     known = [field.name for field in dataclasses.fields(TileRecord)]
     columns = (*COLUMNS, *(name for name in known if name not in COLUMNS))
     with written_whole(output / "tiles.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["tile_id"]))
 
@@ -116,14 +129,21 @@ def write_table(output: Path, entries: Sequence[dict], s1_orbit: str) -> None:
 def write_entry_file(output: Path, entry: dict[str, Any]) -> None:
     """Writes an entry to a file of its own, while another process holds the manifest."""
     (output / "entries").mkdir(exist_ok=True)
-    with written_whole(output / "entries" / f"{entry['tile_id']}.json") as partial:
-        partial.write_text(json.dumps(entry), encoding="utf-8")
+    write_whole(output / "entries" / f"{entry['tile_id']}.json", json.dumps(entry))
 
 
 def collect_entry_files(output: Path) -> Iterator[dict[str, Any]]:
     """Reads the entry files of Beam's workers, and removes each after it is used."""
     for path in sorted((output / "entries").glob("*.json")):
-        yield json.loads(path.read_bytes())
+        try:
+            entry = read_object(path)
+            _check_line(entry)
+            a_name(entry.get("tile_id"), "tile_id")
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({one_line(error)}); remove it, and its tile is acquired again"
+            ) from None
+        yield entry
         path.unlink()
     with contextlib.suppress(OSError):
         (output / "entries").rmdir()
@@ -133,17 +153,45 @@ def _whole_lines(file: TextIO) -> list[dict]:
     """Reads the manifest. Removes an incomplete last line from the file."""
     file.seek(0)
     lines, end = [], 0
-    for line in iter(file.readline, ""):
-        if not line.endswith("\n"):
-            break
+    while True:
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise ValueError(f"{file.name} is damaged at line {len(lines) + 1}; remove that line") from None
+            line = file.readline(MOST_LINE + 1)
+            if len(line) > MOST_LINE:
+                raise ValueError(f"more than {MOST_LINE} characters")
+            if not line.endswith("\n"):
+                break
+            tree = an_object(parse_json(line, "it"), "it")
+            _check_line(tree)
+        except ValueError as error:  # one that is no UTF-8 is of these too
+            raise ValueError(
+                f"{file.name} is damaged at line {len(lines) + 1} ({one_line(error, 120)}); remove that line"
+            ) from None
+        lines.append(tree)
         end = file.tell()
     file.truncate(end)
     file.seek(0, os.SEEK_END)
     return lines
+
+
+def _check_line(line: dict[str, Any]) -> None:
+    """Raises ValueError unless a line has the types that are read of it: settings, or the entry of a tile."""
+    if "settings" in line:
+        an_object(line["settings"], "settings")
+    if "tile_id" not in line:
+        return
+    a_name(line["tile_id"], "tile_id")
+    status = a_text(line.get("status"), "status")
+    for key in ("kind", "reason"):
+        a_text(line.get(key, ""), key)
+    texts(line.get("warnings", []), "warnings")
+    if status in ("failed", "skipped") and "reason" not in line:
+        raise ValueError(f"a {status} tile has no reason")
+    if status == "done":
+        columns = an_object(line.get("columns"), "columns")
+        for key, value in columns.items():
+            a_text(value, key)
+        if columns.get("tile_id") != line["tile_id"] or not re.fullmatch(r"\d{1,9}", columns.get("s1_scenes", "")):
+            raise ValueError("a finished tile has not its own id and number of scenes")
 
 
 def _add_line(file: TextIO, line: dict) -> None:
@@ -156,7 +204,7 @@ def _check_settings(output: Path, made: dict, given: dict, done: Sequence[dict])
 
     What decides only which tiles are skipped may change, if the finished tiles would be the same.
     """
-    made, given = _flat(made), _flat(given)
+    made, given = _flat(compared_tree(made)), _flat(given)  # older manifests have whole addresses
     differ = [
         f"{key} {made.get(key)!r}, and is now to be with {given.get(key)!r}"
         for key in sorted(made.keys() | given.keys())
@@ -191,23 +239,3 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         ).items()
     }
-
-
-def _geotiff(values: Shaped[np.ndarray, "height width band"], names: tuple[str, ...], grid: Grid) -> bytes:
-    """Makes a GeoTIFF in memory. Python then writes it and reports a full disk, which GDAL would not."""
-    with rasterio.MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff",
-            height=grid.height,
-            width=grid.width,
-            count=values.shape[2],
-            dtype=values.dtype,
-            crs=grid.crs,
-            transform=grid.transform,
-            compress="deflate",
-            predictor=3 if values.dtype.kind == "f" else 2,
-            interleave="band",
-        ) as raster:
-            raster.write(np.moveaxis(values, -1, 0))
-            raster.descriptions = tuple(names)
-        return memory.read()

@@ -25,7 +25,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tfds_dwplus import bands
 from tfds_dwplus.tiles.layout import blocks
 from tfds_dwplus.tiles.layout.record_parts import PartlyRead, RecordFile
-from tfds_dwplus.tiles.tile_files import Tile
+from tfds_dwplus.tiles.tile_files import Tile, too_large
 
 
 class Raster(tfds.features.Tensor):
@@ -176,10 +176,7 @@ def example(tile: Tile, size_px: int) -> dict[str, Any]:
     height, width = tile.label.shape
     record = tile.record
     if max(height, width) > size_px:
-        raise ValueError(
-            f"tile {record.tile_id!r} is {height} x {width} pixels, larger than the data set's tile size of "
-            f"{size_px}; give --tile_size_px {max(height, width)}, or --cut to have it cut"
-        )
+        raise too_large(record.tile_id, height, width, size_px)
     pad = ((0, size_px - height), (0, size_px - width))
     return {
         "s2": np.pad(tile.s2, (*pad, (0, 0)), constant_values=bands.S2_NODATA),

@@ -7,7 +7,6 @@ is read by the rules of `imagery.decoder`, as everywhere.
 """
 
 import contextlib
-import csv
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -19,6 +18,9 @@ from jaxtyping import Float32, UInt8, UInt16
 from rasterio.warp import transform as transform_coordinates
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.outputs import write_whole
+from tfds_dwplus.files.raster_files import geotiff
+from tfds_dwplus.files.strangers import a_name, check_raster_bytes, one_line, read_csv
 from tfds_dwplus.imagery.decoder.backscatter import quantity_named
 from tfds_dwplus.imagery.scene_files import open_raster
 from tfds_dwplus.tiles.tile_pixels import (
@@ -35,6 +37,10 @@ COLUMNS = ("tile_id", "split", "lon", "lat", "date", "annotator", "height", "wid
 
 PROVENANCE = ("s2_level", "s1_source", "s1_unit", "s1_orbit", "s1_mean")
 """Columns of tiles.csv that must have one value in a data set, so that it does not mix different quantities."""
+
+
+MOST_TILE_BYTES = 8 << 30
+"""Of the pixels of a tile in memory. A granule of Sentinel-2, to be cut, is 120 million pixels of 27 bytes: 3 GB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +113,19 @@ def list_tiles(folder: Path) -> list[TileRecord]:
     """Reads the rows of `folder/tiles.csv`, in file order.
 
     Raises:
-        ValueError: a missing folder, file or column, no row, a repeated tile id, or text where a number is expected.
+        ValueError: a missing folder, file or column, no row, a repeated tile id or one that is no name of a file, or text where a
+            number is expected.
     """
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}; expected a folder of tiles with s2/, s1/, label/ and tiles.csv")
     path = folder / "tiles.csv"
     if not path.is_file():
         raise ValueError(f"no file {path}; expected a table with the columns {', '.join(COLUMNS)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"tile_id", "split"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; its header is {reader.fieldnames}")
-        records = [_record(path, row) for row in reader]
+    header, rows = read_csv(path)
+    missing = {"tile_id", "split"} - set(header)
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; its header is {one_line(header)}")
+    records = [_record(path, row) for row in rows]
     if not records:
         raise ValueError(f"{path} lists no tile")
     seen = set()
@@ -130,19 +136,24 @@ def list_tiles(folder: Path) -> list[TileRecord]:
     return records
 
 
-def _record(path: Path, row: dict[str, str | None]) -> TileRecord:
+def _record(path: Path, row: dict[str, str]) -> TileRecord:
     fields = {}
     for field in dataclasses.fields(TileRecord):
-        text = (row.get(field.name) or "").strip()
+        text = row.get(field.name, "").strip()
         try:
-            fields[field.name] = field.type(text) if text or field.type is str else field.default
+            value = field.type(text) if text or field.type is str else field.default
+            if (field.type is float and abs(value) > 360) or (field.type is int and abs(value) >= 2**31):
+                raise ValueError("out of range")
         except ValueError:
             expected = "degrees" if field.type is float else "a whole number"
             raise ValueError(
-                f"{path}: {field.name} of tile {row['tile_id']!r} is {text!r}, expected {expected}"
+                f"{path}: {field.name} of tile {one_line(repr(row['tile_id']))} is {one_line(repr(text), 80)}, expected {expected}"
             ) from None
+        fields[field.name] = value
     if not fields["tile_id"] or not fields["split"]:
-        raise ValueError(f"{path}: a row without tile_id or split: {row}")
+        raise ValueError(f"{path}: a row without tile_id or split: {one_line(row)}")
+    a_name(fields["tile_id"], f"{path}: tile_id")
+    a_name(fields["split"], f"{path}: split of tile {fields['tile_id']}")
     return TileRecord(**fields)
 
 
@@ -158,7 +169,8 @@ def provenance(records: Sequence[TileRecord]) -> dict[str, str]:
         first = {getattr(record, column).partition(": ")[0]: record.tile_id for record in reversed(records)}
         if len(first) > 1:
             said = " and ".join(
-                f"{value or 'nothing'!r} (tile {tile_id})" for value, tile_id in sorted(first.items())[:2]
+                f"{one_line(repr(value or 'nothing'), 80)} (tile {one_line(tile_id, 80)})"
+                for value, tile_id in sorted(first.items())[:2]
             )
             raise ValueError(
                 f"tiles.csv mixes {column} {said}; one data set holds one, make a folder of tiles for each"
@@ -201,6 +213,7 @@ def read_tile(
     s1_bands: tuple[str, ...] = bands.S1_BANDS,
     *,
     labels: str = "label",
+    most_px: int | None = None,
 ) -> Tile:
     """Reads the rasters of a tile.
 
@@ -210,6 +223,7 @@ def read_tile(
         s2_bands: Sentinel-2 bands in the wanted order; () reads none.
         s1_bands: the same for Sentinel-1.
         labels: name of the folder of labels.
+        most_px: most pixels of a side, in which a larger tile is refused before it is read; None: as memory allows, `MOST_TILE_BYTES`.
 
     Raises:
         ValueError: a file is missing, cut short or of the wrong type, lacks a band, is on another grid than the first
@@ -230,6 +244,7 @@ def read_tile(
         grid = rasters[kinds[0]]
         for kind, raster in rasters.items():
             check_same_grid(paths[kind], raster, paths[kinds[0]], grid)
+        _check_size(record, paths[kinds[0]], grid, 2 * len(s2_bands) + 4 * len(s1_bands) + 1, most_px)
         codes = label_codes(paths["label"], rasters["label"])
         s2, s1 = np.empty((*grid.shape, 0), np.uint16), np.empty((*grid.shape, 0), np.float32)
         notes: tuple[str, ...] = ()
@@ -244,6 +259,23 @@ def read_tile(
     return Tile(record, s2, s1, class_ids(codes), crs, transform, notes)
 
 
+def _check_size(
+    record: TileRecord, path: Path, grid: rasterio.DatasetReader, pixel_bytes: int, most_px: int | None
+) -> None:
+    """Raises a ValueError if a tile is too large, by the header of its first file."""
+    check_raster_bytes(path, grid.width, grid.height, 1, pixel_bytes, MOST_TILE_BYTES)
+    if most_px is not None and max(grid.shape) > most_px:
+        raise too_large(record.tile_id, grid.height, grid.width, most_px)
+
+
+def too_large(tile_id: str, height: int, width: int, most_px: int) -> ValueError:
+    """Returns the error of a tile that is larger than the data set's tiles."""
+    return ValueError(
+        f"tile {tile_id!r} is {height} x {width} pixels, larger than the data set's tile size of {most_px}; "
+        f"give --tile_size_px {max(height, width)}, or --cut to have it cut"
+    )
+
+
 def class_ids(codes: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     """Converts label codes to class ids: 1..9 -> 0..8; unmarked (0) and cloud (10) -> 255."""
     return np.where((codes >= 1) & (codes <= len(bands.CLASSES)), codes - 1, bands.IGNORE).astype(np.uint8)
@@ -251,7 +283,6 @@ def class_ids(codes: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "he
 
 def write_tile(folder: Path, tile: Tile, s2_bands: tuple[str, ...]) -> None:
     """Writes the three rasters of a tile where `read_tile` finds them. Does not write tiles.csv."""
-    height, width = tile.label.shape
     codes = np.where(tile.label == bands.IGNORE, 0, tile.label + 1).astype(np.uint8)
     for kind, values, descriptions in (
         ("s2", tile.s2, s2_bands),
@@ -259,20 +290,14 @@ def write_tile(folder: Path, tile: Tile, s2_bands: tuple[str, ...]) -> None:
         ("label", codes[..., None], ("label",)),
     ):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        with rasterio.open(
-            folder / kind / f"{tile.record.tile_id}.tif",
-            "w",
-            driver="GTiff",
-            height=height,
-            width=width,
-            count=values.shape[2],
-            dtype=values.dtype,
+        content = geotiff(
+            np.moveaxis(values, -1, 0),
+            descriptions=descriptions,
             crs=tile.crs or None,
             transform=rasterio.Affine(*tile.transform),
             compress="deflate",
-        ) as raster:
-            raster.write(np.moveaxis(values, -1, 0))
-            raster.descriptions = tuple(descriptions)
+        )
+        write_whole(folder / kind / f"{tile.record.tile_id}.tif", content)
 
 
 def _with_centre(record: TileRecord, raster: rasterio.DatasetReader) -> TileRecord:

@@ -10,15 +10,18 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from xml.etree import ElementTree
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.strangers import one_line, parse_xml
 
 _SCALE = ("scale", "scalefactor", "scales")
 _OFFSET = ("offset", "addoffset", "offsets", "boaaddoffset", "radioaddoffset")
 _NODATA = ("nodata", "fillvalue", "missingvalue", "nodatavals")
 _BASELINE = ("processingbaseline", "baseline", "baselineversion", "productbaseline", "processingversion")
 _APPLIED = ("boaoffsetapplied", "offsetapplied", "harmonized", "harmonised")
+MOST_OFFSET_DN = 65535
+"""Largest size of an offset of digital numbers, which are of 16 bits."""
+
 _QUANTIFICATION = ("quantificationvalue", "boaquantificationvalue")
 
 
@@ -140,25 +143,35 @@ def of_product(name: str, xml: bytes) -> dict[str, Declared]:
         ValueError: it is not the metadata of a Sentinel-2 product.
     """
     try:
-        tree = ElementTree.fromstring(xml)
-        texts = [(element.tag.rpartition("}")[2], element) for element in tree.iter()]
+        texts = [(element.tag.rpartition("}")[2], element) for element in parse_xml(xml, "it").iter()]
         added = {
-            bands.S2_ALL_BANDS[int(element.attrib["band_id"])]: float(element.text or "")
+            bands.S2_ALL_BANDS[_place(element.attrib["band_id"])]: float(element.text or "")
             for tag, element in texts
             if tag in ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
         }
+        if odd := [value for value in added.values() if not abs(value) <= MOST_OFFSET_DN]:
+            raise ValueError(f"an offset of {odd[0]:g}, expected -1000 or a number like it")
         quantum = {
             float(element.text or "")
             for tag, element in texts
             if tag in ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE")
         }
         baseline = next((parse_baseline(element.text) for tag, element in texts if tag == "PROCESSING_BASELINE"), None)
-    except (ElementTree.ParseError, KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"{name} is not the metadata of a Sentinel-2 product ({error})") from None
-    if len(quantum) > 1 or not all(value > 0 for value in quantum):
-        raise ValueError(f"{name} has the quantification values {quantum}, expected one number above 0, such as 10000")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{name} is not the metadata of a Sentinel-2 product ({one_line(error)})") from None
+    if len(quantum) > 1 or not all(1 <= value <= 1e9 for value in quantum):
+        raise ValueError(
+            f"{name} has the quantification values {one_line(sorted(quantum), 80)}, expected one number of 1 or more, such as 10000"
+        )
     scale = 1 / (quantum or {10000.0}).pop()
     return {band: Declared(scale, added.get(band, 0.0) * scale, None, baseline) for band in bands.S2_ALL_BANDS}
+
+
+def _place(band_id: str) -> int:
+    """Index of a band, 0 to 12."""
+    if not re.fullmatch(r"\d{1,2}", band_id, re.ASCII):
+        raise ValueError(f"the band_id {band_id[:40]!r}, expected 0 to 12")
+    return int(band_id)
 
 
 def parse_baseline(text: Any) -> float | None:
@@ -213,7 +226,7 @@ def _first(said: Mapping[str, Any], names: Iterable[str]) -> float | None:
         if name in said:
             try:
                 number = float(said[name])
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if math.isfinite(number) or name in _NODATA:
                 return number

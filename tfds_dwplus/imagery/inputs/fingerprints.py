@@ -3,7 +3,8 @@
 Enters: paths, addresses, folders and products, as `scene_files` reads them. Leaves: facts of every file that their pixels come
 from, for JSON: size and time of a local file, what a server tells of a remote one. Of a remote file, 128 kB are read at most.
 
-The query of an address is no part of its name, because a signature in it is renewed from time to time.
+The query of an address is no part of its name, because a signature in it is renewed from time to time; what of it chooses the file is
+kept as a hash, see `addresses.compared`.
 """
 
 import contextlib
@@ -22,7 +23,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tfds_dwplus.files.addresses import is_remote, shown
+from tfds_dwplus.files import hosts
+from tfds_dwplus.files.addresses import compared, is_remote, shown
+from tfds_dwplus.files.strangers import parse_xml
 from tfds_dwplus.imagery.inputs.source_files import BESIDE_REMOTE, absolute, file_of, files_behind, is_file, on_server
 from tfds_dwplus.imagery.scene_files import open_raster
 
@@ -38,16 +41,25 @@ Facts = dict[str, Any]
 ABSENT: Facts = {"exists": False}
 
 
-def fingerprint(paths: Sequence[str | Path]) -> list[list]:
-    """Returns, for each input, its name and the facts of all files behind it by name; `changed` compares such lists."""
-    files = {path: files_behind(path) for path in map(str, paths)}
+def fingerprint(paths: Sequence[str | Path], *, anywhere: bool = False) -> list[list]:
+    """Returns, for each input, its name and the facts of all files behind it by name; `changed` compares such lists.
+
+    Args:
+        paths: the inputs.
+        anywhere: as `opening.open_raster`.
+    """
+    files = {path: files_behind(path, anywhere=anywhere) for path in map(str, paths)}
     remote = list(dict.fromkeys(file for of_path in files.values() for file in of_path if on_server(file)))
     with ThreadPoolExecutor(16) as threads:
         facts = dict(zip(remote, threads.map(_told_by_server, remote), strict=True))
     for file in dict.fromkeys(file for of_path in files.values() for file in of_path):
         if not facts.get(file) and not (on_server(file) and shown(file).endswith(BESIDE_REMOTE)):
             facts[file] = _told_here(file)
-    return [[_name(path), {_name(file): facts[file] for file in of_path}] for path, of_path in files.items()]
+    named = ((path, {_name(file): facts[file] for file in of_path}) for path, of_path in files.items())
+    return [
+        [_name(path), of_path, compared(path)] if _elsewhere(path) else [_name(path), of_path]
+        for path, of_path in named
+    ]
 
 
 def changed(before: Any, after: list[list]) -> list[str] | None:
@@ -58,10 +70,13 @@ def changed(before: Any, after: list[list]) -> list[str] | None:
         after: what it returns now.
     """
     try:
-        if [name for name, _ in before] != [name for name, _ in after]:
+        if [shown(name) for name, *_ in before] != [name for name, *_ in after]:
             return None
         found = []
-        for (_, old), (_, new) in zip(before, after, strict=True):
+        for (_, old, *asked), (name, new, *asks) in zip(before, after, strict=True):
+            if asked and asked != asks:  # an older map does not tell it
+                found.append(name)
+            old = {shown(file): facts for file, facts in old.items()}
             found += [file for file in {**old, **new} if _differ(old.get(file, ABSENT), new.get(file, ABSENT))]
         return list(dict.fromkeys(found))
     except (AttributeError, TypeError, ValueError):
@@ -107,8 +122,8 @@ def _said(xml: bytes) -> bytes | None:
             yield at
 
     try:
-        return "\n".join(leaves(ElementTree.fromstring(xml), "")).encode()
-    except ElementTree.ParseError:
+        return "\n".join(leaves(parse_xml(xml, "it"), "")).encode()
+    except ValueError:
         return None
 
 
@@ -176,7 +191,7 @@ def _asked(address: str, method: str, part: str) -> Facts:
     quoted = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
     headers = {"Accept-Encoding": "identity", "User-Agent": "specsar_jax"} | ({"Range": part} if part else {})
     request = urllib.request.Request(quoted, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+    with hosts.urlopen(request, TIMEOUT_S) as answer:
         if answer.headers.get_content_type() == "text/html" and shown(address).endswith(BESIDE_REMOTE):
             return ABSENT  # a page that says so
         facts: Facts = {"part": answer.status == 206}
@@ -203,8 +218,12 @@ def _name(path: str) -> str:
     """Returns an absolute path, or an address without what is secret in it."""
     file, inside = file_of(path)
     if inside or not on_server(file):
-        return shown(path) if is_remote(path) or path.startswith("/vsi") else absolute(path)
-    return re.sub(r"//[^/@]*@", "//", file.partition("?")[0])
+        return shown(path) if _elsewhere(path) else absolute(path)
+    return shown(file)
+
+
+def _elsewhere(path: str) -> bool:
+    return is_remote(path) or path.startswith("/vsi")
 
 
 def _digest(content: bytes) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tfds_dwplus.files.addresses import is_remote, shown
+from tfds_dwplus.files.strangers import MOST_XML_BYTES, parse_xml
 from tfds_dwplus.imagery.inputs.sidecars import sidecars
 from tfds_dwplus.imagery.scene_files import list_rasters, open_raster
 
@@ -21,11 +22,11 @@ BESIDE_REMOTE = (".msk", ".aux.xml")
 _ARCHIVE = r"\.(?:zip|tar|tgz|tar\.gz|gz|7z|rar|kmz)"
 
 
-def check_not_overwritten(outputs: Sequence[Path], inputs: Sequence[str | Path]) -> None:
+def check_not_overwritten(outputs: Sequence[Path], inputs: Sequence[str | Path], *, anywhere: bool = False) -> None:
     """Raises a ValueError if writing an output would overwrite or remove a file of an input, or another output."""
     read: dict[Path, str] = {}
     for path in map(str, inputs):
-        for file in (*files_behind(path, online=False), path):
+        for file in (*files_behind(path, online=False, anywhere=anywhere), path):
             if is_file(file):
                 read[Path(file).resolve()] = path
     for place, output in enumerate(outputs):
@@ -43,12 +44,13 @@ def check_not_overwritten(outputs: Sequence[Path], inputs: Sequence[str | Path])
                 )
 
 
-def files_behind(path: str, *, online: bool = True) -> list[str]:
+def files_behind(path: str, *, online: bool = True, anywhere: bool = False) -> list[str]:
     """Finds the files that the pixels of an input come from, and those that tell what they mean.
 
     Args:
         path: input, as `list_rasters` takes it.
         online: whether VRTs on servers are looked into.
+        anywhere: as `opening.open_raster`.
 
     Returns:
         Absolute paths of local files, whole addresses of others.
@@ -65,7 +67,7 @@ def files_behind(path: str, *, online: bool = True) -> list[str]:
         seen.add(address)
         file, inside = file_of(address)
         found[file] = None
-        vrt = _vrt(address, file, inside=inside, online=online)
+        vrt = _vrt(address, file, inside=inside, online=online, anywhere=anywhere)
         if vrt is not None:
             waiting += _sources(vrt, address if inside or not is_file(file) else file)
         if inside:
@@ -76,7 +78,7 @@ def files_behind(path: str, *, online: bool = True) -> list[str]:
         elif is_file(file):
             found |= dict.fromkeys(map(str, sidecars(Path(file), overviews=False)))
         if vrt is None and address in given and not is_remote(address):
-            found |= dict.fromkeys(_of_driver(address))
+            found |= dict.fromkeys(_of_driver(address, anywhere))
     return list(found)
 
 
@@ -114,25 +116,25 @@ def file_of(address: str) -> tuple[str, bool]:
     return address, inside
 
 
-def _vrt(address: str, file: str, *, inside: bool, online: bool) -> ElementTree.Element | None:
+def _vrt(address: str, file: str, *, inside: bool, online: bool, anywhere: bool) -> ElementTree.Element | None:
     """Reads a virtual raster; None if it is another raster, or cannot be read."""
     if is_file(file) and not inside:
         with Path(file).open("rb") as opened:
             text = opened.read(1024)
             if not text.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<") or b"<VRTDataset" not in text:
                 return None
-            text += opened.read()
+            text += opened.read(MOST_XML_BYTES)
     else:
         if not shown(address).lower().endswith(".vrt") or (is_remote(address) and not online):
             return None
         try:
-            with open_raster(address) as raster:
+            with open_raster(address, anywhere=anywhere) as raster:
                 text = raster.tags(ns="xml:VRT").get("xml:VRT", "")
         except ValueError:
             return None
     try:
-        return ElementTree.fromstring(text)
-    except ElementTree.ParseError:
+        return parse_xml(text if isinstance(text, bytes) else text.encode(), address)
+    except ValueError:
         return None
 
 
@@ -143,8 +145,8 @@ def _sources(vrt: ElementTree.Element, address: str) -> Iterator[str]:
         if element.tag not in ("SourceFilename", "SourceDataset") or not text:
             continue
         if text.startswith("<VRTDataset"):
-            with contextlib.suppress(ElementTree.ParseError):
-                yield from _sources(ElementTree.fromstring(text), address)
+            with contextlib.suppress(ValueError):
+                yield from _sources(parse_xml(text.encode(), address), address)
         elif element.get("relativeToVRT") == "1" and not text.startswith("/"):
             folder = shown(address).rpartition("/")[0]
             yield f"{folder}/{text}"
@@ -154,10 +156,10 @@ def _sources(vrt: ElementTree.Element, address: str) -> Iterator[str]:
             yield text
 
 
-def _of_driver(address: str) -> list[str]:
+def _of_driver(address: str, anywhere: bool) -> list[str]:
     """Returns the local files that GDAL's driver says a raster consists of, such as the header of an ENVI file."""
     try:
-        with open_raster(address) as raster:
+        with open_raster(address, anywhere=anywhere) as raster:
             return [absolute(file) for file in raster.files if is_file(file) and not file.lower().endswith(".ovr")]
     except ValueError:  # will be told where the pixels are read
         return []

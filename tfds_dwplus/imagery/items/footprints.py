@@ -5,16 +5,17 @@ beyond 180 degrees, or with edges that seem to run round the earth. Leaves: its 
 the grid inside. A footprint that is missing or broken counts as covering all: only the pixels can tell.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from rasterio.warp import transform
 
+from tfds_dwplus.files.shapes import Ring, rings_of
 from tfds_dwplus.imagery.grids import Grid
 
-Ring = Float64[np.ndarray, "point 2"]
+MOST_POINTS = 20_000
+"""Of a footprint; what archives write has tens to some hundreds."""
 
 SAMPLES = 32
 """Points along each side of a grid at which cover is looked at."""
@@ -49,9 +50,8 @@ def footprint(geometry: dict[str, Any] | None, grid: Grid) -> list[list[Ring]] |
         None if it is not known: it is missing, has no area, crosses itself, goes round a pole, or cannot be projected.
     """
     try:
-        coordinates = {"Polygon": [geometry["coordinates"]], "MultiPolygon": geometry["coordinates"]}[geometry["type"]]
-        parts = [[_points(ring) for ring in rings] for rings in coordinates if rings]
-    except (TypeError, KeyError, ValueError, IndexError):
+        parts = [[_points(ring) for ring in rings] for rings in rings_of(geometry, MOST_POINTS)]
+    except ValueError:
         return None
     parts = [[_unwrapped(ring) for ring in rings] for rings in parts]
     if any(ring is None for rings in parts for ring in rings):
@@ -61,9 +61,8 @@ def footprint(geometry: dict[str, Any] | None, grid: Grid) -> list[list[Ring]] |
     return polygons if polygons and all(np.isfinite(ring).all() for rings in polygons for ring in rings) else None
 
 
-def _points(ring: Sequence[Any]) -> Ring:
+def _points(points: Ring) -> Float64[np.ndarray, "corner 2"]:
     """Longitudes and latitudes of a ring, the first one not repeated at the end. Raises a ValueError if it is broken."""
-    points = np.array([tuple(point[:2]) for point in ring], np.float64)
     if len(points) > 1 and (points[0] == points[-1]).all():
         points = points[:-1]
     if len(points) < 3 or not (np.abs(points) <= (540, 90)).all():

@@ -6,20 +6,22 @@ an `ArchiveError`, if the server is busy or silent and trying again may help.
 
 import contextlib
 import dataclasses
+import http.client
 import itertools
 import re
 import threading
 import urllib.error
 import urllib.request
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
-from tfds_dwplus.files.addresses import is_remote
+from tfds_dwplus.files import hosts
+from tfds_dwplus.files.addresses import is_remote, shown
+from tfds_dwplus.files.opening import opened
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError, causes, first_line
 from tfds_dwplus.imagery.decoder.band_names import names_of
 from tfds_dwplus.imagery.decoder.declared import of_item, of_tags
@@ -82,6 +84,11 @@ def with_layers(
     """
     found = [asset_of(item, band, collection)[1] for band in bands_]
     hrefs = {asset.href: asset.href for asset in found}
+    for href in hrefs:
+        try:
+            hosts.check_not_inward(href, collection.url)
+        except ValueError as error:
+            raise ItemError(f"{item.id}: {error}", "an asset has no address") from None
     for last in (False, True):
         opening = ""
         try:
@@ -90,7 +97,7 @@ def with_layers(
                 stack.enter_context(rasterio.Env(**remote_settings(all_remote, timeout_s)))
                 rasters: dict[str, rasterio.DatasetReader] = {}
                 for opening in hrefs:
-                    rasters[opening] = stack.enter_context(_opened(_address(hrefs[opening])))
+                    rasters[opening] = stack.enter_context(opened(_address(hrefs[opening])))
                 opening = ""
                 layers = [
                     _layer(item, band, asset, rasters[asset.href], hrefs[asset.href], stack)
@@ -98,18 +105,18 @@ def with_layers(
                 ]
                 result = read(layers)
             for href in hrefs:
-                if _busy.get(_shown(href)):
-                    _busy.put(_shown(href), False)
+                if _busy.get(shown(href)):
+                    _busy.put(shown(href), False)
             return result
         except (RasterioError, PixelsError) as error:
             if not opening and not isinstance(error, PixelsError):
                 raise ItemError(f"{item.id}: {first_line(error)}", "it cannot be resampled") from None
-            href = opening or next(href for href in hrefs if _shown(href) == error.address)
+            href = opening or next(href for href in hrefs if shown(href) == error.address)
             status = _status(error, hrefs[href], timeout_s)
             if not last and status in REFUSED and collection.signed:
                 hrefs = {known: _signed_anew(known) for known in hrefs}
             elif last or status is None or not 200 <= status < 300:
-                raise _failure(item, _shown(href), _said(error, hrefs[href]), status, collection) from None
+                raise _failure(item, shown(href), _said(error, hrefs[href]), status, collection) from None
     raise AssertionError("the loop ends by itself")
 
 
@@ -122,19 +129,8 @@ _request_numbers = itertools.count()
 def _address(href: str, *, count: bool = True) -> str:
     """The address for GDAL. It caches a URL's answer, even a refusal; a fragment is not sent, and makes every URL new to GDAL."""
     if not href.startswith(("http://", "https://")):
-        return href.removeprefix("file://")
+        return href
     return f"/vsicurl/{href}" + (f"#{next(_request_numbers)}" if count else "")
-
-
-def _opened(address: str) -> rasterio.DatasetReader:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # reported in one line, by `_layer`
-        return rasterio.open(address)
-
-
-def _shown(href: str) -> str:
-    """The address without its signature, which is secret."""
-    return href.partition("?")[0]
 
 
 _without_mask = Remembered(4096)
@@ -143,7 +139,7 @@ _without_mask = Remembered(4096)
 def _layer(
     item: Any, band: str, asset: Any, raster: rasterio.DatasetReader, href: str, stack: contextlib.ExitStack
 ) -> Layer:
-    place, fields = _shown(asset.href), asset.to_dict()
+    place, fields = shown(asset.href), asset.to_dict()
     if not raster.crs:
         points = raster.gcps[0]
         what = "is in radar geometry: it has ground control points alone" if points else "has no map grid"
@@ -211,12 +207,12 @@ def _status(error: Exception, href: str, timeout_s: float) -> int | None:
         return 200
     request = urllib.request.Request(href, headers={"Range": "bytes=0-15"})
     try:
-        with urllib.request.urlopen(request, timeout=min(timeout_s, 20)) as answer:
+        with hosts.urlopen(request, min(timeout_s, 20)) as answer:
             return answer.status
     except urllib.error.HTTPError as refusal:
         with refusal:
             return refusal.code
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 
@@ -243,7 +239,7 @@ def _signed_anew(href: str) -> str:
     import planetary_computer
 
     try:
-        return planetary_computer.sign_url(_shown(href))
+        return planetary_computer.sign_url(href.partition("?")[0])
     except Exception:  # many types: no network, no answer, an unknown account; the refusal is told
         return href
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_dwplus import bands
+from tfds_dwplus.files.addresses import shown
 from tfds_dwplus.imagery.acquisitions import (
     ItemError,
     SceneMetadata,
@@ -258,13 +259,14 @@ def _polarisations(item: Any) -> set[str]:
     said = known(item.properties, "polarizations", "polarisations", "polarisationchannels", "polarizationchannels")
     if not said:
         return set(bands.S1_BANDS)
-    words = re.split(r"[^A-Z]+", said.upper()) if isinstance(said, str) else [str(one).upper() for one in said]
+    several = said if isinstance(said, list) else re.split(r"[^A-Za-z]+", str(said))
+    words = [str(one).upper() for one in several]
     return {*words, *(bands.S1_BANDS if "DV" in words else ())}
 
 
 def _pixel_size(key: str, asset: Any) -> float:
     """Side of a pixel in metres; infinite if it is not known."""
-    raster = next(iter(asset.extra_fields.get("raster:bands") or ()), {})
+    raster = next((one for one in asset.extra_fields.get("raster:bands") or () if isinstance(one, dict)), {})
     placed = known(asset.extra_fields, "transform")
     named = re.search(r"(?<!\d)(\d{2})m(?![a-z0-9])", f"{key} {asset.href.partition('?')[0]}", re.IGNORECASE)
     for said in (
@@ -291,12 +293,13 @@ def _address(item: Any, asset: Any) -> str:
             one.get("href") for one in (known(asset.extra_fields, "alternate") or {}).values() if isinstance(one, dict)
         ]
         href = next((one for one in others if str(one).startswith(("http://", "https://"))), href)
-    if href.partition("://")[0].lower() not in SCHEMES or "://" not in href:
+    scheme, sign, rest = href.partition("://")
+    if scheme.lower() not in SCHEMES or not sign or not rest.isprintable() or re.match(r"/|[^?]*[<>]", rest):
         raise ItemError(
-            f"item {item.id} has the address {href.partition('?')[0]}, expected one that begins with {', '.join(SCHEMES)}",
+            f"item {item.id} has the address {shown(href)}, expected one that begins with {', '.join(SCHEMES)}",
             "an asset has no address",
         )
-    return href
+    return f"{scheme.lower()}://{rest}"
 
 
 def _absolute(item: Any, href: str) -> str:
@@ -339,6 +342,6 @@ def _has_s3_credentials() -> bool:
 def _number(said: Any, otherwise: float) -> float:
     try:
         number = float(said)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return otherwise
     return number if math.isfinite(number) else otherwise
