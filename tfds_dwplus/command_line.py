@@ -75,7 +75,7 @@ def local_path(given: str | Path) -> Path:
     """Returns a path of this machine's file system, with `~` expanded; a relative one stays relative.
 
     Raises:
-        ValueError: nothing is given, it is an address (`gs://...`, `hub:...`), or `~` stands for a home that is not known.
+        ValueError: nothing is given, it is an address (`gs://...`, `hub:...`) or a path of GDAL's (`/vsi...`), or `~` stands for a home that is not known.
     """
     text = str(given)
     if not text:
@@ -88,6 +88,10 @@ def local_path(given: str | Path) -> Path:
         if found[1] == "hub:":
             works = "networks on a hub are read where --workdir may be an exported bundle, and by train.finetune"
         raise ValueError(f"{shown(text)} is an address, expected a path of this machine; {works}")
+    if re.match(r"/vsi[a-z0-9_]+[/?]", text):
+        raise ValueError(
+            f"{shown(text)} is a path of GDAL's, expected one of this machine; copy what it stands for to a folder"
+        )
     if text.startswith("~"):
         try:
             return Path(text).expanduser()

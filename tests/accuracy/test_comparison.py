@@ -35,7 +35,11 @@ def test_a_workdir_beside_a_raster(world, tmp_path):
         dataset_targets(read_split(open_dataset(world.data, "mine"), "test")),
     )
     scored.tallies["network"]["label"].choose(np.array([2, 0, 1])).write(workdir / "tiles_test.npz")
-    scored_on = {"dataset": "dynamic_world_plus/mine/1.0.0", "split": "test", "calibration": {"temperature": 1.5}}
+    scored_on = {
+        "dataset": "dynamic_world_plus/mine/1.0.0",
+        "split": "test",
+        "calibration": {"temperature": 1.5, "bins": []},
+    }
     write_json(workdir / "evaluation_test.json", figures | scored_on)
     raster = folder_of(world, tmp_path / "raster", 6, 0.5, np.array([1, 2, 11, 4, 5, 11, 7, 8, 9], np.uint8))
     both = ("--prediction", raster, "--legend", "esri", "--workdir", workdir)

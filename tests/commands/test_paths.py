@@ -15,7 +15,7 @@ from tfds_dwplus.command_line import local_path, path_or_address
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 
-ADDRESSES = ("gs://box/run", "s3://box/run", "abfs://box/run", "file:///run", "hub:owner/name")
+ADDRESSES = ("gs://box/run", "s3://box/run", "abfs://box/run", "file:///run", "hub:owner/name", "/vsigs/box/run")
 
 
 @pytest.mark.parametrize(

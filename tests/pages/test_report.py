@@ -273,7 +273,7 @@ def test_refused(folder, workdir, tmp_path):
     edit(own, split="test[-5:]")
     own.rename(broken / split_file("evaluation", "test[:5%]", "json"))
     assert "is of split 'test[-5:]', not 'test[:5%]'" in error("--workdir", broken, "--split", "test[:5%]")
-    for text, expected in (("{", "is not JSON"), ("[]", "holds a list"), ("{}", "has no dataset")):
+    for text, expected in (("{", "is not JSON"), ("[]", "is a list, expected an object"), ("{}", "has no dataset")):
         own.write_text(text)
         assert expected in error("--workdir", broken)
     assert not list(broken.glob("*report*")) and not list(tmp_path.glob("*.html"))
