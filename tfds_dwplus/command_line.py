@@ -75,7 +75,8 @@ def local_path(given: str | Path) -> Path:
     """Returns a path of this machine's file system, with `~` expanded; a relative one stays relative.
 
     Raises:
-        ValueError: nothing is given, it is an address (`gs://...`, `hub:...`) or a path of GDAL's (`/vsi...`), or `~` stands for a home that is not known.
+        ValueError: nothing is given, it is an address (`gs://...`, `hub:...`, GDAL's `/vsi...`), or `~` stands for a home that is not
+            known.
     """
     text = str(given)
     if not text:
@@ -90,7 +91,7 @@ def local_path(given: str | Path) -> Path:
         raise ValueError(f"{shown(text)} is an address, expected a path of this machine; {works}")
     if re.match(r"/vsi[a-z0-9_]+[/?]", text):
         raise ValueError(
-            f"{shown(text)} is a path of GDAL's, expected one of this machine; copy what it stands for to a folder"
+            f"{shown(text)} is an address, expected a path of this machine; copy what it names to a folder"
         )
     if text.startswith("~"):
         try:
@@ -102,8 +103,8 @@ def local_path(given: str | Path) -> Path:
 
 
 def path_or_address(text: str) -> str:
-    """Parses a file that may lie on the web, `type=path_or_address`: an address stays as it is, else `~` is expanded."""
-    return text if not text or "://" in text else str(path(text))
+    """Parses a file that may lie on the web, `type=path_or_address`: an address, also GDAL's, stays as it is, else `~` is expanded."""
+    return text if not text or "://" in text or text.startswith("/vsi") else str(path(text))
 
 
 def progress(**settings: Any) -> tqdm:

@@ -53,7 +53,8 @@ def test_an_empty_path_or_an_unknown_home_is_refused(monkeypatch):
 
 def test_imagery_may_be_on_the_web_and_a_network_on_a_hub(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
-    assert path_or_address("https://a.b/c//d.tif?e=~") == "https://a.b/c//d.tif?e=~"
+    for address in ("https://a.b/c//d.tif?e=~", "/vsizip//x/a.zip/d.tif"):
+        assert path_or_address(address) == address
     assert path_or_address("~/s2.tif") == "/home/anna/s2.tif"
     assert str(hub.network("hub:owner/name")) == "hub:owner/name"
     assert str(hub.network("~/run")) == "/home/anna/run"
