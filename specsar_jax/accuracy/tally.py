@@ -68,9 +68,9 @@ class Tally:
         write_whole(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Returns the content of the .npz file."""
+        """Returns the content of the .npz file, the same bytes for the same tally: columns come from a set, in another order each time."""
         file = io.BytesIO()
-        np.savez_compressed(file, **self._stored())
+        np.savez_compressed(file, **dict(sorted(self._stored().items())))
         return file.getvalue()
 
     @classmethod

@@ -180,3 +180,9 @@ def test_the_best_step_is_the_later_of_two_alike(tmp_path):
         (tmp_path / "checkpoints" / str(step) / "metrics" / "metrics").write_text(json.dumps({"score": score}))
     assert evaluation_files.best_step(tmp_path) == 4
     assert evaluation_files.best_step(tmp_path / "nothing") is None
+
+
+def test_the_same_tally_is_the_same_bytes_in_whatever_order_its_columns_come(scored):
+    tally = Tally.read(scored / "tiles_test.npz")
+    turned = dataclasses.replace(tally, columns=dict(reversed(tally.columns.items())))
+    assert len(tally.columns) > 1 and turned.to_bytes() == tally.to_bytes() == (scored / "tiles_test.npz").read_bytes()
