@@ -26,7 +26,7 @@ from specsar_jax.config import Config
 from specsar_jax.trained.run_files import saved_scores, split_file
 from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import write_together
-from tfds_dwplus.files.strangers import read_object
+from tfds_dwplus.files.strangers import one_line, read_object
 
 
 class Files(NamedTuple):
@@ -116,11 +116,11 @@ def other_than(
         builder: of the data set; None if it is not there.
     """
     if (name := name_of(figures.get("dataset", ""))) != dataset:
-        return f"of data set {name}, not {dataset}"
+        return f"of data set {one_line(name)}, not {dataset}"
     if builder is not None and figures.get("data_sha256", digest := data_sha256(builder)) != digest:
         return f"of other data than {builder.data_path} holds"
     if figures.get("split") != split:
-        return f"of split {figures.get('split')!r}, not {split!r}"
+        return f"of split {one_line(figures.get('split'))!r}, not {split!r}"
     if step is not None and figures.get("step") != step:
         return f"of step {figures.get('step')}, but the best checkpoint is of step {step}"
     return ""

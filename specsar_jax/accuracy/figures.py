@@ -111,13 +111,16 @@ def _check_calibration(tree: dict[str, Any]) -> None:
 
 
 def _check_area(tree: dict[str, Any]) -> None:
-    """Checks estimates of areas: numbers, and of each estimate its `value`, `standard_error` and `interval`."""
+    """Checks estimates of areas: that all are there, numbers, and of each estimate its `value`, `standard_error` and `interval`."""
+    _complete(tree, "area", ("sampling_unit", "mapped_ha", "overall_accuracy", "per_class"))
     for name, value in tree.items():
         if name in ("sampling_unit", "shares_of"):
             a_text(value, f"area.{name}")
         elif name == "per_class":
             for class_name, row in an_object(value, "area.per_class").items():
-                for figure, estimate in an_object(row, f"area.per_class.{class_name}").items():
+                what = f"area.per_class.{class_name}"
+                _complete(an_object(row, what), what, ("mapped_ha", "mapped_share", *_ESTIMATED[1:]))
+                for figure, estimate in row.items():
                     _estimate(estimate, f"area.per_class.{class_name}.{figure}")
         else:
             _estimate(value, f"area.{name}")
@@ -128,7 +131,7 @@ def _estimate(value: Any, what: str) -> None:
         if value is not None and what.rpartition(".")[2] in _ESTIMATED:
             an_object(value, one_line(what, 80))
         return _figure(value, what)
-    _figures({name: of for name, of in value.items() if name != "interval"}, what, needed=("value",))
+    _figures({name: of for name, of in value.items() if name != "interval"}, what, needed=("value", "standard_error"))
     if value["value"] is None or value.get("interval") is None:
         raise ValueError(f"{one_line(what, 80)} has no value and interval")
     return _interval(value["interval"], what)
@@ -137,13 +140,18 @@ def _estimate(value: Any, what: str) -> None:
 def _figures(row: Any, what: str, *, counts: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
     """Raises ValueError unless `row` is an object of figures, of which some are counts, and some must be there."""
     row = an_object(row, one_line(what, 80))
-    if missing := [name for name in needed if name not in row]:
-        raise ValueError(f"{one_line(what, 80)} has no {', '.join(missing)}")
+    _complete(row, what, needed)
     for name, value in row.items():
         if name in counts:
             a_count(value, f"{one_line(what, 80)}.{name}")
         else:
             _figure(value, f"{what}.{name}")
+
+
+def _complete(row: dict[str, Any], what: str, needed: Sequence[str]) -> None:
+    """Raises ValueError unless all these are there, be they None."""
+    if missing := [name for name in needed if name not in row]:
+        raise ValueError(f"{one_line(what, 80)} has no {', '.join(missing)}")
 
 
 def _figure(value: Any, what: str) -> None:
