@@ -197,15 +197,6 @@ def resize_nearest(tile: dict[str, np.ndarray], size_px: int) -> dict[str, np.nd
     return {name: values[places][:, places] for name, values in tile.items()}
 
 
-def random_crop(tile: dict[str, np.ndarray], size_px: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Cuts a random square of `size_px` out of all three rasters, inside the part that has labels where there is room.
-
-    A tile that was padded to the data set's size has labels in one corner only: a square drawn anywhere would be empty.
-    """
-    part = draw_place(labelled_box(tile["label"]), tile["label"].shape, size_px, rng)
-    return {name: values[part] for name, values in tile.items()}
-
-
 def labelled_box(label: np.ndarray) -> Part:
     """The smallest box around all labels of a raster (height, width); all of it if there are none."""
     labelled, box = label != bands.IGNORE, []
@@ -216,7 +207,10 @@ def labelled_box(label: np.ndarray) -> Part:
 
 
 def draw_place(box: Part, shape: tuple[int, ...], size_px: int, rng: np.random.Generator) -> Part:
-    """Draws a square of `size_px` of a raster, inside `box` where there is room."""
+    """Draws a square of `size_px` of a raster, inside `box` where there is room.
+
+    A tile that was padded to the data set's size has labels in one corner only: a square drawn anywhere would be empty.
+    """
     part = []
     for inside, length in zip(box, shape[:2], strict=True):
         most = length - size_px

@@ -57,18 +57,23 @@ def test_the_three_rasters_move_together_through_all_eight_turns():
     assert len(seen) == 8
 
 
+def random_crop(tile: dict[str, np.ndarray], size_px: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A square as training draws it."""
+    return preprocess.augment(tile, Data(crop_px=size_px, flips=False), rng)
+
+
 def test_cuts_of_a_padded_tile_hold_its_labels():
     label = np.full((64, 64), bands.IGNORE, np.uint8)
     label[:24, :40] = 1
     rng = np.random.default_rng(0)
     starts = set()
     for _ in range(50):
-        piece = preprocess.random_crop(tile_of(label), 32, rng)
+        piece = random_crop(tile_of(label), 32, rng)
         assert piece["label"].shape == (32, 32)
         assert (piece["label"][:24] == 1).all()  # 24 rows are labelled, 40 columns have room for 32
         starts.add(int(piece["s2"][0, :, 0].argmin()))
     unlabelled = tile_of(np.full((64, 64), bands.IGNORE, np.uint8))
-    assert preprocess.random_crop(unlabelled, 32, rng)["label"].shape == (32, 32)
+    assert random_crop(unlabelled, 32, rng)["label"].shape == (32, 32)
 
 
 def test_statistics_of_chosen_bands_and_round_trip():

@@ -27,6 +27,10 @@ ADDRESSES = {
     'NETCDF:"https://u:HUSH@x/a.nc":B2': 'NETCDF:"https://x/a.nc":B2',
     "PG:host=x password=HUSH dbname=y": "PG:host=x password=... dbname=y",
     "https:/u:HUSH@x/a": "https:/x/a",
+    "https://x/a.tif;token=HUSH": "https://x/a.tif",
+    "https://x/a%3Fsig%3DHUSH": "https://x/a",
+    "https://x/a%253Fb%253D1%2526X-Amz-Signature%253DHUSH": "https://x/a%253Fb%253D1",
+    "https://x/a%3Fb.tif": "https://x/a%3Fb.tif",
 }
 
 LOCAL = ("/data/a?b=1#c.tif", "a#b?c.tif", "/vsizip//data/a#b?.zip/x.tif", 'HDF5:"/data/a?.h5"://B2', "a b.tif")

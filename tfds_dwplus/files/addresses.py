@@ -34,6 +34,13 @@ _LONG_NAMES = (
 
 _SECRET_NAMES = rf"(?:{_LONG_NAMES}|session\w{{0,9}}|sig|key|auth|pwd|pass)"
 
+_IN_PATH = re.compile(
+    rf"(?:;|%(?:25)*(?:3F|26|3B))(?:{_SECRET_NAMES}|(?:x-)?(?:amz|goog)-[\w-]+)(?:=|%(?:25)*3D).*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A secret that is no part of a query: 'a.tif;token=1', or in one that is percent-encoded, 'a.tif%3Fsig%3D1'. Without a secret such signs
+are of a file's name."""
+
 _UNSIGNED = re.compile(
     rf"{_SECRET_NAMES}|(?:x-)?(?:amz|goog|oss|cos|obs|ms)-[\w-]+|AWSAccessKeyId|GoogleAccessId|key-pair-id|policy|user(?:name)?"
     # Azure: https://learn.microsoft.com/en-us/rest/api/storageservices/create-service-sas
@@ -147,7 +154,8 @@ def _plain(begin: re.Match, body: str) -> str:
         return shown(_decoded(begin[0] + body.partition("&")[0]))
     if begin["vsi"] and (inner := _OF_ADDRESS.match(body)):
         return begin[0] + _plain(inner, body[inner.end() :])
-    return begin[0] + re.split(r"[?#]", _without_account(body) if begin["web"] else body)[0]
+    place = re.split(r"[?#]", _without_account(body) if begin["web"] else body)[0]
+    return begin[0] + _IN_PATH.sub("", place)
 
 
 def _decoded(address: str) -> str:

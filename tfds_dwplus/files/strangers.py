@@ -318,11 +318,6 @@ def parse_xml(content: bytes, name: str, *, keep: bool = True) -> ElementTree.El
         raise ValueError(f"{name} is not XML ({one_line(error)})") from None
 
 
-def read_xml(path: Path) -> ElementTree.Element:
-    """Parses an XML file with `parse_xml`. Raises ValueError, or OSError if it cannot be read."""
-    return parse_xml(read_bytes(path, MOST_XML_BYTES), str(path))
-
-
 def check_raster_bytes(name: Any, width: int, height: int, bands: int, pixel_bytes: int, most: int) -> None:
     """Checks what a raster takes in memory by its header, before it is read.
 
