@@ -6,9 +6,10 @@ While the network computes, the next part is read and the last one is blended.
 """
 
 import collections
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -130,7 +131,7 @@ def probability_blocks(
     at_once: int,
     strips: range,
     bar: tqdm,
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     """Yields blended class probabilities of some strips of a scene; a strip is the rows from one window's start to the next.
 
     A pixel's value does not depend on the choice of strips: windows of earlier strips that reach into the first are computed again.
@@ -143,6 +144,9 @@ def probability_blocks(
         at_once: number of windows in a batch.
         strips: numbers of the strips, in the order of `rows.starts`.
         bar: progress bar, which counts windows.
+
+    To be closed, as by `contextlib.closing`, before what `read` reads from: an error, or a signal, keeps the frames that it passed
+    through, and so the other thread would read on.
     """
     down, across = windows.blend_weights(rows), windows.blend_weights(columns)
     first = windows.first_to_reach(rows, strips.start)
@@ -150,30 +154,32 @@ def probability_blocks(
     # right, as they are used up: at the edge of a scene, where windows lie close, a second array would double the peak memory.
     carried = np.zeros((rows.window - min(rows.counts), columns.padded, len(bands.CLASSES)), np.float32)
     begun, beside = 0, None
-    for part, computed in _ahead_of(_parts(read, rows, columns, at_once, range(first, strips.stop)), network):
-        if part.places.start == 0:
-            beside = np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
-        left = columns.starts[part.places.start]
-        right = columns.starts[part.places[-1]] + columns.window
-        sums = np.zeros((rows.window, right - left, len(bands.CLASSES)), np.float32)
-        sums[:, : beside.shape[1]] = beside
-        sums[:begun, beside.shape[1] :] = carried[:begun, left + beside.shape[1] : right]
-        for place, probability in zip(part.needed, () if computed is None else np.asarray(computed), strict=False):
-            at = columns.starts[place] - left
-            blend = (down[part.strip][:, None] * across[place])[..., None]
-            sums[:, at : at + columns.window] += probability * blend
-        whole = part.places.stop == len(columns.starts)
-        end = (right if whole else columns.starts[part.places.stop]) - left
-        height = rows.counts[part.strip]
-        carried[: rows.window - height, left : left + end] = sums[height:, :end]
-        beside = sums[:, end:].copy()
-        if whole:
-            begun = rows.window - height
-        bar.update(len(part.places))
-        if part.strip in strips:
-            top, stop = rows.starts[part.strip], min(left + end, columns.size)
-            inside = sums[:height, : stop - left], part.valid[:height, : stop - left]
-            yield Block(part.strip, slice(top, top + height), slice(left, stop), *inside)
+    parts = _parts(read, rows, columns, at_once, range(first, strips.stop))
+    with contextlib.closing(_ahead_of(parts, network)) as computed_parts:
+        for part, computed in computed_parts:
+            if part.places.start == 0:
+                beside = np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
+            left = columns.starts[part.places.start]
+            right = columns.starts[part.places[-1]] + columns.window
+            sums = np.zeros((rows.window, right - left, len(bands.CLASSES)), np.float32)
+            sums[:, : beside.shape[1]] = beside
+            sums[:begun, beside.shape[1] :] = carried[:begun, left + beside.shape[1] : right]
+            for place, probability in zip(part.needed, () if computed is None else np.asarray(computed), strict=False):
+                at = columns.starts[place] - left
+                blend = (down[part.strip][:, None] * across[place])[..., None]
+                sums[:, at : at + columns.window] += probability * blend
+            whole = part.places.stop == len(columns.starts)
+            end = (right if whole else columns.starts[part.places.stop]) - left
+            height = rows.counts[part.strip]
+            carried[: rows.window - height, left : left + end] = sums[height:, :end]
+            beside = sums[:, end:].copy()
+            if whole:
+                begun = rows.window - height
+            bar.update(len(part.places))
+            if part.strip in strips:
+                top, stop = rows.starts[part.strip], min(left + end, columns.size)
+                inside = sums[:height, : stop - left], part.valid[:height, : stop - left]
+                yield Block(part.strip, slice(top, top + height), slice(left, stop), *inside)
 
 
 def count_windows(rows: windows.Axis, columns: windows.Axis, strips: range) -> int:
@@ -212,13 +218,15 @@ def map_pixels(
     whole = np.empty((*valid.shape, len(bands.CLASSES)), np.float32)
     strips = range(len(rows.starts))
     at_once = windows_at_once(columns, window_px)
-    for block in probability_blocks(read, network, rows, columns, at_once, strips, progress(disable=True)):
-        whole[block.rows, block.columns] = block.probability
+    blocks = probability_blocks(read, network, rows, columns, at_once, strips, progress(disable=True))
+    with contextlib.closing(blocks):
+        for block in blocks:
+            whole[block.rows, block.columns] = block.probability
     whole[~valid] = np.nan
     return whole
 
 
-def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range) -> Iterator[_Part]:
+def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range) -> Generator[_Part, None, None]:
     """Yields all parts of some strips in order; another thread reads the next ones while the network computes."""
 
     def read_parts(strip: int, places: range) -> list[_Part]:
@@ -244,8 +252,9 @@ def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, 
 
     wide = at_once * max(READ_PX // (at_once * columns.window), 1)
     reads = _groups(range(len(columns.starts)), wide)
-    for parts in ahead(read_parts, itertools.product(strips, reads)):
-        yield from parts
+    with contextlib.closing(ahead(read_parts, itertools.product(strips, reads))) as read_ahead:
+        for parts in read_ahead:
+            yield from parts
 
 
 def _groups(places: range, size: int) -> list[range]:
@@ -253,7 +262,7 @@ def _groups(places: range, size: int) -> list[range]:
     return [places[first : first + size] for first in range(0, len(places), size)]
 
 
-def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
+def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Generator[Any, None, None]:
     """Yields the results of `work` for each of `arguments`, in order, computed by another thread, one in advance."""
     with ThreadPoolExecutor(1) as thread:
         waiting: collections.deque[Future] = collections.deque()
@@ -268,13 +277,14 @@ def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]
                 future.cancel()
 
 
-def _ahead_of(parts: Iterator[_Part], network: Probabilities) -> Iterator[tuple[_Part, Array | None]]:
+def _ahead_of(parts: Generator[_Part, None, None], network: Probabilities) -> Generator[tuple[_Part, Array | None], None, None]:
     """Yields parts with their probabilities (None if no pixel is to be mapped); JAX already computes those of the next part."""
     before = None
-    for part in parts:
-        now = part, network(*part.batch) if part.needed else None
-        if before:
-            yield before
-        before = now
+    with contextlib.closing(parts):
+        for part in parts:
+            now = part, network(*part.batch) if part.needed else None
+            if before:
+                yield before
+            before = now
     if before:
         yield before

@@ -211,15 +211,17 @@ def _map_strips(
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as thread:
         for strips in todo:
-            for block in probability_blocks(scene.read, network, rows, columns, at_once, strips, bar):
-                if block.columns.start == 0:
-                    strip = _new_strip(block, columns.size, shares=unfinished.outputs.of_shares)
-                for whole, made_of in zip(strip, (class_ids, scaled), strict=False):
-                    whole[:, block.columns] = made_of(block.probability, block.valid)
-                if block.columns.stop == columns.size:
-                    if written:
-                        written.result()
-                    written = thread.submit(_write, unfinished, block.strip, strip)
+            blocks = probability_blocks(scene.read, network, rows, columns, at_once, strips, bar)
+            with contextlib.closing(blocks):
+                for block in blocks:
+                    if block.columns.start == 0:
+                        strip = _new_strip(block, columns.size, shares=unfinished.outputs.of_shares)
+                    for whole, made_of in zip(strip, (class_ids, scaled), strict=False):
+                        whole[:, block.columns] = made_of(block.probability, block.valid)
+                    if block.columns.stop == columns.size:
+                        if written:
+                            written.result()
+                        written = thread.submit(_write, unfinished, block.strip, strip)
         if written:
             written.result()
     return sum(rows.counts[strip] for strips in todo for strip in strips)
