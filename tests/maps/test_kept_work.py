@@ -243,3 +243,24 @@ def test_the_folder_is_removed_before_the_end(tmp_path):
     shutil.rmtree(unfinished.folder)
     with pytest.raises(ValueError, match="unfinished was removed before the map was whole; map again"):
         unfinished.finish()
+
+
+def test_a_map_goes_on_with_renewed_signatures(trained, tall, tmp_path):
+    from local_archive import files_served  # skips where its servers are not installed
+
+    (tmp_path / "control").mkdir()
+    (s2,), s1 = tall
+    output = tmp_path / "map.tif"
+    with files_served(s2.parent, tmp_path / "control") as files:
+
+        def part(number: int, query: str) -> bool:
+            return scene_map.map_scene(
+                trained, [f"{files.url}/{s2.name}?{query}"], s1, Outputs(output), Predict(), shard=(number, 2)
+            )
+
+        assert not part(1, "sig=ONE")
+        with pytest.raises(ValueError, match="other") as refused:
+            part(2, "layer=2&sig=ONE")  # this may choose another file
+        kept = (output.with_name(f".{output.name}.unfinished") / "settings.json").read_text()
+        assert "ONE" not in str(refused.value) + kept
+        assert part(2, "sig=TWO")
