@@ -44,6 +44,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     # TFDS logs whole configs as warnings. Orbax logs every step of a save, and of one that failed a traceback from each of its
     # threads; it also raises the error, which then is told in a line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # As Python does, for each of its tasks that failed after the first, as all do on a full disk.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         main(sys.argv[1:])
     except ValueError as error:
