@@ -31,7 +31,7 @@ def test_an_error_of_a_thread(monkeypatch, capsys, error, told):
 
 
 FAILS = """
-import logging, threading, sys
+import asyncio, gc, logging, threading, sys
 from tfds_dwplus.command_line import run
 
 def main(_):
@@ -41,6 +41,13 @@ def main(_):
     thread = threading.Thread(target=called_back)
     thread.start()
     thread.join()
+    async def saves():  # as Orbax does: the first task that fails is raised, and nobody asks the others
+        async def fail():
+            raise ValueError("RESOURCE_EXHAUSTED")
+        asyncio.create_task(fail())
+        await asyncio.sleep(0)
+    asyncio.run(saves())
+    gc.collect()
     raise OSError(28, "No space left on device", "run/metrics.jsonl")
 
 run(main)
