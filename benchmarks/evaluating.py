@@ -72,7 +72,7 @@ def ways(trained: Trained, tiles: int) -> dict[str, Callable[[], Any]]:
     def network(variables: model.Variables, s2: jax.Array, s1: jax.Array) -> jax.Array:
         return log_probabilities(
             variables,
-            *preprocess.standardise(s2, s1, trained.statistics),
+            *preprocess.standardise(s2, s1, trained.statistics, config.data.scaling),
             config=config.model,
             average_turns=config.predict.average_turns,
         )

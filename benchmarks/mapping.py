@@ -10,7 +10,7 @@ The scene is the real one of `scene_pakistan` (2.6 km wide), mirrored again and 
 a file a band at 10 and 20 m with Sentinel-1 on a grid of its own. Weights are drawn, and such that every class is somewhere
 the likeliest: a trained network takes as long.
 
-PyTorch runs the same network, from the exported bundle by `specsar_jax/exports/torch_model.py`: by TerraTorch's `tiled_inference`, with
+PyTorch runs the same network, from the exported bundle by `specsar_jax/exports/torch_model/`: by TerraTorch's `tiled_inference`, with
 windows of the same size, step and batch, on the scene that rasterio has read; and window by window with rasterio, without overlap. It
 is in an environment of its own, for it pins other versions. Every case is a process of its own; rounds take their turns.
 

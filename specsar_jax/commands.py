@@ -14,10 +14,12 @@ from typing import NoReturn
 from specsar_jax.version import __version__
 
 COMMANDS = {
-    "acquire": ("tfds_dwplus", "fetch Sentinel-2 and Sentinel-1 for Dynamic World's labels"),
+    "acquire": ("tfds_dwplus", "fetch Sentinel-2 and Sentinel-1 for Dynamic World's labels, or for places in a region"),
+    "label": ("tfds_dwplus", "label tiles by a trained network, where it is sure enough"),
     "prepare": ("tfds_dwplus", "pack tiles, or simulated ones, into a data set"),
     "describe": ("tfds_dwplus", "tables of what a data set holds"),
     "look": ("tfds_dwplus", "a picture of some tiles of a data set"),
+    "import_dynamic_world": ("specsar_jax", "make a bundle of Google's published Dynamic World network"),
     "train": ("specsar_jax", "train a network; without arguments, the quickstart on simulated tiles"),
     "sweep": ("specsar_jax", "train a grid of settings with several seeds"),
     "evaluate": ("specsar_jax", "score a network, or maps made elsewhere"),

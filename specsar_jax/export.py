@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=path, required=True, help="file, or for saved_model and folder a new folder")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     parser.add_argument("--licence", help="licence of the weights, such as CC-BY-4.0; if not given, that of the bundle")
+    parser.add_argument("--origin", help="who made the weights, in a line; if not given, that of the bundle")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the stored weights; float32 if not given")
     parser.add_argument("--weights", choices=("inside", "beside"), help="place of stablehlo's weights; default inside")
     parser.add_argument("--quantise", action="store_true", default=None, help="store large matrices of onnx as int8")
@@ -63,8 +64,8 @@ def main(argv: list[str]) -> None:
         hub.check_name(args.push)
 
     trained = load_trained(args.workdir, args.checkpoint)
-    if args.licence is not None:
-        trained = dataclasses.replace(trained, licence=args.licence)
+    given = {name: getattr(args, name) for name in ("licence", "origin")}
+    trained = dataclasses.replace(trained, **{name: text for name, text in given.items() if text is not None})
     figures = evaluations(args.workdir, trained)
     trained = as_stored(trained, args.dtype or "float32")
     written = _write(args, trained, figures)
@@ -104,6 +105,10 @@ def _write(args: Any, trained: Trained, figures: list[dict[str, Any]]) -> list[P
             name=output.name,
             weights=output.with_suffix(".safetensors").name,
             address=f"hub:{args.push}" if args.push else output,
+            arrays=", ".join(trained.bands),
+            named=", ".join(f"{sensor}={sensor}" for sensor in trained.bands),
+            pairs=", ".join(f'"{sensor}": {sensor}' for sensor in trained.bands),
+            files=" ".join(f"--{sensor} {sensor}.tif" for sensor in trained.bands),
         )
         write_whole(path, card(output.stem, trained, figures, use, stored_as))
 
@@ -165,34 +170,34 @@ where there is no data. Normalisation is part of the program."""
 _USE = {
     "safetensors": """\
     import specsar_jax
-    network = specsar_jax.load("{name}")     # with the extra `xarray`; then network.predict(s2, s1)
+    network = specsar_jax.load("{name}")     # with the extra `xarray`; then network.predict({named})
 
-or in place of a workdir: `python -m specsar_jax.predict --workdir {name} --s2 s2.tif --s1 s1.tif --output map.tif`.""",
+or in place of a workdir: `python -m specsar_jax.predict --workdir {name} {files} --output map.tif`.""",
     "folder": """\
     import specsar_jax
-    network = specsar_jax.load("{address}")     # with the extra `xarray`; then network.predict(s2, s1)
+    network = specsar_jax.load("{address}")     # with the extra `xarray`; then network.predict({named})
 
-or in place of a workdir: `python -m specsar_jax.predict --workdir {address} --s2 s2.tif --s1 s1.tif --output map.tif`. All is read
+or in place of a workdir: `python -m specsar_jax.predict --workdir {address} {files} --output map.tif`. All is read
 from `model.safetensors`; `config.json` only repeats its settings for people.""",
-    "stablehlo": _RUN + "    probabilities, classes = program.call(s2, s1)\n\n" + _ANY,
+    "stablehlo": _RUN + "    probabilities, classes = program.call({arrays})\n\n" + _ANY,
     "stablehlo beside": _RUN
     + """\
     weights = safetensors.numpy.load_file("{weights}")
-    probabilities, classes = program.call(weights, s2, s1)
+    probabilities, classes = program.call(weights, {arrays})
 
 """
     + _ANY,
     "saved_model": """\
     import tensorflow as tf
     network = tf.saved_model.load("{name}")
-    maps = network.signatures["serving_default"](s2=s2, s1=s1)     # maps["probabilities"], maps["classes"]
+    maps = network.signatures["serving_default"]({named})     # maps["probabilities"], maps["classes"]
 
 """
     + _ANY,
     "onnx": """\
     import onnxruntime
     session = onnxruntime.InferenceSession("{name}")
-    probabilities, classes = session.run(["probabilities", "classes"], {{"s2": s2, "s1": s1}})
+    probabilities, classes = session.run(["probabilities", "classes"], {{{pairs}}})
 
 """
     + _ANY,

@@ -29,10 +29,11 @@ from tfds_dwplus.imagery.stac_api import StacArchive
 
 MISSING = ""
 try:
-    from specsar_jax.regions import blocks, region_files
+    from specsar_jax.regions import region_files
     from specsar_jax.regions.composites import Recipe
     from specsar_jax.regions.region_files import Job
     from specsar_jax.regions.region_map import map_region, plan
+    from tfds_dwplus.places import blocks
 except ModuleNotFoundError as error:
     MISSING, Job = error.name, None
 

@@ -10,7 +10,7 @@ import rasterio
 
 from specsar_jax.batches import preprocess
 from specsar_jax.batches.preprocess import SensorStatistics, Statistics
-from specsar_jax.config import PRESETS, Config, Model
+from specsar_jax.config import PRESETS, Config, Data, Model
 from specsar_jax.network import model
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
@@ -18,8 +18,12 @@ from tfds_dwplus import bands
 # Two stages hold every kind of part and compile in seconds.
 SIZES = {"widths": (16, 32), "blocks": (1, 2), "heads": (1, 2), "reductions": (4, 2), "decoder_width": 16}
 
-SMALL_PRESETS = {name: dataclasses.replace(preset, **SIZES) for name, preset in PRESETS.items() if name != "tiny"}
-"""All presets, this small; `tiny` would be `specsar_former` again."""
+SMALL_PRESETS = {
+    name: preset if preset.architecture == "dynamic_world" else dataclasses.replace(preset, **SIZES)
+    for name, preset in PRESETS.items()
+    if name != "tiny"
+}
+"""All presets, this small; `tiny` would be `specsar_former` again, and `dynamic_world` has one size."""
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -27,7 +31,7 @@ def _logits(variables: model.Variables, s2: jax.Array, s1: jax.Array, config: Mo
     return model.apply(variables, s2, s1, config=config)
 
 
-def drawn(config: Model, temperature: float = 1.5) -> Trained:
+def drawn(config: Model, temperature: float = 1.5, *, scaling: str = "standard") -> Trained:
     """A network in which no weight is zero or one and every class is somewhere the likeliest; its statistics clip some of
     what `tiles` gives.
     """
@@ -45,13 +49,16 @@ def drawn(config: Model, temperature: float = 1.5) -> Trained:
     statistics = Statistics(
         sensor(bands.S2_BANDS, 2000.0, 900.0, 300.0, 4000.0), sensor(bands.S1_BANDS, -14.0, 5.0, -24.0, -3.0), (1,) * 9
     )
-    logits = _logits(variables, *preprocess.standardise(*tiles(2, 64, 49), statistics), config=config)
+    logits = _logits(variables, *preprocess.standardise(*tiles(2, 64, 49), statistics, scaling), config=config)
     mean, std = (np.asarray(x) for x in (logits.mean(axis=(0, 1, 2)), logits.std(axis=(0, 1, 2))))
-    decoder = variables["params"]["decoder"]
-    decoder["classify_bias"] = (decoder["classify_bias"] - mean) / std
-    decoder["classify_kernel"] = decoder["classify_kernel"] / std
+    layer, kernel, bias = variables["params"].get("decoder"), "classify_kernel", "classify_bias"
+    if layer is None:
+        layer, kernel, bias = variables["params"]["classify"], "kernel", "bias"
+    layer[bias] = (layer[bias] - mean) / std
+    layer[kernel] = layer[kernel] / std
     variables = jax.tree.map(jax.numpy.asarray, variables)
-    return Trained(Config(model=config), statistics, variables, 7, temperature, "CC-BY-4.0")
+    config = Config(model=config, data=Data(scaling=scaling))
+    return Trained(config, statistics, variables, 7, temperature, "CC-BY-4.0")
 
 
 def tiles(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +84,9 @@ def real_tile(real: Path) -> tuple[np.ndarray, np.ndarray]:
 def expected(trained: Trained, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and class map by `model.apply`."""
     logits = _logits(
-        trained.variables, *preprocess.standardise(s2, s1, trained.statistics), config=trained.config.model
+        trained.variables,
+        *preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling),
+        config=trained.config.model,
     )
     valid = bands.valid_pixels(s2, s1, trained.config.model.sensors)
     probabilities = np.asarray(jax.nn.softmax(logits / trained.temperature))

@@ -12,6 +12,7 @@ from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, path, run
 from tfds_dwplus.files.outputs import output_claimed, write_json
 from tfds_dwplus.tiles.contents import GROUPS, Description, Sums, describe, scene_summary
+from tfds_dwplus.tiles.labelling.annotators import not_accuracy
 from tfds_dwplus.tiles.prepared import open_dataset
 
 
@@ -42,6 +43,7 @@ def tables(description: Description) -> str:
     columns = splits | {"all": whole}
     parts = [
         f"# {description.dataset}\n\nTiles: {description.source or 'of unknown origin'}",
+        *filter(None, [not_accuracy(description.labelled_by)]),
         "## Tiles and pixels by split\n\n"
         + _table(
             ("split", "tiles", "pixels", "labelled", "unlabelled"),

@@ -30,11 +30,21 @@ from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tiles.labelling.annotators import count
 from tfds_dwplus.tiles.prepared import check_folder
-from tfds_dwplus.tiles.records import example, record_features, squares, write_records
+from tfds_dwplus.tiles.records import Record, example, record_features, squares, write_records
 from tfds_dwplus.tiles.splits import cut_validation, shuffled, subset
 from tfds_dwplus.tiles.statistics import TileStatistics
-from tfds_dwplus.tiles.tile_files import TileRecord, list_tiles, provenance, read_tile, s1_unit, s2_band_names, sensors
+from tfds_dwplus.tiles.tile_files import (
+    PROBABILITY,
+    TileRecord,
+    list_tiles,
+    provenance,
+    read_tile,
+    s1_unit,
+    s2_band_names,
+    sensors,
+)
 
 SIMULATION_VERSION = 1
 """To be increased when a change of `simulate` changes a pixel."""
@@ -86,7 +96,7 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
             }
         digest = hashlib.sha256((self.tiles / "tiles.csv").read_bytes() if list_tiles(self.tiles) else b"")
         for record in list_tiles(self.tiles):
-            for kind in ("s2", "s1", _label_folder(self, record)):
+            for kind in ("s2", "s1", _label_folder(self, record), PROBABILITY):
                 path = self.tiles / kind / f"{record.tile_id}.tif"
                 if path.is_file():  # a missing file is reported when it is read
                     digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
@@ -140,7 +150,7 @@ class Builder(FileReaderBuilder):
             features, metadata = tfds.features.FeaturesDict.from_config(self.data_path), None
         else:
             s2_bands, s1_bands = self._bands()
-            features = record_features(self.builder_config.tile_size_px, len(s2_bands), len(s1_bands))
+            features = _features(self.builder_config, s2_bands, s1_bands)
             metadata = tfds.core.MetadataDict(_contents(s2_bands, s1_bands))
         return self.dataset_info_from_configs(
             features=features,
@@ -159,7 +169,7 @@ class Builder(FileReaderBuilder):
         if self.info.file_format.value != "array_record":
             raise ValueError(f"file format {self.info.file_format.value!r} is given, expected array_record")
         s2_bands, s1_bands = self._bands()
-        if self.info.features.to_json() != record_features(config.tile_size_px, len(s2_bands), len(s1_bands)).to_json():
+        if self.info.features.to_json() != _features(config, s2_bands, s1_bands).to_json():
             raise ValueError(f"{self.name}/{config.name} was prepared with other features; remove its folder first")
         records, common = choose_tiles(config)
         shards = []
@@ -182,16 +192,18 @@ class Builder(FileReaderBuilder):
         statistics = TileStatistics(s2_bands, s1_bands)
         lengths: dict[str, list[int]] = {split: [] for split in records}
         notes: list[str] = []
+        annotators: dict[str, list[str]] = {split: [] for split in records}
         for shard in shards:
             with shard.part.open("rb") as file, np.load(file) as part:
                 if "error" in part:
                     raise ValueError(str(part["error"]))
                 lengths[shard.split].append(int(part["count"]))
                 notes += part["notes"].tolist()
+                annotators[shard.split] += part["annotators"].tolist()
                 if shard.split == "train":
                     statistics.add_arrays(part)
             shard.part.unlink()
-        for line in _summary_of(notes, sum(map(len, records.values()))):
+        for line in summary_of_notes(notes, sum(map(len, records.values()))):
             print(f"note: {line}", file=sys.stderr)
         self.info.set_splits(
             tfds.core.SplitDict(
@@ -212,6 +224,7 @@ class Builder(FileReaderBuilder):
         self.info.metadata.update(
             _contents(s2_bands, s1_bands) | common,
             origin=config.origin(),
+            labelled_by={split: count(names) for split, names in annotators.items()},
             statistics=statistics.summary(common["s1_unit"]) if "train" in records else None,
         )
 
@@ -250,11 +263,13 @@ class Shard:
 def write_shard(shard: Shard) -> None:
     """Writes a shard and its part file. Raises a ValueError for an invalid tile."""
     statistics = TileStatistics(shard.s2_bands, shard.s1_bands)
-    features = record_features(shard.config.tile_size_px, len(shard.s2_bands), len(shard.s1_bands))
+    features = _features(shard.config, shard.s2_bands, shard.s1_bands)
     notes: list[str] = []
-    count = write_records(shard.path, _examples(shard, statistics, notes), features)
+    annotators: list[str] = []
+    records = write_records(shard.path, _examples(shard, statistics, notes, annotators), features)
     arrays = statistics.arrays() if shard.split == "train" else {}
-    _write_part(shard, count=count, notes=np.array(notes, str), **arrays)
+    told = {"notes": np.array(notes, str), "annotators": np.array(annotators, str)}
+    _write_part(shard, count=records, **told, **arrays)
 
 
 def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRecord]], dict[str, str]]:
@@ -282,9 +297,12 @@ def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRec
     return splits, provenance(records) | {"vote": config.vote or ("as in label/" if held_out else "")}
 
 
-def _examples(shard: Shard, statistics: TileStatistics, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Gives the records of a shard; adds to the statistics, and to the notes on its tiles."""
+def _examples(
+    shard: Shard, statistics: TileStatistics, notes: list[str], annotators: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Gives the records of a shard; adds to the statistics, to the notes on its tiles, and to the annotators of its records."""
     config = shard.config
+    with_shares = _with_shares(config)
     for record in shard.records:
         if config.simulated_tiles:
             tile = simulated_tile(config.simulation_seed, shard.split, int(record.tile_id), config.tile_size_px)
@@ -292,16 +310,18 @@ def _examples(shard: Shard, statistics: TileStatistics, notes: list[str]) -> Ite
         else:
             labels = _label_folder(config, record)
             most_px = None if config.cut else config.tile_size_px
-            tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, labels=labels, most_px=most_px)
+            how = {"labels": labels, "probabilities": with_shares, "most_px": most_px}
+            tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, **how)
             notes += [f"tile {record.tile_id}: {note}" for note in tile.notes]
         if shard.split == "train":
             statistics.update(tile.s2, tile.s1, tile.label)
         larger = max(tile.label.shape) > config.tile_size_px
         for part in squares(tile, config.tile_size_px) if config.cut and larger else (tile,):
+            annotators.append(part.record.annotator)
             yield example(part, config.tile_size_px)
 
 
-def _summary_of(notes: Sequence[str], tiles: int) -> list[str]:
+def summary_of_notes(notes: Sequence[str], tiles: int) -> list[str]:
     """One line for each kind of note: how many of the tiles have it, and the first one.
 
     That an offset may be in the numbers of a tile is told only if it may be so in most: a few tiles of snow or sand are bright.
@@ -343,6 +363,15 @@ def _write_part(shard: Shard, **arrays: Any) -> None:
 
 def _label_folder(config: DynamicWorldPlusConfig, record: TileRecord) -> str:
     return f"label_{config.vote}" if config.vote and record.annotator == bands.HELD_OUT else "label"
+
+
+def _with_shares(config: DynamicWorldPlusConfig) -> bool:
+    """Whether the records hold the shares of the classes that a network gave."""
+    return config.tiles is not None and (config.tiles / PROBABILITY).is_dir()
+
+
+def _features(config: DynamicWorldPlusConfig, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> Record:
+    return record_features(config.tile_size_px, len(s2_bands), len(s1_bands), probabilities=_with_shares(config))
 
 
 def _contents(s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> dict[str, Any]:

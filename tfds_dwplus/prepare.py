@@ -7,6 +7,7 @@ The data set is written to a temporary folder `.preparing_NAME` and moved when i
 --overwrite, stands until then. What a killed run left is put right by the next one, and by whatever reads the data set.
 """
 
+import collections
 import contextlib
 import io
 import re
@@ -20,6 +21,7 @@ from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, local_path, path, run
 from tfds_dwplus.dynamic_world_plus_dataset_builder import Builder, DynamicWorldPlusConfig
 from tfds_dwplus.files.workplaces import recover, take_place, workplace
+from tfds_dwplus.tiles.labelling.annotators import not_accuracy
 from tfds_dwplus.tiles.prepared import workplace_of
 
 
@@ -29,7 +31,11 @@ def main(argv: list[str]) -> None:
         "Packs tiles into a data set.", "python -m tfds_dwplus.prepare --tiles tiles/ --name mine --data_dir data"
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tiles", type=path, help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv")
+    source.add_argument(
+        "--tiles",
+        type=path,
+        help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv; probability/ is packed too if it is there",
+    )
     source.add_argument("--simulated", action="store_true", help="simulate landscapes instead")
     parser.add_argument("--name", required=True, help="the data set becomes dynamic_world_plus/NAME")
     parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
@@ -42,7 +48,9 @@ def main(argv: list[str]) -> None:
         "--vote", choices=bands.VOTES, help="vote for the label of held-out tiles; if not given, label/"
     )
     parser.add_argument(
-        "--annotators", default="", help="keep train tiles of these annotators only, as expert,non_expert"
+        "--annotators",
+        default="",
+        help="keep train tiles of these annotators only, as expert,non_expert; network is any network",
     )
     parser.add_argument("--hemispheres", default="", help="keep tiles of these hemispheres only, EH or WH")
     parser.add_argument("--biomes", default="", help="keep tiles of these biomes only, as 1,4,14")
@@ -127,6 +135,11 @@ def prepare(
     sizes = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     held = builder.info.metadata["sensors"]
     print(f"{target}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other sensor" if len(held) == 1 else ""))
+    labelled_by: collections.Counter[str] = collections.Counter()
+    for counts in builder.info.metadata["labelled_by"].values():
+        labelled_by.update(counts)
+    if said := not_accuracy(labelled_by):
+        print(f"note: {said}")
 
 
 def _beam_options(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from rasterio.errors import CRSError
 
@@ -16,6 +17,7 @@ from specsar_jax.accuracy.tally import Tally
 from tfds_dwplus import bands
 from tfds_dwplus.files.strangers import a_count, a_list, a_text, an_object, one_line
 from tfds_dwplus.imagery.grids import parse_crs
+from tfds_dwplus.tiles.labelling import annotators
 
 GROUPS = ("biome", "hemisphere", "annotator")
 """Columns of the data set by which an evaluation groups accuracy, unless told otherwise."""
@@ -51,13 +53,25 @@ def figures_of(tally: Tally, temperature: float = 1.0, groups: Sequence[str] = G
     by_column = {name: metrics.grouped(tally.confusion, tally.columns[name], name) for name in held}
     calibrated = calibration.summarise(tally, temperature)
     mapped, pixel_area_ha = intervals.mapped_by_tile(tally)
+    labelled_by = _labelled_by(tally)
     return figures | {
+        **(
+            {"labelled_by": labelled_by} if annotators.networks(labelled_by) else {}
+        ),  # with people's labels all is as ever
         "boundary_iou": metrics.plain(metrics.mean(boundary_iou)),
         **({"calibration": calibrated} if calibrated else {}),
         "groups": {name: rows for name, rows in by_column.items() if len(rows) > 1},
         "area": intervals.area_estimates(confusion, mapped.sum(axis=0), pixel_area_ha),
         "intervals": intervals.intervals(tally),
     }
+
+
+def _labelled_by(tally: Tally) -> dict[str, int]:
+    """Counts the tiles with a scored pixel by annotator; empty where the annotator is not known."""
+    if "annotator" not in tally.columns:
+        return {}
+    scored = tally.confusion.any(axis=(1, 2))
+    return annotators.count(map(str, np.asarray(tally.columns["annotator"])[scored].tolist()))
 
 
 def check_types(figures: dict[str, Any]) -> None:
@@ -72,6 +86,7 @@ def check_types(figures: dict[str, Any]) -> None:
     for key in ("step", "tiles", "labelled_pixels"):
         if key in figures:
             a_count(figures[key], key)
+    annotators.checked(figures.get("labelled_by", {}), "labelled_by")
     for key in ("loss", "mean_iou", "overall_accuracy", "macro_f1", "weighted_f1", "kappa", "boundary_iou"):
         _figure(figures.get(key), key)
     classes = [a_text(name, "a class") for name in a_list(figures.get("classes", []), "classes")]

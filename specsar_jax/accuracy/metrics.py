@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, Num, Shaped
 
 from tfds_dwplus import bands
+from tfds_dwplus.tiles.labelling.annotators import not_accuracy
 
 BINS = 15
 """Number of confidence bins of the calibration error. Source: Guo et al. 2017, section 5."""
@@ -261,6 +262,8 @@ def table(figures: dict[str, Any]) -> str:
         for value, row in groups.items():
             shares = f"{percent(row['mean_iou'])}  {percent(row['overall_accuracy'])} {percent(row['macro_f1'])}"
             lines.append(f"{value:20s} {shares} {row['tiles']:6d}{_biome(column, value)}")
+    if said := not_accuracy(figures.get("labelled_by", {})):
+        lines += ["", said]
     return "\n".join(lines)
 
 

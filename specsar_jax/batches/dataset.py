@@ -40,6 +40,8 @@ def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, 
     sensors = config.model.sensors
     check_classes(config)
     check_sensors(builder, sensors)
+    if config.loss.name == "soft" and not config.train.teacher:
+        check_shares(builder)
     statistics = dataset_statistics(builder)
     s2_bands = ("s2" in sensors and config.data.s2_bands) or dataset_bands(builder)
     statistics = dataclasses.replace(statistics, s2=statistics.s2.choose(s2_bands))
@@ -103,7 +105,21 @@ def dataset_statistics(builder: tfds.core.DatasetBuilder) -> Statistics:
     stored = builder.info.metadata.get("statistics")
     if stored is None:
         raise ValueError(f"{builder.info.full_name} has no split 'train', so no statistics to train with")
-    return Statistics.from_dict(stored)
+    return Statistics.from_dict(stored | {"labelled_by": labelled_by(builder, "train")})
+
+
+def labelled_by(builder: tfds.core.DatasetBuilder, split: str) -> dict[str, int]:
+    """Returns the tiles of a split by annotator; empty for data sets that were made before they were counted."""
+    return dict((builder.info.metadata.get("labelled_by") or {}).get(split, {}))
+
+
+def check_shares(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises a ValueError if the records do not hold the shares of a network, which loss.name=soft learns."""
+    if "probability" not in builder.info.features:
+        raise ValueError(
+            f"loss.name is soft, but {builder.info.full_name} holds no probabilities of a network; label its tiles with "
+            "python -m tfds_dwplus.label --probabilities and prepare them again, or take loss.name=cross_entropy"
+        )
 
 
 def data_sha256(builder: tfds.core.DatasetBuilder) -> str:

@@ -2,7 +2,7 @@
 
 Enters: `dynamic_world_plus/NAME` as ArrayRecord. Leaves: batches of physical values on the host,
 `{"s2": uint16, "s1": float32, "label": uint8, "expert": bool, "tile_id": bytes}`, labels ignored wherever a sensor in use has
-no data; a sensor that the network does not read has no channels. Tile i of batch n, its crop and its augmentation depend on
+no data; a sensor that the network does not read has no channels; and `"probability": uint8` for the soft loss. Tile i of batch n, its crop and its augmentation depend on
 the seed, n and i alone. So the step is the only state: a run resumes by asking for the batches from a step on, with any number of
 readers, and processes share a batch by asking for some of its rows.
 """
@@ -23,9 +23,11 @@ from tfds_dwplus.tiles.records import lazily
 
 Batch = dict[str, np.ndarray]
 """`s2` uint16 [batch, height, width, band], `s1` float32 [batch, height, width, 2 or 0], `label` uint8 [batch, height, width],
-`expert` bool [batch], whether experts labelled the tile, `tile_id` bytes [batch]."""
+`expert` bool [batch], whether experts labelled the tile, `tile_id` bytes [batch]; for the soft loss `probability` uint8 [batch, height,
+width, class], shares of the classes that sum to 255, or to 0 where they are not known."""
 
 RASTERS = ("s2", "s1", "label")
+PROBABILITY = "probability"
 WHOLE = (slice(None), slice(None))
 
 
@@ -38,9 +40,12 @@ def columns(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def select(s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...]) -> Callable[..., Batch]:
+def select(
+    s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...], *, probabilities: bool = False
+) -> Callable[..., Batch]:
     """Returns a function that takes from a record what the network learns from: bands in the order of `s2_bands`, no channels
-    of a sensor that is not among `sensors`, no label where a pixel has no data. It may be given a part of the tile to take.
+    of a sensor that is not among `sensors`, no label where a pixel has no data, and the shares of the classes on request. It may be
+    given a part of the tile to take.
 
     Raises:
         ValueError: a band that the records do not hold.
@@ -57,7 +62,8 @@ def select(s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str,
         s2 = s2 if places in ([], list(range(len(held)))) else s2[..., places]
         s1 = record["s1"][part] if "s1" in sensors else np.empty((*label.shape, 0), np.float32)
         valid = bands.valid_pixels(s2, s1, sensors)
-        return {
+        shares = {PROBABILITY: record[PROBABILITY][part]} if probabilities else {}
+        return shares | {
             "s2": s2,
             "s1": s1,
             "label": np.where(valid, label, np.uint8(bands.IGNORE)),
@@ -101,7 +107,7 @@ def train_batches(
     readable = Readable(lazily(source), data.corrupt_records)
     boxes: dict[int, preprocess.Part] = {}
 
-    def tile(index: int, rng: np.random.Generator) -> Batch:
+    def cropped(index: int, rng: np.random.Generator) -> Batch:
         drawn = rng.bit_generator.state
 
         def crop(place: int, record: dict[str, Any]) -> Batch:
@@ -111,7 +117,16 @@ def train_batches(
             return rasters(record, preprocess.draw_crop(boxes[place], record["label"].shape, data, rng))
 
         cut = readable.read(index, crop)
-        return cut | preprocess.augment_crop({name: cut[name] for name in RASTERS}, data, rng)
+        changed = [name for name in (*RASTERS, PROBABILITY) if name in cut]
+        return cut | preprocess.augment_crop({name: cut[name] for name in changed}, data, rng)
+
+    def tile(index: int, rng: np.random.Generator) -> Batch:
+        whole = cropped(index, rng)
+        if data.mosaic and rng.random() < data.mosaic:
+            other = cropped(int(rng.integers(len(source))), rng)
+            changed = [name for name in (*RASTERS, PROBABILITY) if name in whole]
+            whole |= preprocess.mosaic(*({name: of[name] for name in changed} for of in (whole, other)), rng)
+        return whole
 
     rows = range(batch_size) if rows is None else rows
     tiles = (

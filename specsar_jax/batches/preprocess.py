@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from specsar_jax.batches import light
 from specsar_jax.config import Data
 from tfds_dwplus import bands
 from tfds_dwplus.files.strangers import a_count, a_list, a_text, an_object, one_line, read_object, texts
+from tfds_dwplus.tiles.labelling import annotators
 
 Part = tuple[slice, slice]
 """Rows and columns of a raster."""
@@ -54,6 +56,8 @@ class Statistics:
     s1: SensorStatistics
     label_pixels: tuple[int, ...]
     """Labelled pixels of each class."""
+    labelled_by: Mapping[str, int] = dataclasses.field(default_factory=dict, compare=False)
+    """Tiles by annotator, of whom some may be networks, see `tfds_dwplus.tiles.labelling.annotators`; empty if it was not counted."""
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Statistics":
@@ -67,12 +71,15 @@ class Statistics:
         return cls(
             **{sensor: _of_sensor(tree.get(sensor), f"statistics of {sensor}") for sensor in ("s2", "s1")},
             label_pixels=counts,
+            labelled_by=annotators.checked(tree.get("labelled_by", {}), "statistics: labelled_by"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: band statistics as lists, pixels by class name."""
-        tree = dataclasses.asdict(self)
-        return tree | {"label_pixels": dict(zip(bands.CLASSES, self.label_pixels, strict=True))}
+        tree = dataclasses.asdict(self) | {"label_pixels": dict(zip(bands.CLASSES, self.label_pixels, strict=True))}
+        if not self.labelled_by:  # as in the files of before
+            del tree["labelled_by"]
+        return tree
 
     @classmethod
     def read(cls, path: Path) -> "Statistics":
@@ -108,6 +115,7 @@ def standardise(
     s2: Num[Array | np.ndarray, "*batch height width s2_band"],
     s1: Num[Array | np.ndarray, "*batch height width s1_band"],
     statistics: Statistics,
+    scaling: str = "standard",
 ) -> tuple[Float[Array, "*batch height width s2_band"], Float[Array, "*batch height width s1_band"]]:
     """Clips each band to its 1st and 99th percentile, subtracts its mean, divides by its deviation; nodata becomes 0.
 
@@ -117,6 +125,7 @@ def standardise(
         s2: digital numbers, 0 where there is no data.
         s1: backscatter in dB, NaN where there is no data. Either may have no channels, where the network does not read it.
         statistics: of the same bands in the same order.
+        scaling: `data.scaling`; with another than "standard", Sentinel-2 is scaled as it says instead.
 
     Returns:
         float32 arrays of the same shapes.
@@ -131,7 +140,56 @@ def standardise(
         # A band that never varies carries nothing; do not divide by zero for it.
         return jnp.where(valid, (clipped - mean) / jnp.maximum(std, 1e-6), 0.0)
 
-    return one(s2, s2 != bands.S2_NODATA, statistics.s2), one(s1, jnp.isfinite(s1), statistics.s1)
+    s1 = one(s1, jnp.isfinite(s1), statistics.s1)
+    if scaling == "log":
+        return log_scaled(s2, statistics.s2.bands), s1
+    return one(s2, s2 != bands.S2_NODATA, statistics.s2), s1
+
+
+LOG_LOW_HIGH = {
+    "B2": (1.7417268007636313, 2.023298706048351),
+    "B3": (1.7261204997060209, 2.038905204308012),
+    "B4": (1.6798346251414997, 2.179592821212937),
+    "B5": (1.7734969472909623, 2.2890068333026603),
+    "B6": (2.289154079164943, 2.6171674549378166),
+    "B7": (2.382939712192371, 2.773418590375327),
+    "B8": (2.3828939530384052, 2.7578332604178284),
+    "B11": (2.1952484264967844, 2.789092484314204),
+    "B12": (1.554812948247501, 2.4140534947492487),
+}
+"""Of each band of Dynamic World: the 30th and the 70th percentile of log(0.005 DN + 1). Source: the example notebook of
+google/dynamicworld on GitHub; Brown et al. 2022.
+"""
+
+LOG_NEIGHBOUR = {"B1": "B2", "B8A": "B8", "B9": "B8", "B10": "B11"}
+"""Whose numbers the bands have that Dynamic World does not read: those of the nearest band in wavelength that it does."""
+
+
+def log_low_high(names: tuple[str, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns low and high of each band for `log_scaled`. Raises ValueError for a name that is no band of Sentinel-2."""
+    places = [LOG_NEIGHBOUR.get(bands.canonical_band(name), bands.canonical_band(name)) for name in names]
+    if unknown := [name for name, place in zip(names, places, strict=True) if place not in LOG_LOW_HIGH]:
+        raise ValueError(
+            f"band {one_line(unknown[0], 80)} has no numbers for data.scaling=log, expected bands of {', '.join(bands.S2_ALL_BANDS)}; "
+            "choose them by data.s2_bands, or take data.scaling=standard"
+        )
+    low, high = zip(*(LOG_LOW_HIGH[place] for place in places), strict=True) if places else ((), ())
+    return low, high
+
+
+def log_scaled(
+    s2: Num[Array | np.ndarray, "*batch height width s2_band"], names: tuple[str, ...]
+) -> Float[Array, "*batch height width s2_band"]:
+    """Returns digital numbers scaled as Dynamic World does, to between 0 and 1.
+
+        x = (log(0.005 DN + 1) - low) / high;  x = exp(5 x - 1);  x / (x + 1)
+
+    A pixel without data goes through it as the DN 0, as in the original, and becomes about 0.005.
+    """
+    low, high = (np.asarray(numbers, np.float32) for numbers in log_low_high(names))
+    x = (jnp.log(jnp.asarray(s2).astype(jnp.float32) * np.float32(0.005) + 1.0) - low) / high
+    x = jnp.exp(5.0 * x - 1.0)
+    return x / (x + 1.0)
 
 
 def augment(tile: dict[str, np.ndarray], config: Data, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -158,14 +216,8 @@ def augment_crop(tile: dict[str, np.ndarray], config: Data, rng: np.random.Gener
     tile = resize_nearest(tile, config.crop_px)
     if config.flips:
         tile = flip_and_rotate(tile, rng)
-    if config.brightness or config.band_jitter:
-        # Sun, slope and haze change all bands together; season and sensor change each band by itself.
-        gain = np.exp(
-            (rng.normal(0.0, config.brightness) if config.brightness else 0.0)
-            + (rng.normal(0.0, config.band_jitter, tile["s2"].shape[-1]) if config.band_jitter else 0.0)
-        )
-        valid = tile["s2"] != bands.S2_NODATA
-        tile["s2"] = np.where(valid, np.clip(np.rint(tile["s2"] * gain), 1, 65535), bands.S2_NODATA).astype(np.uint16)
+    if light.changes(config):
+        tile["s2"] = light.change_light(tile["s2"], config.s2_bands, config, rng)
     if config.speckle_looks:
         looks = config.speckle_looks
         # Fully developed speckle of L looks multiplies the power by a gamma variate of mean 1 and variance 1/L
@@ -186,6 +238,26 @@ def augment_crop(tile: dict[str, np.ndarray], config: Data, rng: np.random.Gener
         elif drawn < s2_share + s1_share:
             tile["s1"] = np.full_like(tile["s1"], np.nan)
     return tile
+
+
+def mosaic(
+    tile: dict[str, np.ndarray], other: dict[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Puts patches of another crop of the same size into a crop, labels and all.
+
+    So a network cannot tell the classes by the look of the whole crop, and learns what a few pixels look like. The patches lie where a
+    random field, smooth over an eighth to a half of the crop, is above a random level.
+    """
+    size_px = tile["label"].shape[0]
+    values = rng.normal(0.0, 1.0, (int(rng.integers(2, 9)),) * 2)
+    places, knots = np.linspace(0, len(values) - 1, size_px), np.arange(len(values))
+    rows = np.stack([np.interp(places, knots, column) for column in values.T], axis=1)
+    field = np.stack([np.interp(places, knots, row) for row in rows])
+    patches = field > rng.normal(0.0, 0.3)
+    return {
+        name: np.where(patches.reshape(*patches.shape, *[1] * (mine.ndim - 2)), other[name], mine)
+        for name, mine in tile.items()
+    }
 
 
 def resize_nearest(tile: dict[str, np.ndarray], size_px: int) -> dict[str, np.ndarray]:

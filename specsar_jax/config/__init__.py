@@ -13,18 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from specsar_jax.config.sections import (
-    BATCH,
-    SMALLEST_SIZE_PX,
-    Config,
-    Data,
-    Loss,
-    Mesh,
-    Model,
-    Optimizer,
-    Predict,
-    Train,
-)
+from specsar_jax.config.learning import BATCH, Loss, Optimizer, Train
+from specsar_jax.config.sections import SMALLEST_SIZE_PX, Config, Data, Mesh, Model, Predict
 from specsar_jax.config.settings import build, field_types, listing, nearest, parse
 from tfds_dwplus import bands
 from tfds_dwplus.files.strangers import one_line
@@ -50,8 +40,9 @@ PRESETS: dict[str, Model] = {
     "no_mmam": Model(channel_reweighting=False),
     "equal_split": Model(spectral_share=0.5),
     "early_fusion": Model(branches="stacked"),
+    "dynamic_world": Model(architecture="dynamic_world", branches="spectral", batch_norm_epsilon=1e-3),
 }
-"""The paper's network, a small one for tests and laptops, and the ablations of the paper's tables."""
+"""The paper's network, a small one for tests and laptops, the ablations of the paper's tables, and Dynamic World's network."""
 
 
 def model_preset(name: str, **changes: Any) -> Model:

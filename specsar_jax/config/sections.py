@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from specsar_jax.config.learning import COUNT, FROM_0, RATE, SHARE, Loss, Optimizer, Train
 from specsar_jax.config.settings import Range, Section, Text, field_types, setting
 from tfds_dwplus import bands
 
@@ -17,11 +18,10 @@ MOST_PARAMETERS = 500_000_000
 MOST_ATTENTION = 1 << 31
 """Numbers in the largest attention map of a window, 8 GiB; the paper's network has 4 million."""
 
-FROM_0, SHARE, RATE = Range(0), Range(0, 1), Range(0, 1, below=True)
-COUNT, SOME = Range(0, 2**31 - 1), Range(1, 2**31 - 1)
-"""Numbers of steps and the like: with 0 for none, or at least one."""
-
-BATCH = Range(1, 2**16)
+_OF_DYNAMIC_WORLD = (
+    "architecture", "s2_channels", "s1_channels", "classes", "branches", "batch_norm_epsilon", "compute_dtype",
+)  # fmt: skip
+"""Fields of `Model` that architecture dynamic_world has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Data(Section):
     )
     data_dir: str = setting("data", "folder of prepared data sets")
     s2_bands: tuple[str, ...] = setting((), "bands to use, in this order; () means all of the data set")
+    scaling: Literal["standard", "log"] = setting(
+        "standard",
+        "of Sentinel-2 before the network: 'standard' by mean and deviation of the data set; 'log' as Dynamic World's, the same everywhere",
+    )
     train_split: str = setting("train", "in TFDS notation: 'train', 'train[:80%]'")
     validation_split: str = setting(
         "", "chooses the best checkpoint; '' takes 'validation' or 'val', or else a tenth of train"
@@ -58,6 +62,27 @@ class Data(Section):
     )
     band_jitter: float = setting(
         0.0, "standard deviation of the logarithm of a random gain of each Sentinel-2 band of a tile", Range(0, 10)
+    )
+    tilt: float = setting(
+        0.0,
+        "standard deviation of the logarithm of a random gain of Sentinel-2 that changes smoothly with wavelength",
+        Range(0, 10),
+    )
+    contrast: float = setting(
+        0.0,
+        "standard deviation of the logarithm of a random factor of how far Sentinel-2 lies from the mean of the crop",
+        Range(0, 10),
+    )
+    haze: float = setting(
+        0.0,
+        "largest random offset of B2 in digital numbers, up or down as between L1C and L2A; less of it in longer waves",
+        Range(0, 10000),
+    )
+    unchanged_light: float = setting(
+        0.0, "share of the crops that brightness, band_jitter, tilt, contrast and haze leave as they are", SHARE
+    )
+    mosaic: float = setting(
+        0.0, "probability that patches of a training crop are of another tile, labels and all", SHARE
     )
     speckle_looks: float = setting(0.0, "number of looks of the speckle added to Sentinel-1; 0 for none", FROM_0)
     band_drop: float = setting(
@@ -105,6 +130,10 @@ class Mesh(Section):
 class Model(Section):
     """Sizes of the network; a tuple has one entry for each stage."""
 
+    architecture: Literal["specsar_former", "dynamic_world"] = setting(
+        "specsar_former",
+        "dynamic_world: Dynamic World's, of Sentinel-2 alone and of one size; take it by --config.model=dynamic_world",
+    )
     s2_channels: int = setting(len(bands.S2_BANDS), "set from the data set when a run starts", Range(0, 64))
     s1_channels: int = setting(len(bands.S1_BANDS), "set from the data set when a run starts", Range(0, 64))
     classes: int = setting(len(bands.CLASSES), "those of the labels", Range(1, bands.IGNORE))
@@ -144,6 +173,8 @@ class Model(Section):
 
     def check_together(self) -> None:
         """Raises a ValueError unless the stages fit each other and the network is of a size that can be built."""
+        if self.architecture == "dynamic_world":
+            return self._check_dynamic_world()
         stages = len(self.widths)
         if not 1 <= stages <= 4 or {len(self.blocks), len(self.heads), len(self.reductions)} != {stages}:
             raise ValueError(
@@ -169,9 +200,25 @@ class Model(Section):
         if self.parameters > MOST_PARAMETERS:
             raise ValueError(f"a network of {self.parameters:,} weights, expected {MOST_PARAMETERS:,} at most")
 
+    def _check_dynamic_world(self) -> None:
+        """Raises a ValueError if a field is set that Dynamic World's network does not have."""
+        if self.branches != "spectral" or not self.s2_channels:
+            raise ValueError(
+                f"config field model.branches is {self.branches!r} with {self.s2_channels} bands, but dynamic_world reads Sentinel-2 "
+                "alone; take --config.model=dynamic_world"
+            )
+        for field in dataclasses.fields(self):
+            if field.name not in _OF_DYNAMIC_WORLD and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"config field model.{field.name} is {getattr(self, field.name)!r}, which dynamic_world does not have; leave it "
+                    f"at {field.default!r}"
+                )
+
     @property
     def parameters(self) -> int:
         """Returns about how many weights the network has."""
+        if self.architecture == "dynamic_world":
+            return 220_329 + 576 * self.s2_channels  # of nine classes
         return len(self.widths) * self.decoder_width**2 + sum(
             blocks * width**2 * (2 * self.mlp_ratio + 4 + reduction**2)
             for stage, (blocks, reduction) in enumerate(zip(self.blocks, self.reductions, strict=True))
@@ -209,89 +256,6 @@ class Model(Section):
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(Section):
-    """The loss of a pixel."""
-
-    name: Literal["focal", "cross_entropy"] = setting("focal", "which loss")
-    gamma: float = setting(2.0, "focusing exponent of the focal loss", Range(0, 100))
-    alpha_power: float = setting(
-        0.5, "alpha of a class = (mean count / its count) ** alpha_power; 0 weights all classes alike", Range(0, 4)
-    )
-    alpha: tuple[float, ...] = setting(
-        (), "alpha of each class, instead of that from the counts", Range(0, counts=(0, len(bands.CLASSES)))
-    )
-    smoothing_expert: float = setting(
-        0.0, "label smoothing on tiles that an expert labelled; Dynamic World used 0.2", RATE
-    )
-    smoothing_non_expert: float = setting(0.0, "label smoothing on all other tiles; Dynamic World used 0.3", RATE)
-
-    def check_together(self) -> None:
-        """Raises a ValueError if all classes have the weight 0."""
-        if self.alpha and not any(self.alpha):
-            raise ValueError(f"config field loss.alpha is {self.alpha}, expected a weight above 0 for some class")
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer(Section):
-    """AdamW with a learning rate schedule and warm-up."""
-
-    learning_rate: float = setting(5e-4, "peak of the schedule", FROM_0)
-    schedule: Literal["cosine", "polynomial", "constant"] = setting("cosine", "how the rate falls after the warm-up")
-    power: float = setting(1.0, "exponent of the polynomial schedule", FROM_0)
-    warmup_steps: int = setting(50, "steps in which the rate rises to the peak; 0 for none", COUNT)
-    final_fraction: float = setting(0.01, "learning rate at the last step / peak", SHARE)
-    group_rates: tuple[str, ...] = setting(
-        (),
-        "'decoder=10': factor of the learning rate of weights whose path has this part",
-        Text(r"[^=]+=(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", "NAME=FACTOR, such as decoder=10"),
-    )
-    layer_decay: float = setting(
-        1.0, "the learning rate of a block is multiplied by this once for each block after it", SHARE
-    )
-    weight_decay: float = setting(0.01, "applies to matrices and convolutions only; 0 for none", FROM_0)
-    clip_norm: float = setting(1.0, "largest norm of the whole gradient; 0 for no clipping", FROM_0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Train(Section):
-    """How long to train, how many tiles at once, how often to evaluate and save."""
-
-    seed: int = setting(0, "of the first weights, the order of the tiles and the augmentation", Range(0, 2**32 - 1))
-    pretrained: str = setting(
-        "", "SegFormer or MiT weights to start from: a file, or a folder as on the Hugging Face hub"
-    )
-    finetune: str = setting("", "a workdir or an exported bundle to start from; bands and classes may differ")
-    steps: int = setting(600, "steps of the whole run", SOME)
-    epochs: int = setting(0, "passes over the tiles of the train split, in place of `steps`; 0 takes `steps`", COUNT)
-    batch_size: int = setting(8, "tiles per step, over all devices", BATCH)
-    accumulate: int = setting(
-        1, "number of parts of a batch whose gradients are computed one after the other, to save memory", BATCH
-    )
-    log_every: int = setting(10, "steps between two lines of the run log; 0 for none", COUNT)
-    eval_every: int = setting(
-        100,
-        "steps between two evaluations on the validation split, each followed by a checkpoint; 0 for the last step only",
-        COUNT,
-    )
-    save_every: int = setting(0, "steps between two further checkpoints; 0 for none", COUNT)
-    save_every_minutes: float = setting(0.0, "minutes between two further checkpoints; 0 for none", FROM_0)
-    eval_batch_size: int = setting(8, "tiles at once in an evaluation; the figures do not depend on it", BATCH)
-    ema_decay: float = setting(0.0, "decay of the moving average of the weights; 0 for none", RATE)
-    use_average: bool = setting(True, "whether to evaluate and export the moving average, if there is one")
-    best_by: Literal["mean_iou", "overall_accuracy", "macro_f1", "kappa", "loss"] = setting(
-        "mean_iou", "figure on the validation split that chooses the best checkpoint"
-    )
-    patience: int = setting(0, "evaluations without improvement after which the run ends early; 0 for never", COUNT)
-    most_skipped: int = setting(
-        10, "successive steps with a loss or gradient that is not finite at which the run ends", SOME
-    )
-    profile_steps: int = setting(0, "steps to profile, from the third on, into WORKDIR/profile; 0 for none", COUNT)
-    tracker: Literal["none", "wandb", "mlflow"] = setting(
-        "none", "tracker of experiments that is given the figures of the run log too"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Predict(Section):
     """How a scene is cut into windows to be mapped.
 
@@ -318,9 +282,9 @@ class Config:
 
     data: Data = Data()
     model: Model = Model()
-    loss: Loss = Loss()
-    optimizer: Optimizer = Optimizer()
-    train: Train = Train()
+    loss: Loss = Loss()  # noqa: RUF009 -- frozen
+    optimizer: Optimizer = Optimizer()  # noqa: RUF009
+    train: Train = Train()  # noqa: RUF009
     predict: Predict = Predict()
     mesh: Mesh = Mesh()
 
@@ -329,6 +293,21 @@ class Config:
         for name, kind in field_types(Config).items():
             if not isinstance(given := getattr(self, name), kind):
                 raise ValueError(f"config section {name} is of type {type(given).__name__}, expected {kind.__name__}")
+        if self.train.teacher and (self.data.band_drop or sum(self.data.sensor_drop)):
+            raise ValueError(
+                "config fields data.band_drop and data.sensor_drop take data away from train.teacher too, which then labels nothing; "
+                "leave them at 0, or label the tiles before: python -m tfds_dwplus.label"
+            )
+        if self.model.architecture == "dynamic_world":
+            if self.optimizer.layer_decay != 1.0:
+                raise ValueError(
+                    f"config field optimizer.layer_decay is {self.optimizer.layer_decay}, but dynamic_world has no stages; leave it at 1"
+                )
+            if self.train.pretrained:
+                raise ValueError(
+                    "config field train.pretrained is of SegFormer; dynamic_world starts from train.finetune"
+                )
+            return
         crop_px = self.data.crop_px
         for stage, (reduction, heads) in enumerate(zip(self.model.reductions, self.model.heads, strict=True)):
             side = max(crop_px, SMALLEST_SIZE_PX) // (4 << stage) + 1

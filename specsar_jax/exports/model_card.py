@@ -5,14 +5,17 @@ page, with the YAML header that model hubs read. The page states only what it wa
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from specsar_jax.batches import preprocess
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
+from tfds_dwplus.tiles.labelling import annotators
 
 _HUB_LICENCES = ("apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "mit")
 """Licences that model hubs know by these names; any other one is given as 'other', with its text."""
@@ -25,6 +28,12 @@ _SCORES = {
 }
 _NO_SCORES = "No evaluation of these weights was available when they were exported."
 _ROUNDED = "The scores are those of the float32 weights; in this file they are {}."
+
+_NETWORKS = {
+    "specsar_former": "a SpecSAR-Former (Yu et al., arXiv 2410.03962) of {weights} weights in specsar_jax's form, branches `{branches}`",
+    "dynamic_world": "Dynamic World's network (Brown et al. 2022, Scientific Data 9, 251) of {weights} weights",
+}
+"""What is said of each architecture."""
 
 _SENSORS = {"s2": "Sentinel-2", "s1": "Sentinel-1"}
 _INPUTS = {
@@ -81,13 +90,18 @@ def _about(trained: Trained) -> str:
     net = trained.config.model
     sensors = " and ".join(_SENSORS[name] for name in trained.bands)
     weights = sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
-    text = (
-        f"Land cover at 10 m from {sensors}: a SpecSAR-Former (Yu et al., arXiv 2410.03962) of {weights:,} weights in "
-        f"specsar_jax's form, branches `{net.branches}`, trained for {trained.step:,} steps on the data set "
-        f"`{trained.config.data.name}`."
-    )
+    kind = _NETWORKS[net.architecture].format(weights=f"{weights:,}", branches=net.branches)
+    text = f"Land cover at 10 m from {sensors}: {kind}"
+    if trained.step:
+        text += f", trained for {trained.step:,} steps on the data set `{trained.config.data.name}`."
+    else:
+        text += ". Its weights were not trained by specsar_jax."
+    if trained.origin:
+        text += f"\n\n**Weights by**: {plain(trained.origin)}."
     if trained.config.data.name == "simulated":
         text += "\n\n**Trained on simulated tiles**: it shows how the software works and says little about land."
+    if said := annotators.taught(trained.statistics.labelled_by):
+        text += f"\n\n**{plain(said)}**"
     return text
 
 
@@ -95,28 +109,46 @@ def _input(trained: Trained) -> str:
     lines = [
         "All on one 10 m grid, in this order:",
         "",
-        "| sensor | place | band | mean | standard deviation |",
-        "|---|---|---|---|---|",
+        "| sensor | place | band | scaled by |",
+        "|---|---|---|---|",
     ]
+    logarithmic = trained.config.data.scaling == "log"
     for sensor, names in trained.bands.items():
         of = getattr(trained.statistics, sensor)
+        if sensor == "s2" and logarithmic:
+            numbers = zip(("low", "high"), preprocess.log_low_high(names), strict=True)
+        else:
+            numbers = (("mean", of.mean), ("standard deviation", of.std))
+        columns = [[f"{what} {value:.6g}" for value in values] for what, values in numbers]
         lines += [
-            f"| {_SENSORS[sensor]} | {place} | {name} | {mean:.6g} | {std:.6g} |"
-            for place, (name, mean, std) in enumerate(zip(names, of.mean, of.std, strict=True))
+            f"| {_SENSORS[sensor]} | {place} | {name} | {', '.join(by)} |"
+            for place, (name, *by) in enumerate(zip(names, *columns, strict=True))
         ]
-    return "\n".join([*lines, "", *(f"- `{sensor}`: {_INPUTS[sensor]}" for sensor in trained.bands)])
+    lines += ["", *(f"- `{sensor}`: {_INPUTS[sensor]}" for sensor in trained.bands)]
+    if logarithmic and "s2" in trained.bands:
+        lines.append(
+            "- `s2` is scaled by the formula of Dynamic World: x = log(0.005 DN + 1); x = exp(5 (x - low) / high - 1); x / (x + 1)"
+        )
+    return "\n".join(lines)
 
 
 def _classes(trained: Trained) -> str:
-    rows = zip(bands.CLASSES, bands.CLASS_COLOURS, trained.statistics.label_pixels, strict=True)
-    return "\n".join(
-        [
+    rows = list(zip(bands.CLASSES, bands.CLASS_COLOURS, trained.statistics.label_pixels, strict=True))
+    if not any(trained.statistics.label_pixels):  # nobody counted them
+        lines = [
+            "| id | class | colour |",
+            "|---|---|---|",
+            *(f"| {i} | {name} | `#{colour}` |" for i, (name, colour, _) in enumerate(rows)),
+            f"| {bands.IGNORE} | no data | |",
+        ]
+    else:
+        lines = [
             "| id | class | colour | labelled pixels it was trained with |",
             "|---|---|---|---|",
             *(f"| {i} | {name} | `#{colour}` | {count:,} |" for i, (name, colour, count) in enumerate(rows)),
             f"| {bands.IGNORE} | no data | | |",
         ]
-    )
+    return "\n".join(lines)
 
 
 def _scores(figures: Mapping[str, Any]) -> str:
@@ -132,10 +164,17 @@ def _scores(figures: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {_percent(figures.get(key))} | {between} |")
     if figures.get("calibration"):
         lines.append(f"| calibration error | {_percent(figures['calibration'].get('ece'))} | |")
+    if said := annotators.not_accuracy(figures.get("labelled_by", {})):
+        lines += ["", f"**{plain(said)}**"]
     lines += ["", "| class | IoU | F1 | pixels |", "|---|---|---|---|"]
     for name, row in figures["per_class"].items():
         lines.append(f"| {name} | {_percent(row.get('iou'))} | {_percent(row.get('f1'))} | {row['pixels']:,} |")
     return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """Returns a text in which Markdown and HTML find nothing: a name may have been made by a stranger."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", text)
 
 
 def _percent(share: float | None) -> str:
@@ -150,8 +189,9 @@ def _limits(trained: Trained) -> str:
         "The scores hold for land, seasons and labels like those of the evaluation.",
     ]
     if crop_px:
+        trained_on = f"It was trained on tiles of {crop_px} pixels. " if trained.step else ""
         lines.append(
-            f"It was trained on tiles of {crop_px} pixels. Map a larger scene in overlapping windows of that size, as "
+            f"{trained_on}Map a larger scene in overlapping windows of {'that size' if trained_on else f'{crop_px} pixels'}, as "
             "`specsar_jax.predict` does."
         )
     if trained.temperature == 1.0:
@@ -162,7 +202,10 @@ def _limits(trained: Trained) -> str:
 def _provenance(trained: Trained) -> str:
     lines = [
         f"Written by specsar_jax {__version__}.",
-        f"Data set `{trained.config.data.name}`, step {trained.step:,}, seed {trained.config.train.seed}.",
+        *([f"Authors and source of the weights: {plain(trained.origin)}."] if trained.origin else []),
+        f"Data set `{trained.config.data.name}`, step {trained.step:,}, seed {trained.config.train.seed}."
+        if trained.step
+        else "Not trained by specsar_jax: the weights were imported.",
         f"Temperature of the probabilities: {trained.temperature:.4g}.",
         f"SHA-256 of the weights (float32, in the order of the tree): `{trained.sha256}`.",
     ]

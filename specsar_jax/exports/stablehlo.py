@@ -72,7 +72,9 @@ def program(trained: Trained) -> Callable[..., Result]:
         if "s1" in given:
             valid &= jnp.isfinite(given["s1"]).all(axis=-1)
         none = jnp.zeros((*pixels[0].shape[:3], 0))
-        s2, s1 = preprocess.standardise(given.get("s2", none), given.get("s1", none), trained.statistics)
+        s2, s1 = preprocess.standardise(
+            given.get("s2", none), given.get("s1", none), trained.statistics, trained.config.data.scaling
+        )
         variables = unnamed(weights, config)
         log_p = log_probabilities(variables, s2, s1, config=config, temperature=trained.temperature)
         return jnp.exp(log_p), jnp.where(valid, jnp.argmax(log_p, axis=-1), bands.IGNORE).astype(jnp.uint8)

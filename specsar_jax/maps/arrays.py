@@ -23,6 +23,7 @@ from jaxtyping import Float32
 from specsar_jax.maps import array_scenes, windows
 from specsar_jax.maps.array_scenes import Decoding, Stored
 from specsar_jax.maps.mapping import Probabilities, make_probabilities, map_pixels
+from specsar_jax.network import model
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
@@ -62,7 +63,8 @@ class Network:
 
         Returns:
             `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data. Its
-            attributes tell what was subtracted (`s2_offset`) and the scale of the stored numbers (`s2_scale`).
+            attributes tell what was subtracted (`s2_offset`), the scale of the stored numbers (`s2_scale`) and, as tags of a map do, whose
+            weights they are.
 
         Raises:
             ValueError: the network cannot use the arrays, bands, units or grids; the message says what it needs.
@@ -79,7 +81,13 @@ class Network:
         decoding, radar, tags = self._decoding(optical, radar, s2_offset, s1_unit)
         overlap = self.trained.config.predict.overlap if overlap is None else overlap
         rows, columns = (
-            windows.plan(size, self.trained.config.data.crop_px, overlap, first)
+            windows.plan(
+                size,
+                self.trained.config.data.crop_px,
+                overlap,
+                first,
+                **model.stride_and_margin(self.trained.config.model),
+            )
             for size, first in zip(like.grid.shape, like.grid.first_pixel, strict=True)
         )
         work = functools.partial(_probabilities, decoding=decoding)
@@ -89,7 +97,7 @@ class Network:
             probability = work(self, *values, rows, columns, *whole)
         else:
             probability = _lazily(self, work, values, rows, columns, like.array)
-        return _dataset(probability, like, tags)
+        return _dataset(probability, like, tags | self.trained.provenance())
 
     def _decoding(
         self, optical: Stored | None, radar: Stored | None, s2_offset: int | None, s1_unit: str
@@ -196,7 +204,7 @@ def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, in
     starts = [at for at in axis.starts if at < stop and at + axis.window > start]
     end = min(starts[-1] + axis.window, axis.size)
     moved = tuple(at - starts[0] for at in starts)
-    return windows.Axis(end - starts[0], axis.window, axis.overlap, moved), starts[0]
+    return dataclasses.replace(axis, size=end - starts[0], starts=moved), starts[0]
 
 
 def _dataset(probability: Any, scene: Stored, tags: dict[str, str]) -> xr.Dataset:

@@ -71,7 +71,7 @@ def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = 
     mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
 
     def probabilities(variables: model.Variables, s2: Array, s1: Array) -> Array:
-        s2, s1 = preprocess.standardise(s2, s1, trained.statistics)
+        s2, s1 = preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling)
         return jnp.exp(
             log_probabilities(
                 variables,
@@ -226,7 +226,9 @@ def map_pixels(
     return whole
 
 
-def _parts(read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range) -> Generator[_Part, None, None]:
+def _parts(
+    read: Read, rows: windows.Axis, columns: windows.Axis, at_once: int, strips: range
+) -> Generator[_Part, None, None]:
     """Yields all parts of some strips in order; another thread reads the next ones while the network computes."""
 
     def read_parts(strip: int, places: range) -> list[_Part]:
@@ -277,7 +279,9 @@ def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Generator[Any
                 future.cancel()
 
 
-def _ahead_of(parts: Generator[_Part, None, None], network: Probabilities) -> Generator[tuple[_Part, Array | None], None, None]:
+def _ahead_of(
+    parts: Generator[_Part, None, None], network: Probabilities
+) -> Generator[tuple[_Part, Array | None], None, None]:
     """Yields parts with their probabilities (None if no pixel is to be mapped); JAX already computes those of the next part."""
     before = None
     with contextlib.closing(parts):

@@ -32,6 +32,7 @@ from specsar_jax.maps.mapping import (
     probability_blocks,
     windows_at_once,
 )
+from specsar_jax.network import model
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
@@ -85,7 +86,13 @@ def map_scene(
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
             print(f"note: {other}", file=sys.stderr)
         rows, columns = (
-            windows.plan(size, trained.config.data.crop_px, cutting.overlap, first)
+            windows.plan(
+                size,
+                trained.config.data.crop_px,
+                cutting.overlap,
+                first,
+                **model.stride_and_margin(trained.config.model),
+            )
             for size, first in zip(scene.grid.shape, scene.grid.first_pixel, strict=True)
         )
         devices = jax.local_devices()[: len(columns.starts)]

@@ -356,3 +356,10 @@ def _scale_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Ar
 
 
 scale_and_shift.defvjp(_scale_forward, _scale_backward)
+
+
+def mish(x: Array) -> Array:
+    """Returns x tanh(log(1 + e^x)) (Misra 2019) with one exponential: tanh(log(1 + e)) = n / (n + 2), n = e (e + 2)."""
+    e = jnp.exp(jnp.minimum(x, 20.0))  # beyond, the quotient is 1 in float32
+    n = e * (e + 2.0)
+    return x * (n / (n + 2.0))

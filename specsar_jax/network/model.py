@@ -23,7 +23,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from specsar_jax.config import SMALLEST_SIZE_PX, Model
-from specsar_jax.network import decoder, encoder, resizing
+from specsar_jax.network import decoder, dynamic_world, encoder, resizing
 
 Variables = dict[str, Any]
 """The state of a network: `{"params": ..., "batch_stats": ...}`, trained weights and BatchNorm's running moments."""
@@ -43,6 +43,8 @@ def init_params(config: Model, rng: Array) -> Variables:
     Returns:
         float32 arrays in `{"params": ..., "batch_stats": ...}`.
     """
+    if config.architecture == "dynamic_world":
+        return dynamic_world.init_params(config, rng)
     abstract = abstract_params(config)
     leaves, structure = jax.tree.flatten_with_path(abstract["params"])
     # One draw for all weights, because a draw for each would compile a program for each.
@@ -70,8 +72,11 @@ def for_inference(variables: Variables, config: Model) -> Variables:
         config: sizes of the network.
 
     Returns:
-        the variables, with a tuple of trees, one for each block, under `blocks` of each stage.
+        the variables, with a tuple of trees, one for each block, under `blocks` of each stage; of `dynamic_world`, convolutions
+        that do the work of BatchNorm.
     """
+    if config.architecture == "dynamic_world":
+        return dynamic_world.for_inference(variables, config)
 
     def converted(path: Any, leaf: Array) -> Array:
         of_norm = path[-2].key.endswith("norm")  # computed in float32
@@ -92,6 +97,8 @@ def for_inference(variables: Variables, config: Model) -> Variables:
 
 def abstract_params(config: Model) -> Variables:
     """Shapes and types of what `init_params` returns, without computing it."""
+    if config.architecture == "dynamic_world":
+        return dynamic_world.abstract_params(config)
     size = SMALLEST_SIZE_PX
     s2 = jax.ShapeDtypeStruct((1, size, size, config.s2_channels), jnp.float32)
     s1 = jax.ShapeDtypeStruct((1, size, size, config.s1_channels), jnp.float32)
@@ -136,6 +143,8 @@ def apply(
         ValueError: a sensor in use is missing, its channels do not match `config`, or a side is under 32 pixels.
     """
     size = _checked_size(s2, s1, config)
+    if config.architecture == "dynamic_world":
+        return dynamic_world.apply(variables, s2, config=config)
     return resizing.resize_bilinear(SpecSARFormer(config).apply(variables, s2, s1), size)
 
 
@@ -153,10 +162,21 @@ def apply_train(
         the logits, and the `batch_stats` for the next step.
     """
     size = _checked_size(s2, s1, config)
+    if config.architecture == "dynamic_world":
+        return dynamic_world.apply_train(variables, s2, config=config)
     logits, updates = SpecSARFormer(config, train=True).apply(
         variables, s2, s1, rngs={"dropout": rng}, mutable=["batch_stats"]
     )
     return resizing.resize_bilinear(logits, size), updates["batch_stats"]
+
+
+def stride_and_margin(config: Model) -> dict[str, int]:
+    """Returns how a scene is cut into windows, for `maps.windows.plan`: the stride of the network, and how far it sees if that is less
+    than a window, else 0.
+    """
+    if config.architecture == "dynamic_world":
+        return {"stride_px": dynamic_world.STRIDE_PX, "margin_px": dynamic_world.MARGIN_PX}
+    return {"stride_px": 32, "margin_px": 0}
 
 
 def _checked_size(s2: Array | None, s1: Array | None, config: Model) -> tuple[Any, Any]:

@@ -256,6 +256,10 @@ def limits(run: Run) -> list[str]:
     per_class, total = figures["per_class"], figures["labelled_pixels"]
     if run.simulated:
         said.append("The tiles are SIMULATED: no pixel was measured. No figure here says anything about real land.")
+    if run.agreement:
+        said.append(run.agreement)
+    if run.taught:
+        said.append(run.taught)
     if line := not_of_the_best(run):
         said.append(f"{line}.")
     if used_in_training(run):

@@ -28,6 +28,7 @@ from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.trained.run_files import log_event, read_config
 from tfds_dwplus.files.strangers import read_bytes, read_object
+from tfds_dwplus.tiles.labelling import annotators
 from tfds_dwplus.tiles.prepared import open_dataset
 
 _MOST_RUNS = 6
@@ -70,6 +71,16 @@ class Run:
     def origin(self) -> dict[str, Any]:
         """Returns the origin of the data, from the metadata of the data set."""
         return (self.dataset.info.metadata.get("origin") if self.dataset else None) or {}
+
+    @property
+    def agreement(self) -> str:
+        """Returns a sentence if the labels that were scored are of a network, so that the figures are no accuracy; else ''."""
+        return annotators.not_accuracy(self.figures.get("labelled_by", {}))
+
+    @property
+    def taught(self) -> str:
+        """Returns a sentence if networks labelled tiles that the run learned from; else ''."""
+        return annotators.taught(self.statistics.labelled_by)
 
     @property
     def simulated(self) -> bool:

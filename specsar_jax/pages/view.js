@@ -24,6 +24,9 @@
   $("h1").textContent = about.name;
   const size = about.size.map((n) => n.toLocaleString("en")).join(" × ");
   $(".facts").textContent = `${size} pixels, ${placed ? about.crs : "without a place on earth"}`;
+  const {weights_origin: origin = "", weights_licence: licence = ""} = about.tags;
+  $("#weights").hidden = !origin && !licence;
+  $("#weights").textContent = `Network: ${origin || "of an author who is not named"}. Licence: ${licence || "not stated"}.`;
   $("#unit").textContent = placed ? "Hectares" : "Pixels";
   for (const [name, text] of Object.entries(about.tags)) $("dl").append(make("dt", name.replaceAll("_", " ")), make("dd", text));
   $("details").hidden = !Object.keys(about.tags).length;

@@ -14,12 +14,14 @@ from jaxtyping import Bool
 from specsar_jax.maps import windows
 from specsar_jax.maps.map_files import class_ids
 from specsar_jax.maps.mapping import Probabilities, map_pixels
-from specsar_jax.regions import blocks, composites, region_files
-from specsar_jax.regions.blocks import Block
+from specsar_jax.network import model
+from specsar_jax.regions import composites, region_files
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus import bands
 from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError
+from tfds_dwplus.places import blocks
+from tfds_dwplus.places.blocks import Block
 
 
 def map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
@@ -54,22 +56,26 @@ def map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
         return entry | {"status": "failed", "reason": reason, "kind": "an unexpected error", "again": True}
 
 
-def windows_over(size: range, window_px: int, overlap: float) -> tuple[range, windows.Axis]:
+def windows_over(
+    size: range, window_px: int, overlap: float, *, stride_px: int = windows.STRIDE_PX, margin_px: int = 0
+) -> tuple[range, windows.Axis]:
     """Returns the windows of the zone's fixed grid that touch some pixels of an axis.
 
     Args:
         size: the pixels, counted from the origin of the zone.
         window_px: side of a window, rounded up as in `windows.side_and_step`.
         overlap: share of a window that it has in common with the next.
+        stride_px: as `windows.plan` takes it.
+        margin_px: likewise.
 
     Returns:
         The range of pixels that those windows cover, and the windows in it.
     """
-    window, step = windows.side_and_step(window_px, overlap)
+    window, step = windows.side_and_step(window_px, overlap, stride_px)
     first = (size.start - window) // step * step + step
     last = (size.stop - 1) // step * step
     reach = range(first, last + window)
-    return reach, windows.plan(len(reach), window, overlap, first)
+    return reach, windows.plan(len(reach), window, overlap, first, stride_px=stride_px, margin_px=margin_px)
 
 
 def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
@@ -80,7 +86,9 @@ def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]
         rows, columns = _extent(wanted)
         config = job.trained.config
         (row_reach, row_axis), (column_reach, column_axis) = (
-            windows_over(axis[part], config.data.crop_px, config.predict.overlap)
+            windows_over(
+                axis[part], config.data.crop_px, config.predict.overlap, **model.stride_and_margin(config.model)
+            )
             for axis, part in ((block.rows, rows), (block.columns, columns))
         )
         made = composites.composite(block.part(row_reach, column_reach), job.recipe, job.archive)

@@ -23,10 +23,10 @@ from distributed.comm import CommClosedError
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.maps.mapping import make_probabilities
 from specsar_jax.regions.block_maps import map_block
-from specsar_jax.regions.blocks import Block
 from specsar_jax.regions.local_cluster import local_cluster
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus.files.addresses import shown, shown_in
+from tfds_dwplus.places.blocks import Block
 
 BACK_OFF_S = 2.0
 """Seconds to wait before failed blocks are tried again; doubled after each attempt."""

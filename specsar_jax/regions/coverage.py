@@ -11,12 +11,12 @@ from typing import Any
 
 import shapely
 
-from specsar_jax.regions import blocks
 from specsar_jax.regions.composites import cloud_percent, interval
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError
 from tfds_dwplus.imagery.items import stac_items
 from tfds_dwplus.imagery.stac_api import check_collections, item_time, search
+from tfds_dwplus.places import blocks
 
 DAYS_OF_A_SEARCH = 16
 """Items of so many days are held at a time: those of a country and a year would not fit into memory."""

@@ -26,8 +26,6 @@ from jaxtyping import Float, Float32
 
 from specsar_jax.maps import publishing, qgis
 from specsar_jax.maps.map_files import Outputs, write_map
-from specsar_jax.regions import blocks
-from specsar_jax.regions.blocks import Block
 from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
@@ -37,6 +35,8 @@ from tfds_dwplus.files.strangers import a_count, a_number, an_object, one_line, 
 from tfds_dwplus.imagery.decoder import backscatter
 from tfds_dwplus.imagery.items.stac_assets import kind_of_note
 from tfds_dwplus.imagery.stac_api import StacArchive
+from tfds_dwplus.places import blocks
+from tfds_dwplus.places.blocks import Block
 
 TAKEN_ORBIT = "s1_orbit_taken"
 """Field of region.json beside what was asked: the orbit direction that was taken, where two were to be tried."""

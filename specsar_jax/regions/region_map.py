@@ -4,9 +4,10 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-from specsar_jax.regions import blocks, cluster, coverage, region_files
+from specsar_jax.regions import cluster, coverage, region_files
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.places import blocks
 
 
 def plan(job: Job, block_px: int) -> None:

@@ -1,7 +1,7 @@
 """Writes and reads a trained network as one file, the bundle: the weights and everything needed to use them.
 
 Enters: a `Trained` network, or a file from an untrusted source. Leaves: a safetensors file with the weights by name and, in its
-metadata, as text and JSON, config, bands, statistics, classes, temperature, provenance and licence; or the network back. Reading
+metadata, as text and JSON, config, bands, statistics, classes, temperature, provenance, licence and origin; or the network back. Reading
 runs no code from the file. Sizes, shapes and settings are checked before memory is allocated; every fault is a one-line ValueError.
 """
 
@@ -42,7 +42,7 @@ _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_AXES = 5  # the stacked kernels of a looped stage
-_MOST_LICENCE_SIGNS = 2000
+_MOST_SIGNS = 2000
 
 
 def write_bundle(trained: Trained, path: Path, *, dtype: str = "float32") -> dict[str, str]:
@@ -72,7 +72,8 @@ def write_bundle(trained: Trained, path: Path, *, dtype: str = "float32") -> dic
 
 def as_stored(trained: Trained, dtype: str) -> Trained:
     """Returns the network as read back from a bundle of this type, with rounded float32 weights. Raises as `write_bundle`."""
-    _check_licence(trained.licence)
+    _check_line(trained.licence, "a licence", "give its name or address")
+    _check_line(trained.origin, "an origin", "say who made the weights")
 
     def rounded(place: tuple[Any, ...], leaf: Any) -> jax.Array:
         values = np.asarray(leaf, np.float32)
@@ -120,6 +121,7 @@ def _metadata(trained: Trained, dtype: str) -> dict[str, str]:
         "step": str(trained.step),
         "dtype": dtype,
         "licence": trained.licence,
+        "origin": trained.origin,
         "temperature": repr(float(trained.temperature)),
         "bands": json.dumps(trained.bands),
         "config": json.dumps(configs.to_dict(trained.config)),
@@ -201,18 +203,17 @@ def _described(metadata: Mapping[str, str]) -> Trained:
     if not 1e-3 <= temperature <= 1e3:
         raise ValueError(f"a temperature of {temperature}, expected 0.001 to 1000")
     step = int(metadata["step"])
-    licence = metadata.get("licence", "")
-    _check_licence(licence)
+    licence, origin = (metadata.get(key, "") for key in ("licence", "origin"))
+    _check_line(licence, "a licence", "give its name or address")
+    _check_line(origin, "an origin", "say who made the weights")
     if not 0 <= step < 2**63:
         raise ValueError("a step below 0, or above what a run has")
-    return Trained(config, statistics, {}, step, temperature, licence)
+    return Trained(config, statistics, {}, step, temperature, licence, origin)
 
 
-def _check_licence(licence: str) -> None:
-    if len(licence) > _MOST_LICENCE_SIGNS or not licence.isprintable():
-        raise ValueError(
-            f"a licence of {len(licence)} characters, expected a line of {_MOST_LICENCE_SIGNS} at most; give its name or address"
-        )
+def _check_line(text: str, what: str, advice: str) -> None:
+    if len(text) > _MOST_SIGNS or not text.isprintable():
+        raise ValueError(f"{what} of {len(text)} characters, expected a line of {_MOST_SIGNS} at most; {advice}")
 
 
 def _check_statistics(config: Config, statistics: Statistics) -> None:

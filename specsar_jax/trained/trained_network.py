@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import hashlib
+import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +15,10 @@ from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config, Model
 from specsar_jax.network import model
 from specsar_jax.version import __version__
+from tfds_dwplus.files.strangers import one_line
+from tfds_dwplus.tiles.labelling import annotators
+
+_MOST_NAME = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Trained:
     """Temperature of the probabilities, fitted on the validation split; see `specsar_jax.accuracy.calibration`."""
     licence: str = ""
     """Licence of the weights as text; '' if none was given."""
+    origin: str = ""
+    """Who made the weights, and where they come from, in one line; '' if nobody said."""
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -38,18 +46,31 @@ class Trained:
         return digest.hexdigest()
 
     @property
+    def name(self) -> str:
+        """Returns a line that names the network: its architecture, the first 12 digits of its SHA-256, and who made it."""
+        told = re.sub(r"\s*\([^()]*\)", "", self.origin.partition(";")[0])
+        told = textwrap.shorten(one_line(told), _MOST_NAME, placeholder=" ...") or f"trained on {self.config.data.name}"
+        return f"{self.config.model.architecture} {self.sha256[:12]} ({told})"
+
+    @property
     def bands(self) -> dict[str, tuple[str, ...]]:
         """Returns the names of the bands that the network reads, in order, by sensor, 's2' before 's1'."""
         return {sensor: getattr(self.statistics, sensor).bands for sensor in self.config.model.sensors}
 
     def provenance(self) -> dict[str, str]:
         """Returns software, weights and training as tags for the files of a map."""
-        return {
+        tags = {
             "software": f"specsar_jax {__version__}",
             "weights_sha256": self.sha256,
             "trained_on": self.config.data.name,
             "trained_steps": str(self.step),
         }
+        given = {
+            "weights_origin": self.origin,
+            "weights_licence": self.licence,
+            "labels_of_training": annotators.listed(self.statistics.labelled_by),
+        }
+        return tags | {name: text for name, text in given.items() if text}
 
 
 def named_weights(variables: model.Variables) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def make_pass(
         for_mesh(
             lambda variables, s2, s1: log_probabilities(
                 variables,
-                *standardise(s2, s1, statistics),
+                *standardise(s2, s1, statistics, config.data.scaling),
                 config=config.model,
                 average_turns=config.predict.average_turns,
             ),

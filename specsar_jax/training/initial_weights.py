@@ -102,6 +102,8 @@ def load_finetuned(path: Path, drawn: Variables, config: Config, s1_unit: str = 
 def _embedded_branch(place: tuple[Any, ...]) -> str:
     """The branch whose first convolution's kernel this is; '' for any other weight."""
     names = [key.key for key in place]
+    if names == ["params", "stem", "kernel"]:  # of dynamic_world
+        return "spectral"
     if names[0] == "params" and names[1] == "stage1" and names[-1] == "kernel" and names[2].endswith("_embed"):
         return names[2].removesuffix("_embed")
     return ""

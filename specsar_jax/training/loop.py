@@ -27,10 +27,11 @@ from specsar_jax.devices.sharding import (
     largest_of_all,
     make_mesh,
     of_state,
+    replicated,
     rows_here,
     say,
 )
-from specsar_jax.network.model import Variables
+from specsar_jax.network.model import Variables, for_inference
 from specsar_jax.pages import pictures
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
@@ -41,6 +42,7 @@ from specsar_jax.trained.run_files import (
     set_aside,
     split_file,
 )
+from specsar_jax.trained.teacher import Teacher, load_teacher
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training import checkpoints
 from specsar_jax.training.evaluation import calibrate, evaluate
@@ -54,6 +56,7 @@ from specsar_jax.training.train_state import init_state, make_program, placed_st
 from specsar_jax.training.validation import Validation
 from tfds_dwplus.command_line import local_path
 from tfds_dwplus.files.outputs import write_json
+from tfds_dwplus.tiles.labelling import annotators
 from tfds_dwplus.tiles.prepared import read_split
 
 
@@ -74,7 +77,7 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
     """
     workdir = local_path(workdir)
     checkpoint_folder(workdir)  # raises where none could be kept
-    for source in filter(None, (config.train.pretrained, config.train.finetune)):
+    for source in filter(None, (config.train.pretrained, config.train.finetune, config.train.teacher)):
         hub.place_of(source)
     check_tracker(config.train.tracker)
     builder = open_or_simulate(config.data)
@@ -86,6 +89,9 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
     pipeline.check_crop(train_source, config.data)
     if has_test_split(builder, config.data):
         read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
+    teacher = load_teacher(config.train.teacher, config, statistics) if config.train.teacher else None
+    if teacher is not None:
+        statistics = dataclasses.replace(statistics, labelled_by={teacher.name: len(train_source)})
     variables, carried = initial_weights(config, workdir, statistics.s1.unit)
     with checkpoints.claimed(workdir, config, statistics, change) as changes:
         if carried is not None and is_first():
@@ -94,7 +100,11 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
             f"{builder.info.full_name}: {len(train_source)} tiles of {config.data.train_split} to learn from, "
             f"{len(validation_source)} of {config.data.validation_split} to choose the checkpoint by; workdir {workdir}"
         )
-        _optimise(config, statistics, builder, train_source, validation_source, variables, mesh, workdir, changes)
+        if said := annotators.not_accuracy(statistics.labelled_by):
+            say(f"note: {said}")
+        _optimise(
+            config, statistics, builder, train_source, validation_source, variables, teacher, mesh, workdir, changes
+        )
         trained = _calibrated(workdir, config)
         if not has_test_split(builder, config.data):
             why = f"{builder.info.full_name} has no split 'test'" if config.data.test_split else "data.test_split is ''"
@@ -110,11 +120,14 @@ def _optimise(
     train_source: Any,
     validation_source: Any,
     variables: Variables | None,
+    teacher: Teacher | None,
     mesh: jax.sharding.Mesh,
     workdir: Path,
     changes: list[dict[str, Any]],
 ) -> None:
-    """Trains from `variables`, random weights or the last checkpoint, until the last step. Keeps `changes` of the settings."""
+    """Trains from `variables`, random weights or the last checkpoint, until the last step, by the labels of the tiles or of a teacher.
+    Keeps `changes` of the settings.
+    """
     settings = config.train
 
     # State: new, or where the last start of this run stopped.
@@ -135,14 +148,20 @@ def _optimise(
         checkpoints.keep_changes(workdir, config, changes)
 
     # What runs: the step, the batches it is given, and the validation.
-    rasters = pipeline.select(config.data.s2_bands, dataset_bands(builder), config.model.sensors)
-    program = make_program(config, statistics, mesh, shardings)
+    chosen = config.data.s2_bands, dataset_bands(builder), config.model.sensors
+    rasters = pipeline.select(*chosen)
+    program = make_program(config, statistics, mesh, shardings, teacher)
+    teaching = (
+        (jax.device_put(for_inference(teacher.trained.variables, teacher.trained.config.model), replicated(mesh)),)
+        if teacher
+        else ()
+    )
     of_variables, name = shardings.variables(config), builder.info.full_name
     validation = Validation(validation_source, rasters, config, statistics, mesh, of_variables, name)
     schedule = jax.jit(learning_rate(config.optimizer, settings.steps))
     batches = pipeline.train_batches(
         train_source,
-        rasters,
+        pipeline.select(*chosen, probabilities=config.loss.name == "soft" and not teacher),
         config.data,
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -167,14 +186,14 @@ def _optimise(
                 log.show(compiling="(kept for the next run)")
                 feed.fetch()
                 with log.spent("compile"):
-                    program = compile_ahead(program, state, feed.batch)
+                    program = compile_ahead(program, state, feed.batch, *teaching)
                     schedule(start)
                     at_the_end.enter_context(collector_spared())
                 log.restart_pace(start, feed.waited_s)
                 log.show(compiling="")
 
             profile.begin(step)
-            state, sums = program(state, feed.batch)
+            state, sums = program(state, feed.batch, *teaching)
             feed.follow(step, sums)
             log.advance()
             due_to_log = due(step, settings.log_every)

@@ -15,6 +15,7 @@ from specsar_jax.config import Config
 from specsar_jax.devices import sharding
 from specsar_jax.devices.sharding import by_tile, for_mesh, replicated
 from specsar_jax.network import model
+from specsar_jax.trained.teacher import Teacher
 from specsar_jax.trained.trained_network import chosen_weights
 from specsar_jax.training import losses
 from specsar_jax.training.optimizer import gradient_norm, make_optimizer
@@ -62,21 +63,32 @@ def init_state(config: Config, variables: model.Variables | None = None) -> Trai
 
 
 def train_step(
-    state: TrainState, batch: dict[str, Array], *, config: Config, statistics: Statistics, alpha: tuple[float, ...]
+    state: TrainState,
+    batch: dict[str, Array],
+    teaching: model.Variables | None = None,
+    *,
+    config: Config,
+    statistics: Statistics,
+    alpha: tuple[float, ...],
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Does one optimizer step. If loss or gradient are not finite, it changes nothing but the counts.
 
     Args:
         state: before the step.
-        batch: `s2`, `s1`, `label`, `expert` as the pipeline gives them.
+        batch: `s2`, `s1`, `label`, `expert` as the pipeline gives them, and for the soft loss `probability`.
+        teaching: variables of the teacher, if there is one.
         config: of the run.
         statistics: of the batch's bands.
         alpha: weight of each class in the loss.
+        teacher: labels the batch instead.
 
     Returns:
         the state after the step, and scalars: float32 `loss` and `gradient_norm`, int32 `skipped` and `skipped_in_a_row`.
     """
     rng = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    if teacher is not None:
+        batch = teacher.label(teaching, batch, config.model.sensors)
     loss, batch_stats, gradient = _loss_and_gradient(state, batch, rng, config, statistics, alpha)
     norm = gradient_norm(gradient, config.mesh)
     updates, optimizer_state = _optimizer(config).update(gradient, state.optimizer_state, state.params)
@@ -115,10 +127,11 @@ def _loss_and_gradient(
 
     def loss_of(params: Any, batch_stats: Any, part: dict[str, Array], rng: Array) -> tuple[Float[Array, ""], Any]:
         params, part = sharding.for_computing(params, part, config.mesh)
-        s2, s1 = standardise(part["s2"], part["s1"], statistics)
+        s2, s1 = standardise(part["s2"], part["s1"], statistics, config.data.scaling)
         variables = {"params": params, "batch_stats": batch_stats}
         logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng)
-        loss = losses.pixel_loss(logits, part["label"], alpha, config=config.loss, expert=part["expert"], pixels=pixels)
+        how = {"config": config.loss, "expert": part["expert"], "probability": part.get("probability")}
+        loss = losses.pixel_loss(logits, part["label"], alpha, pixels=pixels, **how)
         return loss, batch_stats
 
     if parts == 1:
@@ -142,19 +155,24 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     return make_optimizer(config.optimizer, config.mesh, steps=config.train.steps, blocks=tuple(config.model.blocks))
 
 
-def make_program(config: Config, statistics: Statistics, mesh: jax.sharding.Mesh, shardings: Any) -> Any:
-    """Returns `train_step` as a `jax.jit`: (state, batch) -> (state, sums). The state passed in is donated, so it cannot be used again.
+def make_program(
+    config: Config, statistics: Statistics, mesh: jax.sharding.Mesh, shardings: Any, teacher: Teacher | None = None
+) -> Any:
+    """Returns `train_step` as a `jax.jit`: (state, batch) -> (state, sums), with the teacher's variables as a third argument if there is
+    one. The state passed in is donated, so it cannot be used again.
 
     Args:
         config: as `resolve` gives it.
         statistics: of the batch's bands.
         mesh: devices; the batch is split over them by tile.
         shardings: where the state lies, of `sharding.of_state`.
+        teacher: of `train.teacher`.
     """
-    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
+    alpha = losses.class_alpha(statistics.label_pixels, config.loss, taught=teacher is not None)
+    step = functools.partial(train_step, config=config, statistics=statistics, alpha=alpha, teacher=teacher)
     return jax.jit(
-        for_mesh(functools.partial(train_step, config=config, statistics=statistics, alpha=alpha), mesh),
-        in_shardings=(shardings, by_tile(mesh)),
+        for_mesh(step, mesh),
+        in_shardings=(shardings, by_tile(mesh), *([replicated(mesh)] if teacher else [])),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -13,7 +13,7 @@ pytest.importorskip("distributed", reason="extra 'region'")
 
 from region_archive import arguments, box_hectares, mapped, served, times_mapped
 
-from specsar_jax.regions import blocks
+from tfds_dwplus.places import blocks
 
 BOX = (17.988, 42.391, 18.012, 42.409)
 """About 2 by 2 km over the meridian between zones 33 and 34."""

@@ -29,6 +29,9 @@ pytest.importorskip("rio_tiler", reason="extra 'view'")
 pytest.importorskip("xstatic.pkg.leaflet", reason="extra 'view'")
 
 
+TAGS = {"made": "<b>here</b>", "s2_offset": "1000", "weights_licence": "MIT", "weights_origin": "<i>Ada</i>"}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A map of 40 x 30 pixels: half trees, half built, the first rows without data; with its probabilities and a scene."""
@@ -36,8 +39,7 @@ def made(tmp_path_factory):
     probability = np.full((40, 30, 9), 0.025, np.float32)
     probability[:20, :, 1], probability[20:, :, 6] = 0.8, 0.8
     probability[:5] = np.nan
-    tags = {"made": "<b>here</b>", "s2_offset": "1000", "s2_scale": "0.0001"}
-    map_files.write_map(GRID, Outputs(folder / "map.tif", folder / "shares.tif"), tags, probability)
+    map_files.write_map(GRID, Outputs(folder / "map.tif", folder / "shares.tif"), TAGS, probability)
     profile = {"driver": "GTiff", "crs": GRID.crs, "transform": GRID.transform, "height": 40, "width": 30}
     with rasterio.open(folder / "s2.tif", "w", count=3, dtype="uint16", **profile) as raster:
         raster.write(np.random.default_rng(0).integers(200, 3000, (3, 40, 30), np.uint16))
@@ -73,7 +75,7 @@ def test_areas_are_true(shown):
 
 
 def test_how_the_map_was_made_is_shown(shown):
-    assert shown.about()["tags"] == {"made": "<b>here</b>", "s2_offset": "1000", "s2_scale": "0.0001"}
+    assert shown.about()["tags"] == TAGS
 
 
 def test_a_large_map_without_overviews_gets_some(tmp_path, capsys):
@@ -209,6 +211,7 @@ def test_in_a_browser(shown):
             page.wait_for_load_state("networkidle")
             text = page.inner_text("body")
             assert all(name.replace("_", " ") in text for name in bands.CLASSES) and "map.tif" in text
+            assert "Network: <i>Ada</i>. Licence: MIT." in text
             assert "s2 offset1000" in page.locator("dl").text_content()
             box = page.locator("#map").bounding_box()
             page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6)  # below the middle: built

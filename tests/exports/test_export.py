@@ -59,7 +59,7 @@ def real_pixels(real: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def expected(trained: Trained, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and classes by `apply`, said once more."""
-    given = preprocess.standardise(s2, s1, trained.statistics)
+    given = preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling)
     logits = jax.jit(lambda s2, s1: model.apply(trained.variables, s2, s1, config=trained.config.model))(*given)
     valid = bands.valid_pixels(s2, s1, trained.config.model.sensors)
     probabilities = np.asarray(jax.nn.softmax(logits / trained.temperature))
@@ -119,6 +119,7 @@ def test_stablehlo_of_a_real_tile_with_its_weights_beside(trained, real, tmp_pat
 def drawn(preset: str) -> Trained:
     """A network of a preset, as small, with weights as drawn and a band for each place."""
     flags = [flag.removeprefix("--config.") for flag in SMALL]
+    flags = [flag for flag in flags if preset != "dynamic_world" or not flag.startswith("model.")]  # it has one size
     config = configs.override(configs.Config(), [f"model={preset}", *flags])
     of = bundle.read_bundle(BUNDLE)
     return dataclasses.replace(of, config=config, variables=model.init_params(config.model, jax.random.key(0)))
@@ -127,7 +128,7 @@ def drawn(preset: str) -> Trained:
 @pytest.mark.parametrize(
     "preset",
     [
-        pytest.param(preset, marks=() if preset in ("sar_only", "spectral_only") else pytest.mark.slow)
+        pytest.param(preset, marks=() if preset in ("sar_only", "spectral_only", "dynamic_world") else pytest.mark.slow)
         for preset in configs.PRESETS
     ],
 )
@@ -269,6 +270,10 @@ def test_a_hub_gives_back_what_it_got(trained, tmp_path, monkeypatch):
         (["--format", "safetensors", "--output", "there"], "there is a folder"),
         (["--format", "safetensors", "--output", "none/x"], "no folder"),
         (["--format", "safetensors", "--output", "x", "--licence", "x" * 3000], "expected a line of 2000 at most"),
+        (
+            ["--format", "safetensors", "--output", "x", "--origin", "a\nb"],
+            "an origin of 3 characters, expected a line",
+        ),
         (["--format", "pickle", "--output", "x"], "invalid choice"),
     ],
 )

@@ -1,5 +1,6 @@
 """ONNX files: what onnxruntime makes of them, in a process without JAX and without this package, beside `model.apply`."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -57,16 +58,18 @@ def consumed(folder: Path, networks: dict[str, tuple[Trained, list[tuple[np.ndar
 
 def test_every_preset_at_any_size_without_this_package(tmp_path):
     networks = {name: (drawn(config), [tiles(2, 64, 49)]) for name, config in SMALL_PRESETS.items()}
-    networks["specsar_former"][1].extend([tiles(3, 47, 33), tiles(1, 32, 90)])
+    for preset in ("specsar_former", "dynamic_world"):
+        networks[preset][1].extend([tiles(3, 47, 33), tiles(1, 32, 90)])
+        networks[f"{preset}_log"] = (drawn(SMALL_PRESETS[preset], scaling="log"), [tiles(1, 64, 49)])
     consumed(tmp_path, networks)
 
 
 def test_a_real_tile(real, tmp_path):
-    trained = drawn(SMALL_PRESETS["specsar_former"])
+    former, world = drawn(SMALL_PRESETS["specsar_former"]), drawn(SMALL_PRESETS["dynamic_world"], scaling="log")
     s2, s1 = real_tile(real)
     odd = (s2[:, :333, :257], s1[:, :333, :257])
     three = tuple(np.concatenate([x[:, i : i + 101, i : i + 70] for i in (0, 90, 400)]) for x in (s2, s1))
-    consumed(tmp_path, {"real": (trained, [(s2, s1), odd, three])})
+    consumed(tmp_path, {"former": (former, [(s2, s1), odd, three]), "world": (world, [odd, three])})
 
 
 def test_the_smallest_tile_of_four_stages(tmp_path):
@@ -75,7 +78,12 @@ def test_the_smallest_tile_of_four_stages(tmp_path):
 
 
 def test_inputs_are_of_the_sensors_that_the_network_reads():
-    shapes = {"spectral_only": {"s2": 9}, "sar_only": {"s1": 2}, "early_fusion": {"s2": 9, "s1": 2}}
+    shapes = {
+        "spectral_only": {"s2": 9},
+        "dynamic_world": {"s2": 9},
+        "sar_only": {"s1": 2},
+        "early_fusion": {"s2": 9, "s1": 2},
+    }
     for preset, wanted in shapes.items():
         graph = onnx_graph.build(drawn(SMALL_PRESETS[preset])).graph
         shape = {i.name: [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.input}
@@ -83,7 +91,7 @@ def test_inputs_are_of_the_sensors_that_the_network_reads():
 
 
 def test_what_the_file_says_of_itself():
-    trained = drawn(SMALL_PRESETS["specsar_former"])
+    trained = dataclasses.replace(drawn(SMALL_PRESETS["specsar_former"]), origin="Someone")
     built = onnx_graph.build(trained)
     assert [(opset.domain, opset.version) for opset in built.opset_import] == [("", onnx_graph.OPSET)]
     told = {entry.key: entry.value for entry in built.metadata_props}
@@ -92,7 +100,7 @@ def test_what_the_file_says_of_itself():
     assert json.loads(told["class_colours"]) == list(bands.CLASS_COLOURS)
     assert json.loads(told["config"])["model"]["widths"] == [16, 32]
     assert Statistics.from_dict(json.loads(told["statistics"])) == trained.statistics
-    assert (told["temperature"], told["step"], told["licence"]) == ("1.5", "7", "CC-BY-4.0")
+    assert (told["temperature"], told["step"], told["licence"], told["origin"]) == ("1.5", "7", "CC-BY-4.0", "Someone")
     assert told["weights_sha256"] == trained.sha256
 
 
@@ -105,12 +113,14 @@ def test_tiles_that_do_not_fit_are_refused():
         session.run(None, {"s2": s2.astype(np.float32), "s1": s1})
 
 
-def test_int8_is_a_third_of_the_size_and_close():
-    trained = drawn(model_preset("tiny"))
+@pytest.mark.parametrize("preset", ["tiny", "dynamic_world"])
+def test_int8_is_a_third_of_the_size_and_close(preset):
+    trained = drawn(model_preset(preset))
     plain, small = (onnx_graph.build(trained, quantise=quantise).SerializeToString() for quantise in (False, True))
     assert len(small) < 0.4 * len(plain)
     s2, s1 = tiles(2, 64, 49)
     wanted, classes = expected(trained, s2, s1)
-    probabilities, found = ort.InferenceSession(small).run(None, {"s2": s2, "s1": s1})
+    given = {sensor: pixels for sensor, pixels in (("s2", s2), ("s1", s1)) if sensor in trained.config.model.sensors}
+    probabilities, found = ort.InferenceSession(small).run(None, given)
     assert (found == classes).mean() > 0.9
     assert 1e-5 < np.abs(probabilities - wanted).max() < 0.1

@@ -1,7 +1,9 @@
 """The network for PyTorch: its outputs, its training and its files beside this package's own."""
 
+import dataclasses
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -21,13 +23,11 @@ from specsar_jax.trained.trained_network import Trained, named_weights
 torch = pytest.importorskip("torch")
 
 from specsar_jax.exports import torch_model  # noqa: E402 (where torch is)
+from specsar_jax.exports.torch_model import bundle_files, pixels  # noqa: E402
 
 CONSUMER = """
-import importlib.util, sys, numpy as np, torch
-spec = importlib.util.spec_from_file_location("torch_model", sys.argv[1])
-torch_model = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(torch_model)
-for path in sys.argv[2:]:
+import sys, numpy as np, torch, torch_model
+for path in sys.argv[1:]:
     network = torch_model.load(path + ".safetensors")
     case = np.load(path + ".npz")
     outputs = {}
@@ -41,7 +41,8 @@ assert not {"jax", "specsar_jax", "tfds_dwplus"} & sys.modules.keys()
 
 
 def consumed(folder: Path, networks: dict[str, tuple[Trained, list[tuple[np.ndarray, np.ndarray]]]]) -> None:
-    """Writes bundles, has a process that holds the one file alone run them, compares with `model.apply`."""
+    """Writes bundles, has a process that holds a copy of the folder alone run them, compares with `model.apply`."""
+    shutil.copytree(Path(torch_model.__file__).parent, folder / "torch_model", dirs_exist_ok=True)
     for name, (trained, cases) in networks.items():
         write_bundle(trained, folder / f"{name}.safetensors")
         arrays = {
@@ -49,7 +50,7 @@ def consumed(folder: Path, networks: dict[str, tuple[Trained, list[tuple[np.ndar
         }
         np.savez(folder / f"{name}.npz", **arrays)
     paths = [str(folder / name) for name in networks]
-    subprocess.run([sys.executable, "-c", CONSUMER, torch_model.__file__, *paths], check=True, cwd=folder, timeout=300)
+    subprocess.run([sys.executable, "-c", CONSUMER, *paths], check=True, cwd=folder, timeout=300)
     for name, (trained, cases) in networks.items():
         outputs = np.load(folder / f"{name}.out.npz")
         for number, case in enumerate(cases):
@@ -59,16 +60,19 @@ def consumed(folder: Path, networks: dict[str, tuple[Trained, list[tuple[np.ndar
             assert agree.mean() >= 0.9999, (name, number)
 
 
-def test_every_preset_at_any_size_from_the_one_file(tmp_path):
+def test_every_preset_at_any_size_from_the_one_folder(tmp_path):
     networks = {name: (drawn(config), [tiles(2, 64, 49)]) for name, config in SMALL_PRESETS.items()}
-    networks["specsar_former"][1].extend([tiles(3, 47, 33), tiles(1, 32, 90)])
+    for preset in ("specsar_former", "dynamic_world"):
+        networks[preset][1].extend([tiles(3, 47, 33), tiles(1, 32, 90)])
+        networks[f"{preset}_log"] = (drawn(SMALL_PRESETS[preset], scaling="log"), [tiles(1, 64, 49)])
     consumed(tmp_path, networks)
 
 
 def test_a_real_tile(real, tmp_path):
     s2, s1 = real_tile(real)
     cases = [(s2, s1), (s2[:, :333, :257], s1[:, :333, :257])]
-    consumed(tmp_path, {"real": (drawn(SMALL_PRESETS["specsar_former"]), cases)})
+    former, world = drawn(SMALL_PRESETS["specsar_former"]), drawn(SMALL_PRESETS["dynamic_world"], scaling="log")
+    consumed(tmp_path, {"former": (former, cases), "world": (world, cases[1:])})
 
 
 @pytest.fixture
@@ -83,8 +87,11 @@ def as_torch(s2: np.ndarray, s1: np.ndarray) -> tuple["torch.Tensor", "torch.Ten
     return tuple(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (s2, s1))
 
 
-def test_a_training_pass_is_that_of_this_package(pair):
-    trained, network, _ = pair
+@pytest.mark.parametrize("preset", ["specsar_former", "dynamic_world"])
+def test_a_training_pass_is_that_of_this_package(preset, tmp_path):
+    trained = drawn(SMALL_PRESETS[preset])
+    write_bundle(trained, tmp_path / "net.safetensors")
+    network = torch_model.load(tmp_path / "net.safetensors")
     s2, s1 = tiles(2, 64, 49)
     standardised = preprocess.standardise(s2, s1, trained.statistics)
 
@@ -100,19 +107,22 @@ def test_a_training_pass_is_that_of_this_package(pair):
     found = network(*as_torch(s2, s1))
     np.testing.assert_allclose(found.detach().permute(0, 2, 3, 1), logits, atol=1e-5 * np.abs(logits).max())
     found.square().mean().backward()
-    norm = network.decoder["norm"]
-    np.testing.assert_allclose(norm.running_mean, moments["decoder"]["norm"]["mean"], atol=1e-5)
-    # PyTorch averages the unbiased variance.
-    np.testing.assert_allclose(norm.running_var, moments["decoder"]["norm"]["var"], rtol=1e-3)
+    for name, values in named_weights(moments).items():
+        of = network.get_submodule(name.rpartition(".")[0])
+        if name.endswith(".mean"):
+            np.testing.assert_allclose(of.running_mean, values, atol=1e-4 * np.abs(values).max())
+        else:  # PyTorch averages the unbiased variance
+            np.testing.assert_allclose(of.running_var, values, rtol=1e-3)
     theirs = named_weights({"params": gradient})
     largest = max(np.abs(values).max() for values in theirs.values())
     parameters = dict(network.named_parameters())
-    for name, keys in torch_model._bundle_names(network).items():
-        # What is added to all pixels alike, BatchNorm takes away again: that gradient is nothing but rounding.
-        if name.startswith("batch_stats") or re.search(r"project\d_bias|join\.bias", name):
+    # What is added to all pixels alike, BatchNorm takes away again: that gradient is nothing but rounding.
+    nothing = r"project\d_bias|join\.bias|^params\.(stem|(block\d|low)\.\w+)\.bias"
+    for name, keys in bundle_files._bundle_names(network).items():
+        if name.startswith("batch_stats") or re.search(nothing, name):
             continue
         for block, key in enumerate(keys):
-            ours = torch_model._in_bundle(parameters[key].grad, name)
+            ours = bundle_files._in_bundle(parameters[key].grad, name)
             wanted = theirs[name][block] if ".blocks." in name else theirs[name]
             atol = max(1e-3 * np.abs(wanted).max(), 1e-6 * largest)
             np.testing.assert_allclose(ours, wanted, atol=atol, err_msg=name)
@@ -134,10 +144,13 @@ def test_chance_is_for_training_only(tmp_path):
     ]
 
 
-def test_it_learns_and_comes_back(pair, tmp_path):
-    trained, network, _ = pair
-    inputs = as_torch(*tiles(2, 64, 49))
-    label = torch.arange(64 * 49).reshape(1, 64, 49).expand(2, -1, -1) * 9 // (64 * 49)
+@pytest.mark.parametrize("preset", ["specsar_former", "dynamic_world"])
+def test_it_learns_and_comes_back(preset, tmp_path):
+    trained = dataclasses.replace(drawn(SMALL_PRESETS[preset]), origin="Someone")
+    write_bundle(trained, tmp_path / "net.safetensors")
+    network = torch_model.load(tmp_path / "net.safetensors")
+    inputs = as_torch(*tiles(2, 48, 33))
+    label = torch.arange(48 * 33).reshape(1, 48, 33).expand(2, -1, -1) * 9 // (48 * 33)
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     losses = []
@@ -152,8 +165,9 @@ def test_it_learns_and_comes_back(pair, tmp_path):
     network.temperature = 0.7
     torch_model.save(network, tmp_path / "tuned.safetensors")
     back = read_bundle(tmp_path / "tuned.safetensors")
-    assert (back.temperature, back.step, back.licence) == (0.7, trained.step, trained.licence)
-    wanted, _ = expected(back, *tiles(2, 64, 49))
+    assert (back.temperature, back.step) == (0.7, trained.step)
+    assert (back.licence, back.origin) == (trained.licence, "Someone")
+    wanted, _ = expected(back, *tiles(2, 48, 33))
     with torch.inference_mode():
         np.testing.assert_allclose(network.probabilities(*inputs).permute(0, 2, 3, 1), wanted, atol=1e-4)
     assert [path.name for path in tmp_path.glob(".*")] == []
@@ -167,6 +181,11 @@ def test_half_types_and_folders(pair, tmp_path, dtype):
     network = torch_model.load(tmp_path / "folder")
     kernel = trained.variables["params"]["stage1"]["spectral_embed"]["kernel"].astype(dtype).astype(np.float32)
     assert np.array_equal(network.stage1["spectral_embed"].weight.detach().permute(2, 3, 1, 0), kernel)
+
+
+def test_the_numbers_of_log_are_those_of_this_package():
+    assert pixels.LOG_LOW_HIGH == preprocess.LOG_LOW_HIGH
+    assert pixels.LOG_NEIGHBOUR == preprocess.LOG_NEIGHBOUR
 
 
 def test_the_first_format_is_read_for_ever():
@@ -201,12 +220,17 @@ def altered(content: bytes, change: object) -> bytes:
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
-def with_config(**fields: object) -> object:
-    """A change of the model's config in a header."""
+def with_data(**fields: object) -> object:
+    """A change of the config of the data in a header."""
+    return with_config("data", **fields)
+
+
+def with_config(section: str = "model", **fields: object) -> object:
+    """A change of a section of the config in a header."""
 
     def change(header: dict) -> None:
         config = json.loads(header["__metadata__"]["config"])
-        config["model"] |= fields
+        config[section] |= fields
         header["__metadata__"]["config"] = json.dumps(config)
 
     return change
@@ -227,6 +251,9 @@ def test_broken_and_hostile_files_are_refused(pair):
         "should have shape .* found": altered(whole, with_config(decoder_width=10**6)),
         "not a whole bundle": altered(whole, with_config(heads="two")),
         "is missing, or none": altered(whole, with_config(cross_attention=False)),
+        "its architecture is 'unet', expected": altered(whole, with_config(architecture="unet")),
+        "dynamic_world reads s2 alone": altered(whole, with_config(architecture="dynamic_world")),
+        "its scaling is 'cubic', expected": altered(whole, with_data(scaling="cubic")),
     }
     for line, content in cases.items():
         path.write_bytes(content)

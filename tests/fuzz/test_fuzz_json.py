@@ -12,7 +12,7 @@ from mutations import TIMES, bytes_like, json_like, tree_like, tried
 
 from specsar_jax import config as configs
 from specsar_jax.config import Config
-from specsar_jax.regions import blocks, composites
+from specsar_jax.regions import composites
 from tfds_dwplus.files.strangers import parse_json
 from tfds_dwplus.imagery.acquisitions import ItemError, NoImageryError, by_take, ranked_takes
 from tfds_dwplus.imagery.decoder.declared import of_item
@@ -20,6 +20,7 @@ from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.items import stac_items
 from tfds_dwplus.imagery.stac_api import Collection, parsed_item
 from tfds_dwplus.labels.published import LabelTile
+from tfds_dwplus.places import blocks
 from tfds_dwplus.tiles.manifest import open_manifest, write_table
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
 

@@ -256,7 +256,8 @@ def test_the_internet_does_not_lead_inward(monkeypatch):
 
 def test_a_mosaic_of_map_region_is_read(tmp_path):
     pytest.importorskip("shapely")
-    from specsar_jax.regions import blocks, region_files
+    from specsar_jax.regions import region_files
+    from tfds_dwplus.places import blocks
 
     made = list(blocks.blocks_of(blocks.box(15.0, 50.0, 15.03, 50.02), 128))
     for block in made:

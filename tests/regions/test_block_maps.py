@@ -17,13 +17,14 @@ pytest.importorskip("distributed", reason="extra 'region'")
 from specsar_jax.batches.preprocess import SensorStatistics, Statistics
 from specsar_jax.config import Config, Data
 from specsar_jax.maps import windows
-from specsar_jax.regions import block_maps, blocks, composites, region_files
+from specsar_jax.regions import block_maps, composites, region_files
 from specsar_jax.regions.composites import Composite, Recipe
 from specsar_jax.regions.region_files import Job
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.imagery.acquisitions import ArchiveError, ItemError, Wanted
 from tfds_dwplus.imagery.stac_api import Collection, StacArchive
+from tfds_dwplus.places import blocks
 
 BOX = (15.0, 42.4, 15.01, 42.41)
 SIZE = 100

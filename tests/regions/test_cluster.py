@@ -21,7 +21,7 @@ pytest.importorskip("distributed", reason="extra 'region'")
 from local_archive import wait_for_port
 from region_archive import arguments, box_hectares, mapped, served, times_mapped
 
-from specsar_jax.regions import blocks
+from tfds_dwplus.places import blocks
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,13 @@ import pystac
 
 from specsar_jax.batches.preprocess import SensorStatistics, Statistics
 from specsar_jax.config import Config
-from specsar_jax.regions import blocks, coverage, region_map
+from specsar_jax.regions import coverage, region_map
 from specsar_jax.regions.composites import Recipe
 from specsar_jax.regions.region_files import Job
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.imagery.acquisitions import ArchiveError, Wanted
 from tfds_dwplus.imagery.stac_api import Collection, StacArchive
+from tfds_dwplus.places import blocks
 
 BOX = (15.0, 42.0, 15.2, 42.1)
 NAMES = ("B2", "B3")

@@ -80,3 +80,24 @@ def test_smoothed_focal_is_the_sum_over_classes():
     target = 0.9 * (np.arange(9) == 3) + 0.1 / 9
     expected = -(target * np.array(alpha) * (1 - np.exp(log_p)) ** 1.5 * log_p).sum()
     np.testing.assert_allclose(losses.pixel_loss(logits, label, alpha, config=config), expected, rtol=1e-5)
+
+
+def test_sharper_shares_by_hand():
+    log_p = jnp.log(jnp.array([[0.5, 0.3, 0.2] + [1e-30] * 6]))
+    label = jnp.array([0], jnp.uint8)
+    for scale in (1.0, 255.0):
+        shares = scale * jnp.array([[0.6, 0.4] + [0.0] * 7])
+        for power, expected in ((1.0, (0.6, 0.4)), (2.0, (0.36 / 0.52, 0.16 / 0.52))):
+            given = losses.pixel_loss(log_p, label, ONES, config=Loss(name="soft", sharpness=power), probability=shares)
+            np.testing.assert_allclose(given, -(expected[0] * np.log(0.5) + expected[1] * np.log(0.3)), rtol=1e-5)
+    given = losses.pixel_loss(
+        log_p, label, ONES, config=Loss(name="soft", sharpness=100.0), probability=jnp.full((1, 9), 0.01)
+    )
+    assert np.isfinite(given)
+
+
+def test_a_teacher_may_see_classes_without_a_label():
+    counts = (100, 300, 0, 0, 0, 0, 0, 0, 600)
+    taught = losses.class_alpha(counts, Loss(alpha_power=0.5), taught=True)
+    assert taught[:2] == losses.class_alpha(counts, Loss(alpha_power=0.5))[:2] and taught[2:8] == (1.0,) * 6
+    assert losses.class_alpha((0,) * 9, Loss(), taught=True) == (1.0,) * 9

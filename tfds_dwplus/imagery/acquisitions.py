@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt16
+from jaxtyping import Bool, Float32, UInt8, UInt16
 
 from tfds_dwplus import bands
 from tfds_dwplus.files.addresses import shown_in
@@ -81,12 +81,15 @@ class Imagery:
     """The imagery of a tile. Nodata is 0 in `s2` and NaN in `s1`."""
 
     s2: UInt16[np.ndarray, "height width s2_band"]
-    s1: Float32[np.ndarray, "height width 2"]
+    s1: Float32[np.ndarray, "height width s1_band"]
+    """VV and VH, or no band where only Sentinel-2 is wanted."""
     columns: dict[str, str]
     """Values for tiles.csv: s2_item, s2_baseline, s2_offset, s2_date, s2_level, s1_source, s1_unit, s1_orbit, s1_mean, s1_scenes,
     s1_dates, s1_items.
     """
     warnings: tuple[str, ...] = ()
+    cloud: UInt8[np.ndarray, "height width"] | None = None
+    """Cloud and its shadow by the scene classification (SCL) of the Sentinel-2 scene: its class, 0 elsewhere. None: it was not read."""
 
 
 @dataclasses.dataclass(frozen=True)

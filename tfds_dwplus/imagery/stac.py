@@ -103,7 +103,7 @@ def coverage(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) 
     except NoImageryError:
         places = []
     labelled = any(is_of_product(found.scenes[place], product) for place in places) if product else None
-    items, _ = _search_sentinel1(tile, grid, dataclasses.replace(wanted, s1_orbit="both"), archive)
+    items, _ = search_sentinel1(tile, grid, dataclasses.replace(wanted, s1_orbit="both"), archive)
     return Coverage(
         len(places), labelled, {orbit: len(passes(items, orbit)) for orbit in ("descending", "ascending", "both")}
     )
@@ -176,7 +176,7 @@ def find_sentinel1(
         NoImageryError: there is none.
         ArchiveError: the API did not answer.
     """
-    items, notes = _search_sentinel1(tile, grid, wanted, archive)
+    items, notes = search_sentinel1(tile, grid, wanted, archive)
     found = {orbit: passes(items, orbit) for orbit in directions(wanted.s1_orbit)}
     if any(found.values()):
         return {orbit: some for orbit, some in found.items() if some}, notes
@@ -226,7 +226,8 @@ def sentinel1(
     return mean, columns, notes
 
 
-def _search_sentinel1(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) -> tuple[list[Any], list[str]]:
+def search_sentinel1(tile: LabelTile, grid: Grid, wanted: Wanted, archive: StacArchive) -> tuple[list[Any], list[str]]:
+    """Searches the Sentinel-1 items about a tile's date that can be used; also gives warnings. Raises an ArchiveError."""
     notes: list[str] = []
     (when,) = _intervals(tile.date, wanted.s1_window_days)
     items = search(archive.s1, archive.timeout_s, _bounds(grid), when, left_out=notes)

@@ -1,7 +1,7 @@
-"""Acquire imagery for label tiles: fetch, write and record each tile, on threads or on Apache Beam.
+"""Acquire imagery for label tiles or for drawn ones: fetch, write and record each tile, on threads or on Apache Beam.
 
-Enters: label tiles, and a `Task` that names the archive and the wanted imagery. Leaves: a folder in the layout of
-`tile_files`, with further columns in tiles.csv, and the manifest.
+Enters: label tiles, or tiles drawn in a region, and a `Task` that names the archive and the wanted imagery. Leaves: a folder in the
+layout of `tile_files`, with further columns in tiles.csv, and the manifest.
 
 A rerun does what is missing, failed or was skipped, as the archive may have got it since. The folder ends up the same, however
 often a run was stopped. `acquire_tile` does one tile; threads or Beam's workers call it.
@@ -30,6 +30,8 @@ from tfds_dwplus.imagery.stac import stac_imagery
 from tfds_dwplus.imagery.stac_api import StacArchive, check_collections
 from tfds_dwplus.labels.label_files import read_label
 from tfds_dwplus.labels.published import LabelTile
+from tfds_dwplus.places.clear_imagery import clear_imagery
+from tfds_dwplus.places.drawn_tile import Choice, DrawnTile
 from tfds_dwplus.tiles.manifest import (
     collect_entry_files,
     is_complete,
@@ -54,6 +56,13 @@ class Task:
     """How often to ask an archive that does not answer."""
     back_off_s: float = 2.0
     """Seconds to wait before the second attempt, times 0.5 to 1.5 at random. Doubles with each further attempt."""
+    choice: Choice | None = None
+    """How the tiles were drawn and their scenes are chosen; None for label tiles."""
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Returns the sensors to fetch, s2 and s1."""
+        return self.choice.sensors if self.choice else ("s2", "s1")
 
 
 def acquire(
@@ -81,7 +90,8 @@ def acquire(
     output.mkdir(parents=True, exist_ok=True)
     with open_manifest(output, _settings(task)) as (entries, add_entry):
         in_doubt = task.wanted.s2_offset_in_doubt
-        missing = [tile for tile in tiles if not is_complete(output, tile, entries.get(tile.tile_id), in_doubt)]
+        kinds = (*task.sensors, *(() if task.choice else ("label",)))
+        missing = [tile for tile in tiles if not is_complete(output, tile, entries.get(tile.tile_id), in_doubt, kinds)]
         if missing:
             check_archive(task)
         before = len(tiles) - len(missing)
@@ -98,7 +108,7 @@ def acquire(
         finally:
             # Also if the run is stopped, so that the finished tiles can be used.
             chosen = [entries[tile.tile_id] for tile in tiles if tile.tile_id in entries]
-            write_table(output, list(entries.values()), task.wanted.s1_orbit)
+            write_table(output, list(entries.values()), task.wanted.s1_orbit if "s1" in task.sensors else "")
             print(_summary(chosen, len(tiles), before))
     failed = [entry for entry in chosen if entry["status"] == "failed"]
     if failed:
@@ -126,11 +136,11 @@ def acquire_tile(tile: LabelTile, task: Task, output: Path) -> dict[str, Any]:
         return entry | {"status": "failed", "kind": kind, "reason": shown_in(" ".join(reason.split()))}
 
     try:
-        label = read_label(tile)
+        label = None if isinstance(tile, DrawnTile) else read_label(tile)
     except ValueError as error:
         return failed("the label cannot be read", str(error))
     try:
-        grid = Grid.parse(label.crs, label.transform, *label.codes.shape)
+        grid = Grid.parse(label.crs, label.transform, *label.codes.shape) if label else tile.grid
         imagery = with_retries(task, lambda: _imagery(tile, grid, task))
     except NoImageryError as error:
         return entry | {"status": "skipped", "kind": error.kind, "reason": str(error)}
@@ -154,6 +164,8 @@ def check_archive(task: Task) -> None:
 
 
 def _imagery(tile: LabelTile, grid: Grid, task: Task) -> Imagery:
+    if isinstance(tile, DrawnTile):
+        return clear_imagery(tile, task.wanted, task.choice, task.archive)
     if isinstance(task.archive, EarthEngineArchive):
         return earth_engine_imagery(tile, grid, task.wanted, task.archive)
     return stac_imagery(tile, grid, task.wanted, task.archive)
@@ -227,13 +239,15 @@ def _settings(task: Task) -> dict[str, Any]:
     """All settings that affect a pixel, as JSON stores them; of addresses, what `addresses.compared` keeps."""
     archive = {k: v for k, v in dataclasses.asdict(task.archive).items() if k not in ("timeout_s", "project")}
     settings = {"source": type(task.archive).__name__, "archive": archive, "wanted": dataclasses.asdict(task.wanted)}
+    settings |= {"region": dataclasses.asdict(task.choice)} if task.choice else {}
     return compared_tree(json.loads(json.dumps(settings)))
 
 
 def _summary(entries: Sequence[dict], wanted: int, before: int) -> str:
     count = Counter(entry["status"] for entry in entries)
     parts = [f"{count[status]} {status}" for status in STATUSES] + [f"{wanted - len(entries)} not yet tried"]
-    scenes = [int(entry["columns"]["s1_scenes"]) for entry in entries if entry["status"] == "done"]
+    done = [entry["columns"] for entry in entries if entry["status"] == "done"]
+    scenes = [int(columns["s1_scenes"]) for columns in done if columns.get("s1_source")]
     per_tile = (
         f"; Sentinel-1 scenes a tile: {min(scenes)} to {max(scenes)}, mean {np.mean(scenes):.1f}" if scenes else ""
     )

@@ -51,6 +51,11 @@ class Description:
     scenes: dict[str, dict[int, int]]
     """For each split, how many tiles have a given number of Sentinel-1 scenes (0: not known). Empty if the records lack it."""
 
+    @property
+    def labelled_by(self) -> dict[str, int]:
+        """Tiles by annotator; empty if the records lack it."""
+        return {name: sums.tiles for name, sums in self.groups.get("annotator", {}).items()}
+
     def absent(self) -> list[str]:
         """Features that the records lack."""
         return [name for name in GROUPS if name not in self.groups] + ([] if self.scenes else ["s1_scenes"])
@@ -60,6 +65,7 @@ class Description:
         return {
             "dataset": self.dataset,
             "source": self.source,
+            "labelled_by": self.labelled_by,
             "classes": list(bands.CLASSES),
             "absent": self.absent(),
             "groups": {

@@ -1,6 +1,6 @@
-"""Count the scenes that an archive has for label tiles, before anything is fetched.
+"""Count the scenes that an archive has for label tiles or drawn ones, before anything is fetched.
 
-Enters: label tiles, and a `Task`. Leaves: text. The archive's metadata are asked, no pixel is read and nothing is written.
+Enters: tiles, and a `Task`. Leaves: text. The archive's metadata are asked, no pixel is read and nothing is written.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ from tfds_dwplus.imagery.stac import Coverage, coverage
 from tfds_dwplus.imagery.stac_api import StacArchive
 from tfds_dwplus.labels.label_files import read_label
 from tfds_dwplus.labels.published import LabelTile
+from tfds_dwplus.places.clear_imagery import drawn_coverage
+from tfds_dwplus.places.drawn_tile import DATES, DrawnTile
 from tfds_dwplus.tiles.acquiring import Task, check_archive, with_retries
 
 
@@ -32,6 +34,8 @@ def describe_coverage(tiles: Sequence[LabelTile], task: Task, *, workers: int = 
 
     def counted(tile: LabelTile) -> Coverage | str:
         try:
+            if isinstance(tile, DrawnTile):
+                return with_retries(task, lambda: drawn_coverage(tile, wanted, task.choice, archive))
             label = read_label(tile)
             grid = Grid.parse(label.crs, label.transform, *label.codes.shape)
             return with_retries(task, lambda: coverage(tile, grid, wanted, archive))
@@ -45,12 +49,15 @@ def describe_coverage(tiles: Sequence[LabelTile], task: Task, *, workers: int = 
     lines = [f"{len(tiles)} tiles; nothing is fetched, and this is what the archive has by its metadata:"]
     if faults:
         lines.append(f"{len(faults)} could not be looked up, the first one {faults[0]}")
-    lines.append(
-        _line(f"Sentinel-2, {archive.s2.name}, within {wanted.s2_window_days} days", [one.s2 for one in known])
-    )
+    days = f"within {wanted.s2_window_days} days"
+    if task.choice:
+        days += f" of one of the {DATES} days that are drawn for a tile, or else within --dates"
+    lines.append(_line(f"Sentinel-2, {archive.s2.name}, {days}", [one.s2 for one in known]))
     labelled = [one.labelled for one in known if one.labelled is not None]
     if labelled:
         lines.append(f"  the labelled product is there for {sum(labelled)} of the {len(labelled)} tiles that name one")
+    if "s1" not in task.sensors:
+        return "\n".join(lines)
     for orbit in ("descending", "ascending", "both"):
         what = f"Sentinel-1, {archive.s1.name}, within {wanted.s1_window_days} days, {orbit}"
         lines.append(_line(what, [one.s1[orbit] for one in known]))

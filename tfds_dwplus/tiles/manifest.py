@@ -21,12 +21,13 @@ from tfds_dwplus import bands
 from tfds_dwplus.files.addresses import compared_tree
 from tfds_dwplus.files.outputs import locked, remove_partials, write_whole, written_whole
 from tfds_dwplus.files.raster_files import geotiff
-from tfds_dwplus.files.strangers import a_name, a_text, an_object, one_line, parse_json, read_object, texts
+from tfds_dwplus.files.strangers import a_name, a_text, an_object, one_line, parse_json, read_csv, read_object, texts
 from tfds_dwplus.imagery.acquisitions import Imagery
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.labels.label_files import Label
 from tfds_dwplus.labels.published import LabelTile
-from tfds_dwplus.tiles.tile_files import COLUMNS, TileRecord
+from tfds_dwplus.tiles.labelling.folder import CLOUD, is_of_a_network
+from tfds_dwplus.tiles.tile_files import COLUMNS, PROBABILITY, TileRecord
 
 MOST_LINE = 4 << 20
 """Characters of a line: a tile may name hundreds of scenes, and warn of each."""
@@ -73,7 +74,13 @@ def open_manifest(output: Path, settings: dict[str, Any]) -> Iterator[tuple[dict
         yield entries, add_entry
 
 
-def is_complete(output: Path, tile: LabelTile, entry: dict | None, s2_offset_in_doubt: int | None = None) -> bool:
+def is_complete(
+    output: Path,
+    tile: LabelTile,
+    entry: dict | None,
+    s2_offset_in_doubt: int | None = None,
+    kinds: Sequence[str] = ("s2", "s1", "label"),
+) -> bool:
     """Whether a tile needs no more work: it is done and its rasters are on disk.
 
     A skipped one is asked for again, and one that was done in doubt about its offset once `s2_offset_in_doubt` is given.
@@ -82,20 +89,32 @@ def is_complete(output: Path, tile: LabelTile, entry: dict | None, s2_offset_in_
         return False
     if s2_offset_in_doubt is not None and any("--s2_offset_in_doubt" in line for line in entry.get("warnings", ())):
         return False
-    return all((output / kind / f"{tile.tile_id}.tif").is_file() for kind in ("s2", "s1", "label"))
+    return all((output / kind / f"{tile.tile_id}.tif").is_file() for kind in kinds)
 
 
 def write_rasters(
-    output: Path, tile: LabelTile, grid: Grid, label: Label, imagery: Imagery, s2_bands: tuple[str, ...]
+    output: Path, tile: LabelTile, grid: Grid, label: Label | None, imagery: Imagery, s2_bands: tuple[str, ...]
 ) -> None:
-    """Writes the rasters of a tile in the layout of `tile_files`, and each vote in a folder of its own. Raises OSError."""
-    votes = {f"label_{vote}": codes[..., None] for vote, codes in label.votes.items()}
+    """Writes the rasters of a tile in the layout of `tile_files`, and each vote in a folder of its own. Raises OSError.
+
+    Without a label, one that a network made of older pixels of the tile is removed; one of people stays. A sensor without bands has
+    no file. A cloud mask is written where `labelling` looks for it.
+    """
+    codes = {}
+    if label is None:
+        if is_of_a_network(output / "label" / f"{tile.tile_id}.tif"):
+            for kind in ("label", PROBABILITY):
+                (output / kind / f"{tile.tile_id}.tif").unlink(missing_ok=True)
+    else:
+        codes = {"label": label.codes} | {f"label_{vote}": codes for vote, codes in label.votes.items()}
+    codes |= {} if imagery.cloud is None else {CLOUD: imagery.cloud}
     for kind, values, names in (
         ("s2", imagery.s2, s2_bands),
         ("s1", imagery.s1, bands.S1_BANDS),
-        ("label", label.codes[..., None], ("label",)),
-        *((folder, codes, ("label",)) for folder, codes in votes.items()),
+        *((kind, values[..., None], (kind.partition("_")[0],)) for kind, values in codes.items()),
     ):
+        if not values.shape[-1]:
+            continue
         (output / kind).mkdir(exist_ok=True)
         predictor = 3 if values.dtype.kind == "f" else 2
         content = geotiff(
@@ -113,17 +132,32 @@ def write_rasters(
 def write_table(output: Path, entries: Sequence[dict], s1_orbit: str) -> None:
     """Writes tiles.csv: one row per finished tile, sorted by tile id.
 
-    Where the wanted `s1_orbit` leaves a choice, as 'descending_or_ascending', its column tells that and what was taken.
+    Where the wanted `s1_orbit` leaves a choice, as 'descending_or_ascending', its column tells that and what was taken. A tile that
+    came without a label, and has one now, keeps the annotator that the table names.
     """
-    rows = [entry["columns"] for entry in entries if entry["status"] == "done"]
+    rows = [dict(entry["columns"]) for entry in entries if entry["status"] == "done"]
     if "_or_" in s1_orbit:
         rows = [row | {"s1_orbit": f"{s1_orbit}: {row.get('s1_orbit', '')}"} for row in rows]
+    if later := [row for row in rows if not row.get("annotator") and _label(output, row).is_file()]:
+        named = {row["tile_id"]: row.get("annotator", "") for row in _table(output)}
+        for row in later:
+            row["annotator"] = named.get(row["tile_id"], "")
     known = [field.name for field in dataclasses.fields(TileRecord)]
     columns = (*COLUMNS, *(name for name in known if name not in COLUMNS))
     with written_whole(output / "tiles.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["tile_id"]))
+
+
+def _label(output: Path, row: dict[str, str]) -> Path:
+    return output / "label" / f"{row['tile_id']}.tif"
+
+
+def _table(output: Path) -> list[dict[str, str]]:
+    path = output / "tiles.csv"
+    header, rows = read_csv(path) if path.is_file() else ([], [])
+    return rows if "tile_id" in header else []
 
 
 def write_entry_file(output: Path, entry: dict[str, Any]) -> None:
@@ -204,6 +238,9 @@ def _check_settings(output: Path, made: dict, given: dict, done: Sequence[dict])
 
     What decides only which tiles are skipped may change, if the finished tiles would be the same.
     """
+    if ("region" in made) != ("region" in given):
+        kinds = ("a region", "labels") if "region" in made else ("labels", "a region")
+        raise ValueError(f"{output} holds tiles of {kinds[0]}, not of {kinds[1]}; give another --output")
     made, given = _flat(compared_tree(made)), _flat(given)  # older manifests have whole addresses
     differ = [
         f"{key} {made.get(key)!r}, and is now to be with {given.get(key)!r}"

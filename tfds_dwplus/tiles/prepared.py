@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from tfds_dwplus.command_line import local_path
 from tfds_dwplus.files.strangers import a_count, a_list, a_name, a_text, an_object, fault_of_name, one_line, read_object
 from tfds_dwplus.files.workplaces import recover
+from tfds_dwplus.tiles.labelling.annotators import checked
 
 _TFDS = "tensorflow_datasets.core.features"
 
@@ -105,7 +106,12 @@ def _check_features(tree: dict[str, Any]) -> None:
     for name, feature in features.items():
         if "tensor" in an_object(feature, f"feature {name[:40]!r}"):
             _check_tensor(name, an_object(feature["tensor"], f"tensor of feature {name[:40]!r}"))
-    for name, axes in (("s2", 3), ("s1", 3), ("label", 2)):
+    for name, axes in (
+        ("s2", 3),
+        ("s1", 3),
+        ("label", 2),
+        *([("probability", 3)] if "probability" in features else []),
+    ):
         tensor = features.get(name, {}).get("tensor", {})
         if len(tensor.get("shape", {}).get("dimensions", ())) != axes:
             raise ValueError(f"features.json has no raster {name!r} of {axes} axes")
@@ -158,6 +164,8 @@ def _check_metadata(tree: dict[str, Any]) -> None:
             an_object(tree[key], f"{key} of metadata.json")
     for key in ("s1_unit", "vote"):
         a_text(tree.get(key, ""), f"{key} of metadata.json")
+    for split, counts in an_object(tree.get("labelled_by", {}), "labelled_by of metadata.json").items():
+        checked(counts, f"labelled_by.{one_line(split, 40)} of metadata.json")
     stored = tree.get("statistics") or {}
     pixels = an_object(stored.get("label_pixels", {}), "label_pixels of metadata.json")
     for name, count in pixels.items():

@@ -143,8 +143,8 @@ def lazily(source: Any) -> Any:
     return LazyRecords(source) if whole and getattr(source, "split", None) is not None else source
 
 
-def record_features(size_px: int, s2_bands: int, s1_bands: int) -> Record:
-    """Makes the features of a record for tiles of `size_px` pixels and a number of bands."""
+def record_features(size_px: int, s2_bands: int, s1_bands: int, *, probabilities: bool = False) -> Record:
+    """Makes the features of a record for tiles of `size_px` pixels and a number of bands, with shares of the classes or without."""
 
     def number(dtype: type, shape: tuple[int, ...] = ()) -> tfds.features.Tensor:
         # TFDS's default rounds float64 to float32, which is an error of metres in a UTM northing.
@@ -155,6 +155,7 @@ def record_features(size_px: int, s2_bands: int, s1_bands: int) -> Record:
             "s2": raster((size_px, size_px, s2_bands), np.uint16),
             "s1": raster((size_px, size_px, s1_bands), np.float32),
             "label": raster((size_px, size_px), np.uint8),
+            **({"probability": raster((size_px, size_px, len(bands.CLASSES)), np.uint8)} if probabilities else {}),
             "tile_id": tfds.features.Text(),
             "lon": number(np.float64),
             "lat": number(np.float64),
@@ -182,6 +183,7 @@ def example(tile: Tile, size_px: int) -> dict[str, Any]:
         "s2": np.pad(tile.s2, (*pad, (0, 0)), constant_values=bands.S2_NODATA),
         "s1": np.pad(tile.s1, (*pad, (0, 0)), constant_values=np.nan),
         "label": np.pad(tile.label, pad, constant_values=bands.IGNORE),
+        **({} if tile.probability is None else {"probability": np.pad(tile.probability, (*pad, (0, 0)))}),
         "tile_id": record.tile_id,
         "lon": np.float64(record.lon),
         "lat": np.float64(record.lat),
@@ -214,6 +216,7 @@ def squares(tile: Tile, size_px: int) -> Iterator[Tile]:
                 s2=tile.s2[part],
                 s1=tile.s1[part],
                 label=tile.label[part],
+                probability=None if tile.probability is None else tile.probability[part],
                 transform=(a, b, c + a * column + b * row, d, e, f + d * column + e * row),
             )
 

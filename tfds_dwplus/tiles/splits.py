@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from tfds_dwplus import bands
+from tfds_dwplus.tiles.labelling.annotators import NETWORK
 from tfds_dwplus.tiles.tile_files import TileRecord
 
 NEIGHBOURS_KM = 10.0
@@ -27,7 +28,8 @@ _EARTH_RADIUS_KM = 6371.0
 def subset(
     records: Sequence[TileRecord], annotators: Sequence[str], hemispheres: Sequence[str], biomes: Sequence[int]
 ) -> list[TileRecord]:
-    """Selects tiles by annotator, hemisphere and biome; () selects all. Held-out tiles count for every annotator.
+    """Selects tiles by annotator, hemisphere and biome; () selects all. Held-out tiles count for every annotator, and 'network' is any
+    network.
 
     Raises:
         ValueError: a wanted value does not occur, or no tile is left. The message lists the values that occur.
@@ -35,7 +37,7 @@ def subset(
     chosen = [
         record
         for record in records
-        if (not annotators or record.annotator in (*annotators, bands.HELD_OUT))
+        if (not annotators or _kind(record.annotator, annotators) in (*annotators, bands.HELD_OUT))
         and (not hemispheres or record.hemisphere in hemispheres)
         and (not biomes or record.biome in biomes)
     ]
@@ -45,6 +47,7 @@ def subset(
         ("--biomes", biomes, "biome"),
     ):
         there = {getattr(record, column) for record in records}
+        there |= {_kind(name, wanted) for name in there} if column == "annotator" else set()
         absent = [str(value) for value in wanted if value not in there]
         if absent:
             found = ", ".join(str(value or "none given") for value in sorted(there))
@@ -52,6 +55,11 @@ def subset(
     if not chosen:
         raise ValueError("no tile is of all the given annotators, hemispheres and biomes; give fewer of them")
     return chosen
+
+
+def _kind(annotator: str, wanted: Sequence[str]) -> str:
+    """'network' for a network that is not asked for by its whole name; else the annotator."""
+    return NETWORK.rstrip(": ") if annotator.startswith(NETWORK) and annotator not in wanted else annotator
 
 
 def cut_validation(records: Sequence[TileRecord], fraction: float, seed: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Read and write tiles in a folder of GeoTIFFs.
 
 Enters: a folder with `s2/<tile_id>.tif`, `s1/<tile_id>.tif`, `label/<tile_id>.tif` and `tiles.csv`. The folder `s1/` or `s2/`
-may be missing as a whole. Leaves: a `Tile` of aligned arrays. A mismatch of size, CRS, grid, type, band names, label codes
+may be missing as a whole. `probability/<tile_id>.tif` may hold the shares of a network that made the label. Leaves: a `Tile` of aligned arrays. A mismatch of size, CRS, grid, type, band names, label codes
 or units is a ValueError that names the file, what it holds and what was expected. Nothing is resampled. What the numbers mean
 is read by the rules of `imagery.decoder`, as everywhere.
 """
@@ -23,6 +23,8 @@ from tfds_dwplus.files.raster_files import geotiff
 from tfds_dwplus.files.strangers import a_name, check_raster_bytes, one_line, read_csv
 from tfds_dwplus.imagery.decoder.backscatter import quantity_named
 from tfds_dwplus.imagery.scene_files import open_raster
+from tfds_dwplus.tiles.labelling.annotators import NETWORK
+from tfds_dwplus.tiles.labelling.pixels import WHOLE
 from tfds_dwplus.tiles.tile_pixels import (
     check_same_grid,
     decibels,
@@ -30,6 +32,7 @@ from tfds_dwplus.tiles.tile_pixels import (
     digital_numbers,
     label_codes,
     named_bands,
+    read_bands,
 )
 
 COLUMNS = ("tile_id", "split", "lon", "lat", "date", "annotator", "height", "width")
@@ -38,6 +41,12 @@ COLUMNS = ("tile_id", "split", "lon", "lat", "date", "annotator", "height", "wid
 PROVENANCE = ("s2_level", "s1_source", "s1_unit", "s1_orbit", "s1_mean")
 """Columns of tiles.csv that must have one value in a data set, so that it does not mix different quantities."""
 
+
+PROBABILITY = "probability"
+"""Folder of the shares of the classes that a network gave: nine bands of uint8 that sum to 255, or to 0 where they are not known."""
+
+LABELLED_BY = "labelled_by"
+"""Tag of a label file that a network made: the annotator of its tile."""
 
 MOST_TILE_BYTES = 8 << 30
 """Of the pixels of a tile in memory. A granule of Sentinel-2, to be cut, is 120 million pixels of 27 bytes: 3 GB."""
@@ -56,7 +65,7 @@ class TileRecord:
     date: str = ""
     """Date of the label, YYYY-MM-DD; empty if not known."""
     annotator: str = ""
-    """expert, non_expert, or held_out (labelled by several people)."""
+    """expert, non_expert, held_out (labelled by several people), or 'network: ' and the name of one, see `labelling.annotators`."""
     hemisphere: str = ""
     """EH or WH, as in the published labels."""
     biome: int = 0
@@ -107,6 +116,8 @@ class Tile:
     """Affine coefficients a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f."""
     notes: tuple[str, ...] = ()
     """What was decided of the numbers, and what is in doubt, one line each."""
+    probability: UInt8[np.ndarray, "height width class"] | None = None
+    """Shares of the classes, as in `PROBABILITY`; None if they were not asked for."""
 
 
 def list_tiles(folder: Path) -> list[TileRecord]:
@@ -213,6 +224,7 @@ def read_tile(
     s1_bands: tuple[str, ...] = bands.S1_BANDS,
     *,
     labels: str = "label",
+    probabilities: bool = False,
     most_px: int | None = None,
 ) -> Tile:
     """Reads the rasters of a tile.
@@ -222,20 +234,28 @@ def read_tile(
         record: the tile's row of tiles.csv.
         s2_bands: Sentinel-2 bands in the wanted order; () reads none.
         s1_bands: the same for Sentinel-1.
-        labels: name of the folder of labels.
+        labels: name of the folder of labels; "" reads none, and no pixel has a label.
+        probabilities: whether to read the shares of the classes too. A tile without a file of them has none.
         most_px: most pixels of a side, in which a larger tile is refused before it is read; None: as memory allows, `MOST_TILE_BYTES`.
 
     Raises:
         ValueError: a file is missing, cut short or of the wrong type, lacks a band, is on another grid than the first
-            file, has a band without data, a label code outside 0..10 or backscatter that is not in dB.
+            file, has a band without data, a label code outside 0..10, shares that do not sum to 255 or backscatter that is not in dB.
     """
     dtypes = {
         "s2": ("uint16", "int16", "uint32", "int32", "float32", "float64"),
         "s1": ("float32", "float64"),
         "label": ("uint8",),
+        PROBABILITY: ("uint8",),
     }
     paths = {kind: folder / (labels if kind == "label" else kind) / f"{record.tile_id}.tif" for kind in dtypes}
-    kinds = [kind for kind, wanted in (("s2", s2_bands), ("s1", s1_bands), ("label", True)) if wanted]
+    wanted = {
+        "s2": s2_bands,
+        "s1": s1_bands,
+        "label": labels,
+        PROBABILITY: probabilities and paths[PROBABILITY].is_file(),
+    }
+    kinds = [kind for kind in dtypes if wanted[kind]]
     with contextlib.ExitStack() as files:
         rasters = {kind: files.enter_context(open_raster(paths[kind])) for kind in kinds}
         for kind, raster in rasters.items():
@@ -245,7 +265,8 @@ def read_tile(
         for kind, raster in rasters.items():
             check_same_grid(paths[kind], raster, paths[kinds[0]], grid)
         _check_size(record, paths[kinds[0]], grid, 2 * len(s2_bands) + 4 * len(s1_bands) + 1, most_px)
-        codes = label_codes(paths["label"], rasters["label"])
+        codes = label_codes(paths["label"], rasters["label"]) if labels else np.zeros(grid.shape, np.uint8)
+        shares = _shares(paths[PROBABILITY], rasters.get(PROBABILITY), codes) if probabilities else None
         s2, s1 = np.empty((*grid.shape, 0), np.uint16), np.empty((*grid.shape, 0), np.float32)
         notes: tuple[str, ...] = ()
         if s2_bands:
@@ -256,7 +277,33 @@ def read_tile(
         crs = grid.crs.to_string() if grid.crs else ""
         record = _with_centre(record, grid) if math.isnan(record.lon) or math.isnan(record.lat) else record
         transform = tuple(grid.transform)[:6]
-    return Tile(record, s2, s1, class_ids(codes), crs, transform, notes)
+        maker = rasters["label"].tags().get(LABELLED_BY, "") if labels else ""
+    # The file knows it better: tiles.csv may have been written again since. A person named there corrected the label.
+    if maker.startswith(NETWORK) and (not record.annotator or record.annotator.startswith(NETWORK)):
+        record = dataclasses.replace(record, annotator=one_line(maker))
+    return Tile(record, s2, s1, class_ids(codes), crs, transform, notes, shares)
+
+
+def _shares(
+    path: Path, raster: rasterio.DatasetReader | None, codes: UInt8[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width class"]:
+    """Reads the shares of the classes; 0 without a file, and where the label is another class than that of the largest share.
+
+    Such a label was corrected, by somebody or by a rule of `labelling`, and counts as it is.
+    """
+    if raster is None:
+        return np.zeros((*codes.shape, len(bands.CLASSES)), np.uint8)
+    if raster.count != len(bands.CLASSES):
+        raise ValueError(f"{path} has {raster.count} bands, expected the shares of {', '.join(bands.CLASSES)}")
+    shares = read_bands(path, raster, tuple(range(1, raster.count + 1)))
+    sums = shares.sum(axis=-1, dtype=np.int64)
+    if (wrong := (sums != 0) & (sums != WHOLE)).any():
+        raise ValueError(
+            f"{path} holds shares that sum to {sums[wrong][0]}, expected {WHOLE}, or 0 without any; make it again"
+        )
+    labelled = (codes >= 1) & (codes <= len(bands.CLASSES))
+    own = np.take_along_axis(shares, np.where(labelled, codes - 1, 0)[..., None].astype(np.int64), axis=-1)[..., 0]
+    return np.where((labelled & (own < shares.max(axis=-1)))[..., None], np.uint8(0), shares)
 
 
 def _check_size(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 
 from tfds_dwplus import bands
 from tfds_dwplus.tiles.contents import used_pixels
+from tfds_dwplus.tiles.labelling.annotators import NETWORK
 
 _LEAST_SPAN_DN = 400.0
 """Smallest range of values that is stretched from black to white, so that the noise of calm water stays dark."""
@@ -35,8 +36,10 @@ def panels(record: dict[str, Any], s2_bands: tuple[str, ...]) -> dict[str, Num[n
 
 
 def caption(record: dict[str, Any]) -> str:
-    """Tile id, date and annotator of a record, as one line."""
-    texts = (record[name].decode() for name in ("tile_id", "date", "annotator"))
+    """Tile id, date and annotator of a record, as one line; of a network without who made it, for there is little room."""
+    texts = [record[name].decode() for name in ("tile_id", "date", "annotator")]
+    if texts[-1].startswith(NETWORK):
+        texts[-1] = texts[-1].partition(" (")[0]
     return " · ".join(text for text in texts if text)
 
 

@@ -166,21 +166,39 @@ def region_hectares(region: shapely.Geometry) -> float:
 def blocks_of(region: shapely.Geometry, size_px: int) -> Iterator[Block]:
     """Yields the blocks that a region touches, zone by zone, in each zone from the south west."""
     side = size_px * PIXEL_M
+    for zone, part in zone_parts(region):
+        shapely.prepare(part)
+        left, bottom, right, top = (math.floor(v / side) for v in part.bounds)
+        x = np.arange(left, right + 1)
+        for y in range(bottom, top + 1):  # row by row: a zone has 60 million blocks of 32 pixels
+            touched = shapely.intersects(part, shapely.box(x * side, y * side, (x + 1) * side, (y + 1) * side))
+            yield from (Block(zone, int(column), y, size_px) for column in x[touched])
+
+
+def zone_parts(region: shapely.Geometry) -> Iterator[tuple[str, shapely.Geometry]]:
+    """Yields each zone that a region touches, and the part of the region in it, in metres of the zone's CRS."""
     west, _, east, _ = region.bounds
     for number in range(max(_zone_number(west), 1), min(_zone_number(east), 60) + 1):
         for hemisphere in "NS":
             zone = f"{number:02d}{hemisphere}"
             inside = _polygons(shapely.intersection(region, _zone_box(zone)))
-            if inside.is_empty:
-                continue
-            part = _reprojected(shapely.segmentize(inside, _FINE), DEGREES, Block(zone, 0, 0, size_px).crs)
-            part = shapely.make_valid(part)
-            shapely.prepare(part)
-            left, bottom, right, top = (math.floor(v / side) for v in part.bounds)
-            x = np.arange(left, right + 1)
-            for y in range(bottom, top + 1):  # row by row: a zone has 60 million blocks of 32 pixels
-                touched = shapely.intersects(part, shapely.box(x * side, y * side, (x + 1) * side, (y + 1) * side))
-                yield from (Block(zone, int(column), y, size_px) for column in x[touched])
+            if not inside.is_empty:
+                part = _reprojected(shapely.segmentize(inside, _FINE), DEGREES, Block(zone, 0, 0, 1).crs)
+                yield zone, shapely.make_valid(part)
+
+
+@functools.cache
+def zone_outline(zone: str) -> shapely.Geometry:
+    """Returns the outline of a zone, in metres of its CRS."""
+    outline = _reprojected(shapely.segmentize(_zone_box(zone), _FINE), DEGREES, Block(zone, 0, 0, 1).crs)
+    shapely.prepare(outline)
+    return outline
+
+
+def degrees_of(crs: CRS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns longitudes and latitudes of coordinates of a CRS."""
+    lon, lat = transform_coordinates(crs, DEGREES, x, y)
+    return np.array(lon), np.array(lat)
 
 
 def inside(block: Block, region: shapely.Geometry) -> Bool[np.ndarray, "size size"]:

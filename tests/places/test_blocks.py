@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("shapely", reason="extra 'region'")
+pytest.importorskip("shapely", reason="extra 'acquire' or 'region'")
 
 import shapely
 from rasterio.warp import transform as transform_coordinates
 
-from specsar_jax.regions import blocks
-from specsar_jax.regions.blocks import Block
+from tfds_dwplus.places import blocks
+from tfds_dwplus.places.blocks import Block
 
 SQUARE = [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]
 
