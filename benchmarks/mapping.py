@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from country import Rate, archive_bytes, plan, shown
+from mappings.country import Rate, archive_bytes, plan, shown
 from mappings.jobs import CROP_PX, FORMS, PEERS, Job, cutting
 from mappings.makers import write_network, write_scene
 from mappings.mappers import map_by_predict, map_by_torch

@@ -11,7 +11,7 @@ NETWORK, NOT ACCURACY. All steps are those of the commands: import, label, prepa
 A row changes some fields of `configs/real_land.py`, and nothing else; so `plain` too has its rate, class weights and moving average. Each run is a line of RESULTS once it is scored; a benchmark that
 was stopped goes on where it stopped. The table is printed at the end, and written beside RESULTS as Markdown.
 
-Speed of Dynamic World's network in TensorFlow and here, side by side: `benchmarks/dynamic_world.py`.
+Speed of Dynamic World's network in TensorFlow and here, side by side: `benchmarks/networks/dynamic_world.py`.
 """
 
 import argparse

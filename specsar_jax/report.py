@@ -3,7 +3,7 @@
     python -m specsar_jax.report --workdir runs/quickstart
     python -m specsar_jax.report --workdir runs/a --workdir runs/b --output compared.html
 
-Enters: workdirs with an evaluation of the split, and the data set for the pictures. Leaves: a self-contained page. Figures come
+Enters: workdirs, or exported bundles, with an evaluation of the split, and the data set for the pictures. Leaves: a self-contained page. Figures come
 from `evaluation_<split>.json` and the sums in `tiles_<split>.npz`, which are written first if missing; apart from that, the network
 is run only on the tiles that are shown.
 """
@@ -26,9 +26,17 @@ def main(argv: list[str]) -> None:
         "Writes one self-contained HTML page about a run, or several runs side by side.",
         "python -m specsar_jax.report --workdir runs/quickstart",
     )
-    parser.add_argument("--workdir", type=path, action="append", required=True, help="workdir of a run; repeatable")
+    parser.add_argument(
+        "--workdir",
+        type=path,
+        action="append",
+        required=True,
+        help="workdir of a run, or an exported bundle; repeatable",
+    )
     parser.add_argument("--split", default="test", help="split that was evaluated, in TFDS notation")
-    parser.add_argument("--output", type=path, help="HTML file; report.html in the first workdir if not given")
+    parser.add_argument(
+        "--output", type=path, help="HTML file; if not given, report.html in the first workdir, or beside the bundle"
+    )
     parser.add_argument(
         "--data_dir", type=path, help="folder of prepared data sets; if not given, that of the run's config"
     )
@@ -53,7 +61,8 @@ def main(argv: list[str]) -> None:
     runs = read_runs(args.workdir, args.split, args.data_dir, args.dataset)
     for line in mixtures(runs):
         print(f"note: {line}", file=sys.stderr)
-    output = args.output or args.workdir[0] / "report.html"
+    first = args.workdir[0]
+    output = args.output or (first / "report.html" if first.is_dir() else first.with_name(f"{first.stem}.report.html"))
     with output_claimed(output, "--output") as final:
         page = render(
             runs,

@@ -1,6 +1,6 @@
 """Reads the runs of a report from the files of their workdirs.
 
-Enters: workdirs with an evaluation of a split. Leaves: config, statistics, figures, sums of the tiles and run log of each. Figures
+Enters: workdirs, or exported bundles, with an evaluation of a split. Leaves: config, statistics, figures, sums of the tiles and run log of each. Figures
 come from `evaluation_<split>.json`, sums from `tiles_<split>.npz`; `without_sums` finds the runs that lack the latter. Figures of
 another data set or split, and sums of another evaluation, are refused.
 """
@@ -26,6 +26,8 @@ from specsar_jax.accuracy.evaluation_files import (
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
+from specsar_jax.trained.bundle import read_bundle
+from specsar_jax.trained.loading import find_bundle
 from specsar_jax.trained.run_files import log_event, read_config
 from tfds_dwplus.files.strangers import read_bytes, read_object
 from tfds_dwplus.tiles.labelling import annotators
@@ -57,6 +59,9 @@ class Run:
     """Reason why the data set, and with it pictures, are missing; else empty."""
     best: int | None = None
     """Step of the best checkpoint; None if none is kept."""
+    weights_origin: str = ""
+    weights_licence: str = ""
+    """Who made the weights, and their licence, as a bundle tells it; '' if not known."""
 
     def interval(self, path: str) -> list[float] | None:
         """Returns the 95 % interval of a figure by its dotted path."""
@@ -179,6 +184,8 @@ def read_run(workdir: Path, name: str, split: str, data_dir: Path | str | None =
         found.dataset,
         found.missing,
         best_step(workdir),
+        found.weights_origin,
+        found.weights_licence,
     )
 
 
@@ -188,6 +195,8 @@ class _Found(NamedTuple):
     workdir: Path
     config: Config
     statistics: Statistics
+    weights_origin: str
+    weights_licence: str
     folder: str
     """Of prepared data sets."""
     name: str
@@ -201,9 +210,13 @@ class _Found(NamedTuple):
 
 
 def _find(workdir: Path, split: str, data_dir: Path | str | None, dataset: str) -> _Found:
-    """Finds the evaluation of a run. Raises ValueError if the folder is not a workdir, or `data_dir` is given and lacks the data set."""
-    config = read_config(workdir)
-    statistics = Statistics.read(workdir / "statistics.json")
+    """Finds the evaluation of a run, or of a bundle. Raises ValueError if it is neither, or `data_dir` is given and lacks the data set."""
+    bundle, made_by = find_bundle(workdir), ("", "")
+    if bundle is None:
+        config, statistics = read_config(workdir), Statistics.read(workdir / "statistics.json")
+    else:
+        trained = read_bundle(bundle)
+        config, statistics, made_by = trained.config, trained.statistics, (trained.origin, trained.licence)
     folder, name = data_dir if data_dir is not None else config.data.data_dir, dataset or config.data.name
     try:
         builder, missing = open_dataset(folder, name), ""
@@ -213,8 +226,8 @@ def _find(workdir: Path, split: str, data_dir: Path | str | None, dataset: str) 
             raise
         builder, missing = None, str(error)
         own = name == config.data.name
-    files = files_of(workdir, split) if own else files_of(workdir, split, name, "best")
-    return _Found(workdir, config, statistics, str(folder), name, builder, missing, own, files)
+    files = files_of(workdir, split) if own else files_of(workdir, split, name, "" if bundle else "best")
+    return _Found(workdir, config, statistics, *made_by, str(folder), name, builder, missing, own, files)
 
 
 def read_journal(path: Path) -> dict[str, list[dict[str, float]]]:

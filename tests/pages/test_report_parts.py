@@ -1,11 +1,18 @@
 """Parts of the report by themselves: charts, the choice of tiles, a journal cut short."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
+from specsar_jax import report
 from specsar_jax.accuracy import metrics
+from specsar_jax.accuracy.evaluation_files import files_of
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.pages import charts, runs, tile_cards
+from specsar_jax.trained.bundle import write_bundle
+from specsar_jax.trained.loading import load_trained
 
 
 def test_larger_tiles_are_made_smaller():
@@ -66,3 +73,15 @@ def test_texts_of_charts_are_escaped():
     hostile = "<img src=x onerror=\"document.title='taken'\">"
     drawn = charts.lines([charts.Line(hostile, 0, [1.0, 2.0], [1.0, 2.0])], hostile)
     assert hostile not in drawn and "&lt;img" in drawn
+
+
+def test_a_report_on_a_bundle(small_run, tmp_path):
+    """As on a run, with who made the weights; its evaluation lies beside it."""
+    bundle = tmp_path / "network.safetensors"
+    trained = load_trained(small_run / "run")
+    write_bundle(dataclasses.replace(trained, origin="The makers", licence="CC-BY-4.0"), bundle)
+    for there, here in zip(files_of(small_run / "run", "test"), files_of(bundle, "test"), strict=True):
+        shutil.copy(there, here)
+    report.main(["--workdir", str(bundle), "--tiles", "0", "--data_dir", str(small_run / "data")])
+    page = (tmp_path / "network.report.html").read_text()
+    assert "The makers" in page and "Of the weights: CC-BY-4.0." in page

@@ -18,10 +18,10 @@ is: NDWI, McFeeters 1996, International Journal of Remote Sensing 17, 1425; with
 
 
 def dark_water(numbers: Mapping[str, Num[np.ndarray, "height width"]]) -> Bool[np.ndarray, "height width"]:
-    """Marks pixels that are dark in near and short-wave infrared, and brighter in green.
+    """Marks pixels that are dark in near and short-wave infrared, and not darker in green.
 
     Args:
         numbers: digital numbers, reflectance x 10000, of the bands of `USED`, by name; 0 where there is no data.
     """
     green, infrared, shortwave = (numbers[name].astype(np.float32) / 1e4 for name in USED)
-    return (infrared < DARK) & (shortwave < DARK) & (green > infrared) & (infrared > 0) & (shortwave > 0)
+    return (infrared < DARK) & (shortwave < DARK) & (green >= infrared) & (infrared > 0) & (shortwave > 0)

@@ -1,6 +1,6 @@
 """Seconds of Dynamic World's network in one run of a tile, in JAX and in TensorFlow, in turns.
 
-    python benchmarks/dynamic_world.py --saved_model dynamicworld/model/forward [--tensorflow PYTHON] [--size 510] [--turns 10]
+    python benchmarks/networks/dynamic_world.py --saved_model dynamicworld/model/forward [--tensorflow PYTHON] [--size 510] [--turns 10]
 
 Both get the same random tile, already scaled, and give logits. Of each the least and the median are told, of the clock and of the
 processor; on a busy machine only the least of the processor's says something. `--tensorflow` is a Python that has TensorFlow, if this
