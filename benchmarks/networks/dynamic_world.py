@@ -8,11 +8,14 @@ one has not. `compare` is what other scripts call.
 """
 
 import argparse
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +105,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=510, help="side of the tile, pixels")
     parser.add_argument("--turns", type=int, default=10)
     args = parser.parse_args()
-    for name, seconds in compare(args.saved_model, args.size, args.turns, args.tensorflow).items():
-        print(f"{name:<24} {seconds:.3f}")
+    figures = compare(args.saved_model, args.size, args.turns, args.tensorflow)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, jax {version('jax')}")
+    print(
+        f"{args.size} x {args.size} px, {args.turns} turns\n\n| | least ms | median ms | least of the processor, ms |\n|---|---:|---:|---:|"
+    )
+    for name in ("jax", "tensorflow"):
+        milliseconds = (f"{1e3 * figures[f'{name}_{kind}_s']:.0f}" for kind in ("least", "median", "processor"))
+        print(f"| {name} | " + " | ".join(milliseconds) + " |")
 
 
 if __name__ == "__main__":
