@@ -25,7 +25,7 @@ from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.trained.run_files import saved_scores, split_file
 from tfds_dwplus import bands
-from tfds_dwplus.files.outputs import write_together
+from tfds_dwplus.files.outputs import remove_partials, write_together
 from tfds_dwplus.files.strangers import one_line, read_object
 
 
@@ -145,6 +145,8 @@ def check_together(files: Files, figures: dict[str, Any], tally: Tally) -> None:
 
 def write(files: Files, figures: dict[str, Any], tally: Tally) -> None:
     """Writes figures and sums of tiles: both, or none if one cannot be written. `check_together` notices a kill between them."""
+    for path in files:
+        remove_partials(path.parent, path.name)
     write_together({files.figures: json.dumps(figures, indent=1) + "\n", files.tiles: tally.to_bytes()})
 
 

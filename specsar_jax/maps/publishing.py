@@ -66,6 +66,7 @@ def _write_beside(raster: Path, files: dict[str, bytes]) -> None:
         if len(os.fsencode(path.name)) > NAME_BYTES:
             print(f"note: the name is too long for a file *{kind} beside the map; it has none", file=sys.stderr)
             continue
+        remove_partials(path.parent, path.name)
         write_whole(path, content)
 
 
