@@ -13,10 +13,11 @@ from scored_tiles import tally_of, tiles
 from specsar_jax import evaluate, export, report
 from specsar_jax.accuracy import evaluation_files
 from specsar_jax.accuracy.comparison import read_workdir
-from specsar_jax.accuracy.evaluation_files import files_of
+from specsar_jax.accuracy.evaluation_files import Files, files_of
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.trained.run_files import saved_steps
 from tfds_dwplus import DynamicWorldPlusConfig
+from tfds_dwplus.files.outputs import hidden_name
 from tfds_dwplus.prepare import prepare
 from tfds_dwplus.tiles.prepared import open_dataset
 
@@ -186,3 +187,12 @@ def test_the_same_tally_is_the_same_bytes_in_whatever_order_its_columns_come(sco
     tally = Tally.read(scored / "tiles_test.npz")
     turned = dataclasses.replace(tally, columns=dict(reversed(tally.columns.items())))
     assert len(tally.columns) > 1 and turned.to_bytes() == tally.to_bytes() == (scored / "tiles_test.npz").read_bytes()
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    files, tally = Files(tmp_path / "e.json", tmp_path / "e.npz"), tally_of(*tiles())
+    left = [tmp_path / hidden_name(path.name, f".{'0' * 16}.partial") for path in files]
+    for path in left:
+        path.touch()
+    evaluation_files.write(files, {}, tally)
+    assert files.tiles.exists() and not [path for path in left if path.exists()]

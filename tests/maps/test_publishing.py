@@ -180,3 +180,12 @@ def test_a_disk_that_is_full_at_the_end(tmp_path, kb):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not is_new(path) and unfinished.missing == []
     assert unfinished.finish() and [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_what_a_killed_process_left_of_sidecars_goes(tmp_path):
+    output = tmp_path / "map.tif"
+    left = [tmp_path / hidden_name(name, f".{'0' * 16}.partial") for name in ("map.tif", "map.qml", "map.tif.aux.xml")]
+    for path in left:
+        path.touch()
+    write_map(output)
+    assert is_new(output) and not [path for path in left if path.exists()]
