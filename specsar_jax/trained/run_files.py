@@ -155,7 +155,16 @@ def none_whole(workdir: Path, damaged: dict[int, str]) -> str:
 
 
 def why(error: BaseException) -> str:
-    """Returns what an error says, in one line that is not too long, or else its kind."""
+    """Returns what an error says, in one line that is not too long, or else its kind.
+
+    Raises:
+        SystemExit, KeyboardInterrupt: this is behind it. Orbax makes an error of a file of whatever comes while it reads, of a signal too.
+    """
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, SystemExit | KeyboardInterrupt):
+            raise behind
+        behind = behind.__cause__ or behind.__context__
     said = str(error).partition("See full TensorStore details")[0]  # pages of settings
     return " ".join(said.split()).rstrip(". ")[:200] or type(error).__name__
 
