@@ -8,10 +8,11 @@ learns from the eight others, and is scored on that one, and on scenes of `real/
 as `tfds_dwplus.label` makes them, without clouds and without what it is less sure of than 0.35: THE FIGURES ARE AGREEMENT WITH A
 NETWORK, NOT ACCURACY. All steps are those of the commands: import, label, prepare (64 px), train, evaluate.
 
-A row changes some fields of `configs/real_land.py`, and nothing else; so `plain` too has its rate, class weights and moving average. Each run is a line of RESULTS once it is scored; a benchmark that
-was stopped goes on where it stopped. The table is printed at the end, and written beside RESULTS as Markdown.
+A row changes some fields of `configs/real_land.py`, and nothing else; so `plain` too has its rate, class weights and moving average.
+Each run is a line of RESULTS once it is scored; a benchmark that was stopped goes on where it stopped. The table is printed at the
+end, and written beside RESULTS as Markdown.
 
-Speed of Dynamic World's network in TensorFlow and here, side by side: `benchmarks/networks/dynamic_world.py`.
+Dynamic World's network in TensorFlow and here, side by side, in speed and numbers: `benchmarks/networks/dynamic_world.py`.
 """
 
 import argparse

@@ -77,9 +77,8 @@ def _score_network(args: argparse.Namespace) -> None:
         evaluation_files.write(Files(final, files.tiles), figures, tally)
     print(metrics.table(figures))
     if args.output is None and files != (own := files_of(args.workdir, args.split)):
-        print(
-            f"not the run's own data set and best checkpoint: written to {files.figures}, {own.figures.name} is left as it is"
-        )
+        left = f", {own.figures.name} is left as it is" if own.figures.is_file() else ""
+        print(f"not the run's own data set and best checkpoint: written to {files.figures}{left}")
 
 
 def _files(args: argparse.Namespace, trained: Trained, builder: tfds.core.DatasetBuilder) -> Files:

@@ -19,7 +19,7 @@ from specsar_jax.trained.saved_variables import read_variables
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, path, run
-from tfds_dwplus.files.outputs import check_output
+from tfds_dwplus.files.outputs import output_claimed
 
 ORIGIN = (
     "Dynamic World (Brown et al. 2022, Scientific Data 9, 251), Google in partnership with the World Resources Institute; "
@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--output", type=path, required=True, help="bundle to write, .safetensors")
     args = parser.parse_args(argv)
-    check_output(args.output, "--output")
-    trained = read_published(args.saved_model)
-    write_bundle(trained, args.output)
+    with output_claimed(args.output, "--output") as final:
+        trained = read_published(args.saved_model)
+        write_bundle(trained, final)
     print(f"wrote {args.output}")
     if trained.origin:
         print(f"weights: {trained.origin}; {trained.licence}")

@@ -9,7 +9,6 @@ Blocks run on Dask workers, which must all see the output folder. Started again,
 
 import argparse
 import dataclasses
-import datetime
 import os
 import sys
 from typing import Any
@@ -23,7 +22,7 @@ from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.command_line import Parser, path, path_or_address, run
 from tfds_dwplus.files.strangers import MOST_JSON_BYTES, read_bytes
 from tfds_dwplus.imagery.acquisitions import Wanted
-from tfds_dwplus.imagery.archive_options import add_archive_options, s2_offset, stac_archive
+from tfds_dwplus.imagery.archive_options import add_archive_options, dates, s2_offset, stac_archive
 from tfds_dwplus.imagery.decoder.backscatter import quantity_named
 from tfds_dwplus.imagery.stac_api import StacArchive
 
@@ -70,7 +69,7 @@ def _job(args: argparse.Namespace) -> Job:
         raise ValueError(f"--max_cloud_percent is {args.max_cloud_percent:g}, expected 0 to 100")
     if args.overlap is not None and not 0 <= args.overlap <= 0.75:
         raise ValueError(f"--overlap is {args.overlap:g}, expected a share of a window from 0 to 0.75")
-    s2_dates, s1_dates = (_dates(given, option) for given, option in (
+    s2_dates, s1_dates = (dates(given, option) for given, option in (
         (args.dates, "--dates"), (args.s1_dates or args.dates, "--s1_dates"),
     ))  # fmt: skip
     trained = load_trained(args.workdir, args.checkpoint)
@@ -114,16 +113,6 @@ def _with_overlap(trained: Trained, overlap: float | None) -> Trained:
     if overlap is not None:
         config = dataclasses.replace(config, predict=dataclasses.replace(config.predict, overlap=overlap))
     return dataclasses.replace(trained, config=config, variables=jax.tree.map(np.asarray, trained.variables))
-
-
-def _dates(given: list[str], option: str) -> tuple[str, str]:
-    try:
-        first, last = (datetime.date.fromisoformat(text) for text in given)
-    except ValueError:
-        raise ValueError(f"{option} is {' '.join(given)!r}, expected two days such as 2024-06-01 2024-08-31") from None
-    if first > last:
-        raise ValueError(f"{option} is {first} {last}, expected the first day first")
-    return str(first), str(last)
 
 
 def _asked(job: Job, block_px: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ them are agreement with it, not accuracy.
 It is the one command of this package that needs `specsar_jax`, whose maps it makes tile by tile: it has no network of its own.
 """
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -181,12 +182,13 @@ def label_tile(
     stored = np.zeros((*valid.shape, len(bands.CLASSES)), np.uint8) if probabilities else None
     at_once = windows_at_once(columns, config.predict.window_px)
     strips, silent = range(len(rows.starts)), progress(disable=True)
-    for block in probability_blocks(read, network, rows, columns, at_once, strips, silent):
-        place = block.rows, block.columns
-        seen = block.valid & ~cloud[place]
-        codes[place] = label_codes(block.probability, seen, confidence)
-        if stored is not None:
-            stored[place] = shares(block.probability, seen)
+    with contextlib.closing(probability_blocks(read, network, rows, columns, at_once, strips, silent)) as blocks:
+        for block in blocks:
+            place = block.rows, block.columns
+            seen = block.valid & ~cloud[place]
+            codes[place] = label_codes(block.probability, seen, confidence)
+            if stored is not None:
+                stored[place] = shares(block.probability, seen)
     corrected = dark_water & valid & ~cloud & (codes != _WATER)
     codes[corrected] = _WATER
     return codes, stored, counted(codes, valid, cloud, int(corrected.sum()))
@@ -212,14 +214,16 @@ def _label(
         cloud = none if settings["clouds"] == "kept" else clouds_of(folder, tile, s2_bands)
         return tile, cloud, none if settings["dark_water"] == "kept" else water_of(tile, s2_bands)
 
-    for tile, cloud, dark_water in ahead(read, ((record,) for record in records)):
-        notes += [f"tile {tile.record.tile_id}: {note}" for note in tile.notes]
-        chosen = Tile(tile.record, tile.s2[..., places], tile.s1, tile.label, tile.crs, tile.transform)
-        codes, stored, counts = label_tile(
-            chosen, cloud, dark_water, trained, network, settings["confidence"], probabilities=settings["probabilities"]
-        )
-        write_labels(folder, tile, codes, stored, name, settings, counts)
-        yield counts
+    with contextlib.closing(ahead(read, ((record,) for record in records))) as tiles:
+        for tile, cloud, dark_water in tiles:
+            notes += [f"tile {tile.record.tile_id}: {note}" for note in tile.notes]
+            chosen = Tile(tile.record, tile.s2[..., places], tile.s1, tile.label, tile.crs, tile.transform)
+            how = {"probabilities": settings["probabilities"]}
+            codes, stored, counts = label_tile(
+                chosen, cloud, dark_water, trained, network, settings["confidence"], **how
+            )
+            write_labels(folder, tile, codes, stored, name, settings, counts)
+            yield counts
 
 
 def _check_bands(folder: Path, record: TileRecord, trained: Trained) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """Turns the records of a prepared data set into batches, as one Grain chain.
 
 Enters: `dynamic_world_plus/NAME` as ArrayRecord. Leaves: batches of physical values on the host,
-`{"s2": uint16, "s1": float32, "label": uint8, "expert": bool, "tile_id": bytes}`, labels ignored wherever a sensor in use has
-no data; a sensor that the network does not read has no channels; and `"probability": uint8` for the soft loss. Tile i of batch n, its crop and its augmentation depend on
-the seed, n and i alone. So the step is the only state: a run resumes by asking for the batches from a step on, with any number of
-readers, and processes share a batch by asking for some of its rows.
+`{"s2": uint16, "s1": float32, "label": uint8, "expert": bool, "tile_id": bytes}`, with `"probability": uint8` for the soft loss.
+Labels are ignored wherever a sensor in use has no data; a sensor that the network does not read has no channels.
+
+Tile i of batch n, its crop and its augmentation depend on the seed, n and i alone. So the step is the only state: a run resumes by
+asking for the batches from a step on, with any number of readers, and processes share a batch by asking for some of its rows.
 """
 
 import json

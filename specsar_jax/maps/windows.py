@@ -22,7 +22,7 @@ from jaxtyping import Float32, Shaped
 
 from specsar_jax.config import SMALLEST_SIZE_PX
 
-STRIDE_PX = 32
+STRIDE_PX = SMALLEST_SIZE_PX
 """Stride of the network's fourth stage."""
 
 

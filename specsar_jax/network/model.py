@@ -176,7 +176,7 @@ def stride_and_margin(config: Model) -> dict[str, int]:
     """
     if config.architecture == "dynamic_world":
         return {"stride_px": dynamic_world.STRIDE_PX, "margin_px": dynamic_world.MARGIN_PX}
-    return {"stride_px": 32, "margin_px": 0}
+    return {"stride_px": SMALLEST_SIZE_PX, "margin_px": 0}
 
 
 def _checked_size(s2: Array | None, s1: Array | None, config: Model) -> tuple[Any, Any]:

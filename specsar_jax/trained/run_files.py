@@ -158,13 +158,13 @@ def why(error: BaseException) -> str:
     """Returns what an error says, in one line that is not too long, or else its kind.
 
     Raises:
-        SystemExit, KeyboardInterrupt: this is behind it. Orbax makes an error of a file of whatever comes while it reads, of a signal too.
+        SystemExit, KeyboardInterrupt: this is its cause. Orbax makes an error of a file of whatever comes while it reads, of a signal too.
     """
-    behind: BaseException | None = error
-    while behind is not None:
-        if isinstance(behind, SystemExit | KeyboardInterrupt):
-            raise behind
-        behind = behind.__cause__ or behind.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SystemExit | KeyboardInterrupt):
+            raise cause
+        cause = cause.__cause__  # not its context: a save that fails after Ctrl-C is an error of its own
     said = str(error).partition("See full TensorStore details")[0]  # pages of settings
     return " ".join(said.split()).rstrip(". ")[:200] or type(error).__name__
 

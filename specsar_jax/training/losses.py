@@ -56,9 +56,8 @@ def pixel_loss(
     sigmoid; Szegedy et al. 2016 for the smoothing; Hinton et al. 2015 for targets from another network.
 
     The soft loss is cross-entropy in which q is the share that another network gave the class, to the power `sharpness` and normalised
-    again, where it is known, else as above. It
-    too counts labelled pixels only: one whose label is missing because that network was less sure than `--confidence` of
-    `tfds_dwplus.label` teaches nothing. Whoever wants those too labels with --confidence 0.
+    again, where it is known, else as above. It too counts labelled pixels only: one whose label is missing because that network was less
+    sure than `--confidence` of `tfds_dwplus.label` teaches nothing. Whoever wants those too labels with --confidence 0.
 
     Args:
         logits: float32.

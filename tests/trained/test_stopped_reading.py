@@ -3,6 +3,7 @@
 import pytest
 
 from specsar_jax.trained import loading
+from specsar_jax.trained.run_files import why
 
 
 @pytest.mark.parametrize("stop", [SystemExit(143), KeyboardInterrupt()])
@@ -17,3 +18,13 @@ def test_a_signal_is_no_damage(small_run, monkeypatch, capsys, stop):
     with pytest.raises(type(stop)):
         loading.load_trained(small_run / "run")
     assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_save_that_fails_after_a_signal_tells_why():
+    try:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise OSError("no space is left")
+    except OSError as error:
+        assert why(error) == "no space is left"

@@ -4,6 +4,8 @@ Enters: parsed arguments. Leaves: a `stac_api.StacArchive`.
 """
 
 import argparse
+import datetime
+from collections.abc import Sequence
 
 from tfds_dwplus import bands
 from tfds_dwplus.files.addresses import shown
@@ -111,3 +113,14 @@ def _assets(text: str, option: str) -> dict[str, str]:
     if not all(band and key for band, _, key in pairs):
         raise ValueError(f"{option} is {text!r}, expected pairs as in B2=blue,B3=green")
     return {bands.canonical_band(band): key for band, _, key in pairs}
+
+
+def dates(given: Sequence[str], option: str) -> tuple[str, str]:
+    """Returns the first and the last day that an option gives, YYYY-MM-DD. Raises a ValueError if they are none, or in the other order."""
+    try:
+        first, last = (datetime.date.fromisoformat(text) for text in given)
+    except ValueError:
+        raise ValueError(f"{option} is {' '.join(given)!r}, expected two days such as 2024-06-01 2024-08-31") from None
+    if first > last:
+        raise ValueError(f"{option} is {first} {last}, expected the first day first")
+    return str(first), str(last)

@@ -2,8 +2,8 @@
 
 Enters: a `DrawnTile`, what is `Wanted`, the `Choice`, a `StacArchive`. Leaves: `Imagery`, or a `NoImageryError` that tells why there is none.
 
-About each drawn day, and at last in the whole range of dates, the takes are tried in the order of `acquisitions.ranked_takes`: those that cover most, then the least cloudy by
-their metadata. A take is clear if the scene classification (SCL) of the tile's own pixels has few of `CLOUD_CLASSES`; it is read
+About each drawn day, and at last in the whole range of dates, the takes are tried in the order of `acquisitions.ranked_takes`: those
+that cover most, then the least cloudy by their metadata. A take is clear if the scene classification (SCL) of the tile's own pixels has few of `CLOUD_CLASSES`; it is read
 first, being one band of 20 m. Where an archive has none, as of L1C, the cloud cover of the whole scene decides.
 """
 

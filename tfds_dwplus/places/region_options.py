@@ -4,13 +4,13 @@ Enters: parsed arguments. Leaves: the region and the `Choice` of tiles in it, an
 """
 
 import argparse
-import datetime
 import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from tfds_dwplus.files.strangers import MOST_JSON_BYTES, fault_of_name, read_bytes
+from tfds_dwplus.imagery.archive_options import dates as dates_of
 from tfds_dwplus.places.drawn_tile import Choice, DrawnTile
 
 WINDOW_DAYS = 15
@@ -86,7 +86,7 @@ def region_of(args: argparse.Namespace) -> tuple[Any, Choice] | None:
             raise ValueError(f"--{name} is {getattr(args, name):g}, expected {low} to {high}")
     if not 0 < args.inside <= 1:
         raise ValueError(f"--inside is {args.inside:g}, expected a share above 0, 1 at most")
-    splits, dates = splits_of(args.splits), _dates(args.dates)
+    splits, dates = splits_of(args.splits), dates_of(args.dates, "--dates")
     try:
         import shapely
 
@@ -131,13 +131,3 @@ def drawn(region: Any, count: int, choice: Choice) -> Sequence[DrawnTile]:
     fewer = f", all there are of the {count} asked for" if len(lot.tiles) < count else ""
     print(f"the region holds {lot.fit} {size}{free}; {len(lot.tiles)} are drawn{fewer}: {counts}")
     return lot.tiles
-
-
-def _dates(given: Sequence[str]) -> tuple[str, str]:
-    try:
-        first, last = (datetime.date.fromisoformat(text) for text in given)
-    except ValueError:
-        raise ValueError(f"--dates is {' '.join(given)!r}, expected two days such as 2023-01-01 2023-12-31") from None
-    if first > last:
-        raise ValueError(f"--dates is {first} {last}, expected the first day first")
-    return str(first), str(last)
