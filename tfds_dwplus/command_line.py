@@ -4,7 +4,11 @@ Exit codes: 0 success; 2 wrong usage or input, with one line `error: ...` on std
 """
 
 import argparse
+import atexit
+import contextlib
 import logging
+import multiprocessing
+import os
 import re
 import signal
 import sys
@@ -52,9 +56,12 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, _Terminated) as stop:
+        if isinstance(stop, KeyboardInterrupt):
+            print("stopped", file=sys.stderr)
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+        atexit.register(_leave, code)  # the last to be registered is the first to be called, when threads have ended
+        sys.exit(code)
     except Exception as error:
         if not _is_of_gdal(error):
             raise
@@ -114,8 +121,24 @@ def progress(**settings: Any) -> tqdm:
     return tqdm(mininterval=0.2 if sys.stderr.isatty() else 10.0, **settings)
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
 def _terminate(*_: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
+    raise _Terminated(128 + signal.SIGTERM)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process here and now. A signal ends the wait for XLA's compiler, not the compiler: it goes on in a thread of XLA's own, and
+    what it uses must not be destroyed beside it, as Python and C++ do at their end; that was a segmentation fault.
+    """
+    for child in multiprocessing.active_children():
+        child.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _is_of_gdal(error: BaseException | None) -> bool:

@@ -116,3 +116,36 @@ def test_errors_of_gdal_are_one_line(raised, line, monkeypatch, capsys):
 def test_other_errors_keep_their_traceback(capsys):
     command_line._report_error(RuntimeError, RuntimeError("of ours"), None)
     assert "RuntimeError: of ours" in capsys.readouterr().err
+
+
+TERMINATED_WHILE_XLA_COMPILES = """
+import os, signal, sys, threading
+
+import jax
+import jax.numpy as jnp
+
+from tfds_dwplus.command_line import run
+
+def grows(x):
+    for step in range(400):
+        x = jnp.sin(x @ x) + jnp.cumsum(x, axis=step % 2)
+    return x
+
+def main(_):
+    lowered = jax.jit(grows).lower(jnp.ones((8, 8)))
+    threading.Timer(0.3, os.kill, (os.getpid(), getattr(signal, sys.argv[1]))).start()
+    lowered.compile()
+    print("compiled")
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_xla_compiles(name, code):
+    """It goes on compiling, in a thread of its own, while Python ends: that was a segmentation fault."""
+    command = [sys.executable, "-c", TERMINATED_WHILE_XLA_COMPILES, name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == code, done.stderr
+    assert "compiled" not in done.stdout
+    assert done.stderr == ("stopped\n" if name == "SIGINT" else "")
