@@ -163,7 +163,15 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _report_unraisable(failed: Any) -> None:
-    """As `_report_error`, for a checkpoint that could not be restored: Orbax's readers fail one by one, and its first error is raised."""
+    """As `_report_error`, for a checkpoint that could not be restored: Orbax's readers fail one by one, and its first error is raised. A signal
+    that came in a destructor, or in a callback of the garbage collector such as JAX's, where Python drops what is raised, comes again.
+    """
+    if isinstance(failed.exc_value, (KeyboardInterrupt, _Terminated)):
+        number = signal.SIGTERM if isinstance(failed.exc_value, _Terminated) else signal.SIGINT
+        again = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        again.start()
+        return
     reader = getattr(getattr(failed.object, "cr_code", None), "co_filename", "")
     if str(failed.exc_value) != "Event loop is closed" and "orbax" not in Path(reader).parts:
         sys.__unraisablehook__(failed)

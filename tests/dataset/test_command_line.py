@@ -118,6 +118,35 @@ def test_other_errors_keep_their_traceback(capsys):
     assert "RuntimeError: of ours" in capsys.readouterr().err
 
 
+STOPPED_WHILE_GARBAGE_IS_COLLECTED = """
+import gc, os, signal, sys, time
+from tfds_dwplus.command_line import run
+
+def collected(phase, _):
+    gc.callbacks.remove(collected)
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    time.sleep(0)  # the handler is called here at the latest
+
+def main(_):
+    gc.callbacks.append(collected)
+    gc.collect()
+    time.sleep(20)
+    print("went on")
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_a_callback_of_the_garbage_collector(name, code):
+    """Python drops what is raised there."""
+    command = [sys.executable, "-c", STOPPED_WHILE_GARBAGE_IS_COLLECTED, name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    assert done.returncode == code, done.stderr
+    assert not done.stdout
+    assert done.stderr == ("stopped\n" if name == "SIGINT" else "")
+
+
 TERMINATED_WHILE_XLA_COMPILES = """
 import os, signal, sys, threading
 
