@@ -41,7 +41,11 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs a command with the arguments of the process and exits with one of the codes above."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # not where it is ignored, as for jobs of a script
+        signal.signal(signal.SIGINT, _stop)
     sys.stdout, sys.stderr = ShownStream(sys.stdout), ShownStream(sys.stderr)
     threading.excepthook, sys.excepthook = _report_thread_error, _report_error
     sys.unraisablehook = _report_unraisable
@@ -125,8 +129,21 @@ class _Terminated(SystemExit):
     """SIGTERM came."""
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated(128 + signal.SIGTERM)
+_answered = threading.Event()
+"""Set when a signal is answered."""
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    _answered.set()
+    raise _Terminated(128 + number) if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _send_again(number: int) -> None:
+    """Sends the main thread a signal until it is answered: one that comes just before the thread begins to wait does not end the wait."""
+    while not _answered.wait(0.05):
+        signal.pthread_kill(threading.main_thread().ident, number)
+        if signal.getsignal(number) is not _stop:
+            return  # others answer now
 
 
 def _leave(code: int) -> NoReturn:
@@ -168,9 +185,8 @@ def _report_unraisable(failed: Any) -> None:
     """
     if isinstance(failed.exc_value, (KeyboardInterrupt, _Terminated)):
         number = signal.SIGTERM if isinstance(failed.exc_value, _Terminated) else signal.SIGINT
-        again = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, number))
-        again.daemon = True
-        again.start()
+        _answered.clear()
+        threading.Thread(target=_send_again, args=(number,), daemon=True).start()
         return
     reader = getattr(getattr(failed.object, "cr_code", None), "co_filename", "")
     if str(failed.exc_value) != "Event loop is closed" and "orbax" not in Path(reader).parts:
