@@ -6,6 +6,9 @@ Sources: Sentinel-2 band names, Copernicus S2 Products Specification; label code
 10.1594/PANGAEA.933475); class names and colours, Dynamic World V1 in the Earth Engine catalogue (Brown et al. 2022).
 """
 
+import dataclasses
+import re
+
 import numpy as np
 from jaxtyping import Bool, Num
 
@@ -45,6 +48,55 @@ CLASSES = (
 
 CLASS_COLOURS = ("419bdf", "397d49", "88b053", "7a87c6", "e49635", "dfc35a", "c4281b", "a59b8f", "b39fe1")
 """Colour of each class as hexadecimal red, green, blue."""
+
+MOST_CLASSES = 64
+"""Classes that a data set may have. A class map could hold 255; a confusion matrix of so many nobody reads."""
+
+_MOST_NAME = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """The classes of a data set, in order; a class id is the index. `DYNAMIC_WORLD` unless a data set has others."""
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    """Colour of each class as hexadecimal red, green, blue, without `#`."""
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError unless there are 2 to 64 classes, each with a name of its own and a colour."""
+        if not 2 <= len(self.names) <= MOST_CLASSES:
+            raise ValueError(f"{len(self.names)} classes, expected 2 to {MOST_CLASSES}")
+        for name in self.names:
+            if (
+                not isinstance(name, str)
+                or not name.isprintable()
+                or not 0 < len(name.strip()) == len(name) <= _MOST_NAME
+            ):
+                raise ValueError(
+                    f"a class is named {str(name)[:_MOST_NAME]!r}, expected a line of 1 to {_MOST_NAME} signs"
+                )
+        alike = {name.casefold() for name in self.names}
+        if len(alike) < len(self.names):
+            twice = next(n for k, n in enumerate(self.names) if n.casefold() in map(str.casefold, self.names[:k]))
+            raise ValueError(
+                f"two classes are named {twice!r}, expected names of their own; upper and lower case are alike"
+            )
+        if len(self.colours) != len(self.names):
+            raise ValueError(f"{len(self.colours)} colours for {len(self.names)} classes, expected one for each")
+        for name, colour in zip(self.names, self.colours, strict=True):
+            if not isinstance(colour, str) or not re.fullmatch(r"[0-9a-f]{6}", colour):
+                raise ValueError(f"class {name!r} has the colour {str(colour)[:20]!r}, expected one such as 419bdf")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rgb(self) -> list[tuple[int, int, int]]:
+        """Red, green, blue of each class, 0..255."""
+        return [tuple(bytes.fromhex(colour)) for colour in self.colours]
+
+
+DYNAMIC_WORLD = Classes(CLASSES, CLASS_COLOURS)
 
 IGNORE = 255
 """Label value of a pixel without a class (unmarked, cloud, nodata or padding), and nodata value of a class map."""

@@ -56,6 +56,8 @@ class Statistics:
     s1: SensorStatistics
     label_pixels: tuple[int, ...]
     """Labelled pixels of each class."""
+    classes: bands.Classes = bands.DYNAMIC_WORLD
+    """In the order of `label_pixels`."""
     labelled_by: Mapping[str, int] = dataclasses.field(default_factory=dict, compare=False)
     """Tiles by annotator, of whom some may be networks, see `tfds_dwplus.tiles.labelling.annotators`; empty if it was not counted."""
 
@@ -67,16 +69,27 @@ class Statistics:
             ValueError: a field is missing or unknown, of a wrong type, or has not one number for each band.
         """
         pixels = an_object(tree.get("label_pixels"), "label_pixels")
-        counts = tuple(a_count(pixels.get(name), f"statistics: label_pixels of {name}") for name in bands.CLASSES)
+        classes = bands.DYNAMIC_WORLD
+        if "class_colours" in tree:
+            try:
+                classes = bands.Classes(tuple(pixels), texts(tree["class_colours"], "class_colours"))
+            except ValueError as error:
+                raise ValueError(f"statistics: {error}") from None
+        counts = tuple(a_count(pixels.get(name), f"statistics: label_pixels of {name}") for name in classes.names)
         return cls(
             **{sensor: _of_sensor(tree.get(sensor), f"statistics of {sensor}") for sensor in ("s2", "s1")},
             label_pixels=counts,
+            classes=classes,
             labelled_by=annotators.checked(tree.get("labelled_by", {}), "statistics: labelled_by"),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: band statistics as lists, pixels by class name."""
-        tree = dataclasses.asdict(self) | {"label_pixels": dict(zip(bands.CLASSES, self.label_pixels, strict=True))}
+        """The JSON form: band statistics as lists, pixels by class name, and colours unless the classes are Dynamic World's."""
+        tree = dataclasses.asdict(self)
+        tree["label_pixels"] = dict(zip(self.classes.names, self.label_pixels, strict=True))
+        del tree["classes"]
+        if self.classes != bands.DYNAMIC_WORLD:  # else as in the files of before
+            tree["class_colours"] = list(self.classes.colours)
         if not self.labelled_by:  # as in the files of before
             del tree["labelled_by"]
         return tree

@@ -15,6 +15,7 @@ from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config, Model
 from specsar_jax.network import model
 from specsar_jax.version import __version__
+from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.tiles.labelling import annotators
 
@@ -51,6 +52,11 @@ class Trained:
         told = re.sub(r"\s*\([^()]*\)", "", self.origin.partition(";")[0])
         told = textwrap.shorten(one_line(told), _MOST_NAME, placeholder=" ...") or f"trained on {self.config.data.name}"
         return f"{self.config.model.architecture} {self.sha256[:12]} ({told})"
+
+    @property
+    def classes(self) -> Classes:
+        """Returns the classes of the network, those of the data set that it learned from."""
+        return self.statistics.classes
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
