@@ -152,6 +152,7 @@ for end in (killed, terminated):
         if end is terminated:
             assert target.exists(), steps
         recover(beside(target), top)
+        assert os.listdir(top) == ["mine"], os.listdir(top)
         seen.append(there())
         replace("newer")
         assert there() == "newer" and os.listdir(top) == ["mine"], os.listdir(top)

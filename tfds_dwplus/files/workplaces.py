@@ -70,6 +70,7 @@ def folder_written_whole(path: Path, option: str) -> Iterator[Path]:
 
 def check_new_folder(path: Path, option: str) -> None:
     """Raises a ValueError if a new folder cannot be made at `path`, or something is there."""
+    recover(beside(path), path.parent)
     if path.exists() or path.is_symlink():
         raise ValueError(f"{path} is there already; remove it, or give another {option}")
     check_output(path, option)
@@ -120,11 +121,7 @@ def workplace(folder: Path, target: Path, option: str = "") -> Iterator[Path]:
                 error.filename, error.filename2 = str(target), None
             raise
         finally:
-            _clear(folder, target.parent)
-            # The lock last: who comes next works in this folder as soon as it is gone.
-            (folder / "lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            _leave(folder, target.parent)
 
 
 def take_place(new: Path, target: Path, work: Path) -> None:
@@ -151,11 +148,15 @@ def take_place(new: Path, target: Path, work: Path) -> None:
 
 
 def recover(folder: Path, parent: Path) -> None:
-    """Gives an output its place in `parent` again that a process set aside in a workplace before it was killed."""
-    with contextlib.suppress(OSError, ValueError):  # nothing was, or it is not ours
-        if any((folder / ASIDE).iterdir()):
-            with locked(folder / "lock", parent, wait=True):  # a process that lives is about to put the new one there
-                _put_back(folder, parent)
+    """Undoes what a process that was killed left in a workplace: an output of `parent` that it had set aside has its place again, and
+    unfinished work is removed. A process that lives keeps its own.
+    """
+    with contextlib.suppress(OSError, ValueError):  # nothing was left, or it is not ours, or another works there
+        left = [place.name for place in folder.iterdir()]
+        private_folder(folder)
+        # Where something is set aside a process that lives is about to put the new one there.
+        with locked(folder / "lock", parent, wait=ASIDE in left):
+            _leave(folder, parent)
 
 
 def _sync_all(folder: Path) -> None:
@@ -180,6 +181,15 @@ def _clear(folder: Path, parent: Path) -> None:
     for left in folder.iterdir():
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _leave(folder: Path, parent: Path) -> None:
+    """Removes a workplace whose lock is held."""
+    _clear(folder, parent)
+    # The lock last: who comes next works in this folder as soon as it is gone.
+    (folder / "lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _exchanged(one: Path, other: Path) -> bool:
