@@ -118,7 +118,7 @@ def main() -> None:
             confusion["forest"] += forest(learnt, scored, seed)
             confusion["network"] += network(seeded, statistics, dataset.dataset_bands(builder), learnt, scored)
         for what, of in confusion.items():
-            figures = [metrics.summarise(season) for season in of]
+            figures = [metrics.summarise(season, bands.DYNAMIC_WORLD) for season in of]
             told = (f"{100 * f['mean_iou']:.1f} | {100 * f['overall_accuracy']:.1f}" for f in figures)
             print(f"| {seed} | {what} | {' | '.join(told)} |", flush=True)
 

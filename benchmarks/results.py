@@ -121,7 +121,7 @@ def main() -> None:
         rows.append(row(chips, "both sensors, from weights learnt on simulated tiles", runs))
         builder = open_dataset(config.data.data_dir, config.data.name)
         learnt, scored = (list(builder.as_data_source(split)) for split in ("train", "test"))
-        runs = [metrics.summarise(forest(learnt, [scored], seed)[0]) for seed in SEEDS]
+        runs = [metrics.summarise(forest(learnt, [scored], seed)[0], bands.DYNAMIC_WORLD) for seed in SEEDS]
         rows.append(row("BigEarthNet chips", "both sensors, random forest on 9 x 9 means", runs))
     names = ("jax", "flax", "optax", "grain", "scikit-learn")
     print(

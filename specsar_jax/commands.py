@@ -15,6 +15,7 @@ from specsar_jax.version import __version__
 
 COMMANDS = {
     "acquire": ("tfds_dwplus", "fetch Sentinel-2 and Sentinel-1 for Dynamic World's labels, or for places in a region"),
+    "cut": ("tfds_dwplus", "cut tiles with labels out of scenes, by polygons and points of a vector file"),
     "label": ("tfds_dwplus", "label tiles by a trained network, where it is sure enough"),
     "prepare": ("tfds_dwplus", "pack tiles, or simulated ones, into a data set"),
     "describe": ("tfds_dwplus", "tables of what a data set holds"),

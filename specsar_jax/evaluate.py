@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from specsar_jax.accuracy import comparison, evaluation_files, metrics
 from specsar_jax.accuracy.evaluation_files import Files, files_of, name_of
 from specsar_jax.accuracy.figures import GROUPS, check_groups, figures_of
-from specsar_jax.accuracy.legends import LEGENDS
+from specsar_jax.accuracy.legends import LEGENDS, OWN
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.maps.tile_maps import whole_folder
 from specsar_jax.trained import hub
@@ -73,7 +73,7 @@ def _score_network(args: argparse.Namespace) -> None:
                     f"no labelled pixel where the sensors have data in the {len(tally)} tiles of split {args.split!r} of "
                     f"{named['dataset']}, so there is nothing to score; give another --split or --dataset"
                 )
-        figures = named | {"loss": loss} | figures_of(tally, trained.temperature, args.groups)
+        figures = named | {"loss": loss} | figures_of(tally, trained.classes, trained.temperature, args.groups)
         evaluation_files.write(Files(final, files.tiles), figures, tally)
     print(metrics.table(figures))
     if args.output is None and files != (own := files_of(args.workdir, args.split)):
@@ -126,7 +126,11 @@ def _parser() -> Parser:
         help="folder to write the network's class map of each tile to, <tile_id>.tif; created if missing",
     )
     parser.add_argument(
-        "--legend", action="append", default=[], help=f"legend of the --prediction's codes: {', '.join(LEGENDS)}"
+        "--legend",
+        action="append",
+        default=[],
+        help=f"legend of the --prediction's codes: {', '.join(LEGENDS)}, which are of Dynamic World's classes; {OWN}, a map of a network of "
+        "the labels' classes; or a table of codes, codes.csv with the columns value,name, for labels of any classes",
     )
     parser.add_argument(
         "--labels",

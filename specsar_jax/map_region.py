@@ -19,6 +19,7 @@ import numpy as np
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
+from tfds_dwplus.bands import DYNAMIC_WORLD
 from tfds_dwplus.command_line import Parser, path, path_or_address, run
 from tfds_dwplus.files.strangers import MOST_JSON_BYTES, read_bytes
 from tfds_dwplus.imagery.acquisitions import Wanted
@@ -74,7 +75,7 @@ def _job(args: argparse.Namespace) -> Job:
     ))  # fmt: skip
     trained = load_trained(args.workdir, args.checkpoint)
     trained = _with_overlap(trained, args.overlap)
-    sensors = tuple(trained.config.model.sensors)
+    sensors = _sensors(trained, args.sensors)
     recipe = Recipe(
         sensors,
         Wanted(
@@ -94,6 +95,19 @@ def _job(args: argparse.Namespace) -> Job:
         args.cloud_mask == "scl",
     )
     return Job(region, recipe, stac_archive(args, sensors), trained, trained.provenance(), args.output.resolve())
+
+
+def _sensors(trained: Trained, text: str | None) -> tuple[str, ...]:
+    """Returns the sensors to fetch: those that the network reads, or the chosen ones of a network that works without the others."""
+    sensors = tuple(trained.config.model.sensors)
+    if text is None:
+        return sensors
+    chosen = tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in chosen if name not in sensors]:
+        raise ValueError(f"--sensors is {text!r}, expected {' or '.join(sensors)}, not {unknown[0]!r}")
+    for sensor in sensors:
+        trained.check_sensor(sensor, chosen, f"--sensors is {text}")
+    return tuple(sensor for sensor in sensors if sensor in chosen)
 
 
 def _other_quantity(job: Job) -> str:
@@ -122,6 +136,7 @@ def _asked(job: Job, block_px: int) -> dict[str, Any]:
     def chosen(archive: StacArchive) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(archive).items() if name != "timeout_s"}
 
+    classes = {} if job.trained.classes == DYNAMIC_WORLD else {"classes": dataclasses.asdict(job.trained.classes)}
     return {
         "region": shapely.geometry.mapping(job.region),
         "block_px": block_px,
@@ -129,6 +144,7 @@ def _asked(job: Job, block_px: int) -> dict[str, Any]:
         "overlap": job.trained.config.predict.overlap,
         **dataclasses.asdict(job.recipe),
         **chosen(job.archive),
+        **classes,
     }
 
 
@@ -147,6 +163,10 @@ def _parser() -> Parser:
     where.add_argument("--geojson", type=path, help="region as a GeoJSON file of polygons, degrees")
     add("--dates", nargs=2, required=True, metavar=("FIRST", "LAST"), help="first and last day of imagery, YYYY-MM-DD")
     add("--s1_dates", nargs=2, metavar=("FIRST", "LAST"), help="first and last day of Sentinel-1; --dates if not given")
+    add(
+        "--sensors",
+        help="s2 or s1 alone, for a network of both that is trained with data.sensor_drop; all that it reads if not given",
+    )
     add("--output", type=path, required=True, help="folder to write to")
     add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
     add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")

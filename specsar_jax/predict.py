@@ -50,6 +50,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--probabilities", type=path, help="raster of the class probabilities to write")
     parser.add_argument("--confidence", type=path, help="raster of the mapped class's probability to write")
     parser.add_argument(
+        "--sensors_seen",
+        type=path,
+        help="raster to write of the sensors that each pixel was seen by: 1 Sentinel-2, 2 Sentinel-1, 3 both",
+    )
+    parser.add_argument(
         "--s2_offset",
         type=int,
         help="digital numbers to subtract, 1000 for baseline 04.00 and later; if not given, from the product's metadata",
@@ -86,7 +91,7 @@ def main(argv: list[str]) -> None:
     given = {"window_px": args.window_px, "overlap": args.overlap}
     cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
     reading = Reading(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)})
-    outputs = Outputs(args.output, args.probabilities, args.confidence)
+    outputs = Outputs(args.output, args.probabilities, args.confidence, args.sensors_seen)
     if map_scene(trained, args.s2, args.s1, outputs, cutting, reading, args.shard):
         print(f"wrote {', '.join(map(str, outputs.paths.values()))}")
     else:

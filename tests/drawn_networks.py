@@ -25,17 +25,27 @@ SMALL_PRESETS = {
 }
 """All presets, this small; `tiny` would be `specsar_former` again, and `dynamic_world` has one size."""
 
+TWO_SENSORS = ("specsar_former", "early_fusion")
+"""Presets that may miss a sensor."""
+
 
 @functools.partial(jax.jit, static_argnames="config")
 def _logits(variables: model.Variables, s2: jax.Array, s1: jax.Array, config: Model) -> jax.Array:
     return model.apply(variables, s2, s1, config=config)
 
 
-def drawn(config: Model, temperature: float = 1.5, *, scaling: str = "standard") -> Trained:
+def drawn(
+    config: Model,
+    temperature: float = 1.5,
+    *,
+    scaling: str = "standard",
+    sensor_drop: tuple[float, ...] = (),
+    classes: bands.Classes = bands.DYNAMIC_WORLD,
+) -> Trained:
     """A network in which no weight is zero or one and every class is somewhere the likeliest; its statistics clip some of
     what `tiles` gives.
     """
-    rng = np.random.default_rng(0)
+    config, rng = dataclasses.replace(config, classes=len(classes)), np.random.default_rng(0)
     variables = jax.tree.map(
         lambda leaf: np.asarray(leaf) + 0.1 * rng.standard_normal(leaf.shape, np.float32),
         model.init_params(config, jax.random.key(0)),
@@ -47,7 +57,10 @@ def drawn(config: Model, temperature: float = 1.5, *, scaling: str = "standard")
         return SensorStatistics(names, *(tuple(spread * v) for v in (mean, std, low, high)), "", (1,) * len(names))
 
     statistics = Statistics(
-        sensor(bands.S2_BANDS, 2000.0, 900.0, 300.0, 4000.0), sensor(bands.S1_BANDS, -14.0, 5.0, -24.0, -3.0), (1,) * 9
+        sensor(bands.S2_BANDS, 2000.0, 900.0, 300.0, 4000.0),
+        sensor(bands.S1_BANDS, -14.0, 5.0, -24.0, -3.0),
+        (1,) * len(classes),
+        classes,
     )
     logits = _logits(variables, *preprocess.standardise(*tiles(2, 64, 49), statistics, scaling), config=config)
     mean, std = (np.asarray(x) for x in (logits.mean(axis=(0, 1, 2)), logits.std(axis=(0, 1, 2))))
@@ -57,8 +70,20 @@ def drawn(config: Model, temperature: float = 1.5, *, scaling: str = "standard")
     layer[bias] = (layer[bias] - mean) / std
     layer[kernel] = layer[kernel] / std
     variables = jax.tree.map(jax.numpy.asarray, variables)
-    config = Config(model=config, data=Data(scaling=scaling))
+    config = Config(model=config, data=Data(scaling=scaling, sensor_drop=sensor_drop))
     return Trained(config, statistics, variables, 7, temperature, "CC-BY-4.0")
+
+
+OWN = bands.Classes(
+    ("wheat & barley", "forêt <dense>", 'the "old" town', "désert's_edge"), ("e8c547", "1b5e20", "c0392b", "d7ccc8")
+)
+"""Four classes with all that a name may hold."""
+
+
+def many(count: int) -> bands.Classes:
+    """So many classes, each with a colour of its own."""
+    names, colours = zip(*((f"class {i}", f"{3 * i:02x}40{255 - 3 * i:02x}") for i in range(count)), strict=True)
+    return bands.Classes(names, colours)
 
 
 def tiles(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +94,14 @@ def tiles(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     s2[0, 3, 4, 2] = 0
     s1[0, 5, 6, 1] = np.nan
     s1[0, 7, 8, 0] = -np.inf
+    return s2, s1
+
+
+def gaps(s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same where rows 0 to 15 lack Sentinel-2, columns 0 to 15 Sentinel-1, and some pixels one band of either."""
+    s2, s1 = s2.copy(), s1.copy()
+    s2[:, :16], s1[:, :, :16] = 0, np.nan
+    s2[:, 20, ::3, 4], s1[:, 24, ::3, 1] = 0, np.inf
     return s2, s1
 
 
@@ -83,11 +116,17 @@ def real_tile(real: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def expected(trained: Trained, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and class map by `model.apply`."""
+    seen = (s2 != bands.S2_NODATA).all(axis=-1), np.isfinite(s1).all(axis=-1)
+    if trained.config.may_miss == ("s2", "s1"):
+        valid = seen[0] | seen[1]
+        s2 = np.where(seen[0][..., None], s2, np.uint16(bands.S2_NODATA))
+        s1 = np.where(seen[1][..., None], s1, np.float32(np.nan))
+    else:
+        valid = bands.valid_pixels(s2, s1, trained.config.model.sensors)
     logits = _logits(
         trained.variables,
         *preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling),
         config=trained.config.model,
     )
-    valid = bands.valid_pixels(s2, s1, trained.config.model.sensors)
     probabilities = np.asarray(jax.nn.softmax(logits / trained.temperature))
     return probabilities, np.where(valid, probabilities.argmax(-1), bands.IGNORE)

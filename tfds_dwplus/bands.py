@@ -8,9 +8,10 @@ Sources: Sentinel-2 band names, Copernicus S2 Products Specification; label code
 
 import dataclasses
 import re
+import unicodedata
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Num, UInt8
 
 S2_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12")
 """Sentinel-2 bands of Dynamic World+, in its order. A data set may hold fewer or others."""
@@ -95,6 +96,17 @@ class Classes:
         """Red, green, blue of each class, 0..255."""
         return [tuple(bytes.fromhex(colour)) for colour in self.colours]
 
+    def words(self) -> list[str]:
+        """Names for machines: of ASCII letters, digits, `-` and `_`, each of its own. Dynamic World's names are such already."""
+        found: list[str] = []
+        for class_id, name in enumerate(self.names):
+            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # without accents
+            word = re.sub(r"[^0-9A-Za-z_-]+", "_", plain).strip("_") or f"class_{class_id}"
+            while word in found:
+                word += f"_{class_id}"
+            found.append(word)
+        return found
+
 
 DYNAMIC_WORLD = Classes(CLASSES, CLASS_COLOURS)
 
@@ -138,21 +150,56 @@ def canonical_band(name: str) -> str:
     return _S2_ALIASES.get(upper, upper)
 
 
-def class_rgb() -> list[tuple[int, int, int]]:
-    """Red, green, blue of each class, 0..255."""
-    return [tuple(bytes.fromhex(colour)) for colour in CLASS_COLOURS]
-
-
 def valid_pixels(
     s2: Num[np.ndarray, "*batch height width s2_band"],
     s1: Num[np.ndarray, "*batch height width s1_band"],
     sensors: tuple[str, ...],
+    may_miss: tuple[str, ...] = (),
 ) -> Bool[np.ndarray, "*batch height width"]:
-    """Marks pixels where every band of the given `sensors` ('s2', 's1') has data. Other pixels are not used or mapped."""
-    valid = np.ones(s2.shape[:-1], bool)
+    """Marks pixels where every band of the given `sensors` ('s2', 's1') has data. Other pixels are not used or mapped.
+
+    A sensor of `may_miss` may lack data; then all bands of some sensor must have them.
+    """
+    valid, any_seen = np.ones(s2.shape[:-1], bool), np.zeros(s2.shape[:-1], bool)
+    for sensor in sensors:
+        seen = s2_seen(s2) if sensor == "s2" else s1_seen(s1)
+        any_seen |= seen
+        if sensor not in may_miss:
+            valid &= seen
+    return valid & any_seen if may_miss else valid
+
+
+BOTH_SEEN, S2_SEEN, S1_SEEN = 3, 1, 2
+"""Values of a raster of the sensors that a pixel was seen by; 0 for none."""
+
+
+def seen_pixels(
+    s2: Num[np.ndarray, "*batch height width s2_band"],
+    s1: Num[np.ndarray, "*batch height width s1_band"],
+    sensors: tuple[str, ...],
+    may_miss: tuple[str, ...] = (),
+) -> UInt8[np.ndarray, "*batch height width"]:
+    """Tells by which sensors each pixel of `valid_pixels` was seen, 0 for the others; arguments as there."""
+    seen = np.zeros(s2.shape[:-1], np.uint8)
+    if "s2" in sensors:
+        seen += S2_SEEN * s2_seen(s2).astype(np.uint8)
+    if "s1" in sensors:
+        seen += S1_SEEN * s1_seen(s1).astype(np.uint8)
+    return np.where(valid_pixels(s2, s1, sensors, may_miss), seen, np.uint8(0))
+
+
+def s2_seen(s2: Num[np.ndarray, "*batch height width s2_band"]) -> Bool[np.ndarray, "*batch height width"]:
+    """Marks pixels where every band of Sentinel-2 has data."""
+    seen = np.ones(s2.shape[:-1], bool)
     # One band at a time: numpy's `all` over a short last axis is six times slower.
-    for band in range(s2.shape[-1] if "s2" in sensors else 0):
-        valid &= s2[..., band] != S2_NODATA
-    for band in range(s1.shape[-1] if "s1" in sensors else 0):
-        valid &= np.isfinite(s1[..., band])
-    return valid
+    for band in range(s2.shape[-1]):
+        seen &= s2[..., band] != S2_NODATA
+    return seen
+
+
+def s1_seen(s1: Num[np.ndarray, "*batch height width s1_band"]) -> Bool[np.ndarray, "*batch height width"]:
+    """Marks pixels where every band of Sentinel-1 has data."""
+    seen = np.ones(s1.shape[:-1], bool)
+    for band in range(s1.shape[-1]):
+        seen &= np.isfinite(s1[..., band])
+    return seen

@@ -8,7 +8,6 @@ Sentinel-1 scenes per tile. `tiles.contents` counts them.
 
 import contextlib
 
-from tfds_dwplus import bands
 from tfds_dwplus.command_line import Parser, path, run
 from tfds_dwplus.files.outputs import output_claimed, write_json
 from tfds_dwplus.tiles.contents import GROUPS, Description, Sums, describe, scene_summary
@@ -57,14 +56,14 @@ def tables(description: Description) -> str:
             ("class", *columns, "share"),
             [
                 (name, *(f"{s.class_pixels[place]:,}" for s in columns.values()), _share(whole, place))
-                for place, name in enumerate(bands.CLASSES)
+                for place, name in enumerate(description.classes.names)
             ],
         ),
     ]
     for name in GROUPS:
         if name in description.groups:
             heading = f"## By {name}\n\nClasses in percent of the labelled pixels.\n\n"
-            parts.append(heading + _group_table(name, description.groups[name]))
+            parts.append(heading + _group_table(name, description.groups[name], description.classes.names))
     if description.scenes:
         summaries = {split: scene_summary(counts) for split, counts in description.scenes.items()}
         header = ("split", "tiles", "min", "median", "max", "unknown")
@@ -78,16 +77,16 @@ def tables(description: Description) -> str:
     return "\n\n".join(parts)
 
 
-def _group_table(name: str, group: dict[str, Sums]) -> str:
+def _group_table(name: str, group: dict[str, Sums], classes: tuple[str, ...]) -> str:
     def order(value: str) -> tuple[bool, int, str]:
         first = value.split()[0]
         return value == "unknown", int(first) if first.isdigit() else 0, value
 
-    header = (name, "tiles", "labelled", "unlabelled", *(f"{class_} %" for class_ in bands.CLASSES))
+    header = (name, "tiles", "labelled", "unlabelled", *(f"{class_} %" for class_ in classes))
     rows = []
     for value in sorted(group, key=order):
         sums = group[value]
-        shares = (_share(sums, place).removesuffix(" %") for place in range(len(bands.CLASSES)))
+        shares = (_share(sums, place).removesuffix(" %") for place in range(len(classes)))
         rows.append((value, f"{sums.tiles:,}", f"{_labelled(sums):,}", _unlabelled(sums), *shares))
     return _table(header, rows)
 
@@ -106,6 +105,7 @@ def _share(sums: Sums, place: int) -> str:
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Makes a Markdown table that is readable as text: the first column left-aligned, the others right-aligned."""
+    header, *rows = (tuple(text.replace("|", r"\|") for text in row) for row in (header, *rows))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def align(text: str, place: int) -> str:

@@ -31,6 +31,7 @@ from tfds_dwplus.command_line import progress
 from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.simulate import simulated_tile
 from tfds_dwplus.tiles.labelling.annotators import count
+from tfds_dwplus.tiles.labelling.class_table import colours_of, read_classes
 from tfds_dwplus.tiles.prepared import check_folder
 from tfds_dwplus.tiles.records import Record, example, record_features, squares, write_records
 from tfds_dwplus.tiles.splits import cut_validation, shuffled, subset
@@ -94,6 +95,7 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
                 "simulated_tiles": dict(self.simulated_tiles),
                 "simulation_seed": self.simulation_seed,
             }
+        classes = self.classes()
         digest = hashlib.sha256((self.tiles / "tiles.csv").read_bytes() if list_tiles(self.tiles) else b"")
         for record in list_tiles(self.tiles):
             for kind in ("s2", "s1", _label_folder(self, record), PROBABILITY):
@@ -110,7 +112,12 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
             "biomes": list(self.biomes),
             "validation_fraction": self.validation_fraction,
             "split_seed": self.split_seed,
+            **({"classes": list(classes.names)} | colours if (colours := colours_of(classes)) else {}),
         }
+
+    def classes(self) -> bands.Classes:
+        """Classes of the labels: Dynamic World's unless the folder of tiles has others. Raises a ValueError as `read_classes`."""
+        return bands.DYNAMIC_WORLD if self.tiles is None else read_classes(self.tiles)
 
 
 class Builder(FileReaderBuilder):
@@ -150,8 +157,9 @@ class Builder(FileReaderBuilder):
             features, metadata = tfds.features.FeaturesDict.from_config(self.data_path), None
         else:
             s2_bands, s1_bands = self._bands()
-            features = _features(self.builder_config, s2_bands, s1_bands)
-            metadata = tfds.core.MetadataDict(_contents(s2_bands, s1_bands))
+            classes = self.builder_config.classes()
+            features = _features(self.builder_config, s2_bands, s1_bands, classes)
+            metadata = tfds.core.MetadataDict(_contents(s2_bands, s1_bands, classes))
         return self.dataset_info_from_configs(
             features=features,
             homepage="https://doi.org/10.1594/PANGAEA.933475",
@@ -168,8 +176,8 @@ class Builder(FileReaderBuilder):
             config = dataclasses.replace(config, tiles=Path(dl_manager.manual_dir))
         if self.info.file_format.value != "array_record":
             raise ValueError(f"file format {self.info.file_format.value!r} is given, expected array_record")
-        s2_bands, s1_bands = self._bands()
-        if self.info.features.to_json() != _features(config, s2_bands, s1_bands).to_json():
+        (s2_bands, s1_bands), classes = self._bands(), config.classes()
+        if self.info.features.to_json() != _features(config, s2_bands, s1_bands, classes).to_json():
             raise ValueError(f"{self.name}/{config.name} was prepared with other features; remove its folder first")
         records, common = choose_tiles(config)
         shards = []
@@ -180,7 +188,8 @@ class Builder(FileReaderBuilder):
             starts = range(0, len(chosen), per_shard)
             for index, start in enumerate(starts):
                 path = Path(template.sharded_filepath(shard_index=index, num_shards=len(starts)))
-                shards.append(Shard(config, s2_bands, s1_bands, split, tuple(chosen[start : start + per_shard]), path))
+                part = tuple(chosen[start : start + per_shard])
+                shards.append(Shard(config, s2_bands, s1_bands, classes, split, part, path))
         if download_config and (download_config.beam_runner or download_config.beam_options):
             _write_with_beam(shards, download_config)
         else:
@@ -189,7 +198,7 @@ class Builder(FileReaderBuilder):
                     write_shard(shard)
                     bar.update(len(shard.records))
 
-        statistics = TileStatistics(s2_bands, s1_bands)
+        statistics = TileStatistics(s2_bands, s1_bands, classes)
         lengths: dict[str, list[int]] = {split: [] for split in records}
         notes: list[str] = []
         annotators: dict[str, list[str]] = {split: [] for split in records}
@@ -222,7 +231,7 @@ class Builder(FileReaderBuilder):
             common["s1_unit"] = s1_unit(config.tiles, next(iter(records.values()))[0])
         common["s1_unit"] = common["s1_unit"] or bands.S1_UNIT
         self.info.metadata.update(
-            _contents(s2_bands, s1_bands) | common,
+            _contents(s2_bands, s1_bands, classes) | common,
             origin=config.origin(),
             labelled_by={split: count(names) for split, names in annotators.items()},
             statistics=statistics.summary(common["s1_unit"]) if "train" in records else None,
@@ -250,6 +259,7 @@ class Shard:
     config: DynamicWorldPlusConfig
     s2_bands: tuple[str, ...]
     s1_bands: tuple[str, ...]
+    classes: bands.Classes
     split: str
     records: tuple[TileRecord, ...]
     path: Path
@@ -262,8 +272,8 @@ class Shard:
 
 def write_shard(shard: Shard) -> None:
     """Writes a shard and its part file. Raises a ValueError for an invalid tile."""
-    statistics = TileStatistics(shard.s2_bands, shard.s1_bands)
-    features = _features(shard.config, shard.s2_bands, shard.s1_bands)
+    statistics = TileStatistics(shard.s2_bands, shard.s1_bands, shard.classes)
+    features = _features(shard.config, shard.s2_bands, shard.s1_bands, shard.classes)
     notes: list[str] = []
     annotators: list[str] = []
     records = write_records(shard.path, _examples(shard, statistics, notes, annotators), features)
@@ -310,7 +320,7 @@ def _examples(
         else:
             labels = _label_folder(config, record)
             most_px = None if config.cut else config.tile_size_px
-            how = {"labels": labels, "probabilities": with_shares, "most_px": most_px}
+            how = {"labels": labels, "probabilities": with_shares, "most_px": most_px, "classes": shard.classes}
             tile = read_tile(config.tiles, record, shard.s2_bands, shard.s1_bands, **how)
             notes += [f"tile {record.tile_id}: {note}" for note in tile.notes]
         if shard.split == "train":
@@ -370,14 +380,18 @@ def _with_shares(config: DynamicWorldPlusConfig) -> bool:
     return config.tiles is not None and (config.tiles / PROBABILITY).is_dir()
 
 
-def _features(config: DynamicWorldPlusConfig, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> Record:
-    return record_features(config.tile_size_px, len(s2_bands), len(s1_bands), probabilities=_with_shares(config))
+def _features(
+    config: DynamicWorldPlusConfig, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...], classes: bands.Classes
+) -> Record:
+    shares = len(classes) if _with_shares(config) else 0
+    return record_features(config.tile_size_px, len(s2_bands), len(s1_bands), shares=shares)
 
 
-def _contents(s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> dict[str, Any]:
+def _contents(s2_bands: tuple[str, ...], s1_bands: tuple[str, ...], classes: bands.Classes) -> dict[str, Any]:
     """Metadata that describe the records."""
     there = [sensor for sensor, names in (("s2", s2_bands), ("s1", s1_bands)) if names]
-    return {"sensors": there, "s2_bands": list(s2_bands), "s1_bands": list(s1_bands), "classes": list(bands.CLASSES)}
+    held = {"sensors": there, "s2_bands": list(s2_bands), "s1_bands": list(s1_bands), "classes": list(classes.names)}
+    return held | colours_of(classes)
 
 
 def _tiles_per_shard(size_px: int, s2_bands: int, s1_bands: int) -> int:

@@ -5,9 +5,10 @@ python -m tfds_dwplus.label --network dynamic_world.safetensors --tiles tiles/ -
 
 Enters: a workdir or bundle of a network, and a folder of tiles in the layout of `tiles.tile_files`, with the sensors and bands that the
 network reads, and without labels. Leaves: `label/`, with the top class where its probability is at least the confidence, and 0
-elsewhere, where a band has no data and where there are clouds; what is as dark as only water can be is water; `probability/` on request; and the network's name as annotator in
-tiles.csv. Started again, it does what is missing. What is trained on such labels learns the network, with its faults: figures against
-them are agreement with it, not accuracy.
+elsewhere, where a band has no data and where there are clouds; what is as dark as only water can be is water, of Dynamic World's
+classes; `probability/` on request; the network's name as annotator in tiles.csv; and `classes.csv` for a network of other classes.
+Started again, it does what is missing. What is trained on such labels learns the network, with its faults: figures against them are
+agreement with it, not accuracy.
 
 It is the one command of this package that needs `specsar_jax`, whose maps it makes tile by tile: it has no network of its own.
 """
@@ -36,8 +37,10 @@ from tfds_dwplus.imagery.decoder.backscatter import other_quantity, quantity_nam
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.tiles.labelling import clouds, water
 from tfds_dwplus.tiles.labelling.annotators import NETWORK
+from tfds_dwplus.tiles.labelling.class_table import read_classes, write_classes
 from tfds_dwplus.tiles.labelling.folder import (
     CLOUD,
+    check_folder_classes,
     clouds_of,
     folder_claimed,
     plan,
@@ -71,7 +74,7 @@ def main(argv: list[str]) -> None:
         "--confidence", type=float, default=0.35, help="least probability of the class of a labelled pixel, 0 to 1"
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="keep all nine probabilities in probability/, for loss.name=soft"
+        "--probabilities", action="store_true", help="keep all probabilities in probability/, for loss.name=soft"
     )
     parser.add_argument(
         "--keep_clouds", action="store_true", help="do not look for clouds; the network gives them a class"
@@ -104,13 +107,16 @@ def main(argv: list[str]) -> None:
         "confidence": args.confidence,
         "probabilities": args.probabilities,
         "clouds": "kept" if args.keep_clouds else f"rule {CLOUD_RULE}",
-        "dark_water": "kept" if args.keep_dark_water else f"rule {WATER_RULE}",
+        "dark_water": "kept"
+        if args.keep_dark_water or trained.classes.names != bands.CLASSES
+        else f"rule {WATER_RULE}",
         "temperature": trained.temperature,
         "average_turns": trained.config.predict.average_turns,
         "window_px": trained.config.data.crop_px,
         "overlap": trained.config.predict.overlap,
     }
     with folder_claimed(args.tiles):
+        check_folder_classes(args.tiles, trained.classes)
         records = list_tiles(args.tiles)
         name = f"{NETWORK}{trained.name}"
         found = plan(
@@ -119,6 +125,8 @@ def main(argv: list[str]) -> None:
         if found.todo:
             for line in _doubts(args.tiles, found.todo, trained, s2_bands, keep_clouds=args.keep_clouds):
                 print(f"note: {line}", file=sys.stderr)
+        if found.todo and read_classes(args.tiles).names != trained.classes.names:
+            write_classes(args.tiles, trained.classes)
         # Before the first label: so no label of a network ever stands beside the name of nobody.
         there = {record.tile_id for record in found.todo}
         write_annotators(args.tiles, there, name)
@@ -138,7 +146,7 @@ def main(argv: list[str]) -> None:
         print(f"note: {line}", file=sys.stderr)
     kept = f", {found.kept} with labels of people left as they are" if found.kept else ""
     print(f"{len(found.todo)} tiles labelled by {name}, {len(found.done)} were already{kept}")
-    print(total.text(args.confidence))
+    print(total.text(args.confidence, trained.classes.names))
     print(f"to pack them: python -m tfds_dwplus.prepare --tiles {args.tiles} --name NAME --data_dir data")
 
 
@@ -179,19 +187,22 @@ def label_tile(
         return tile.s2[rows, columns], tile.s1[rows, columns], valid[rows, columns]
 
     codes = np.zeros(valid.shape, np.uint8)
-    stored = np.zeros((*valid.shape, len(bands.CLASSES)), np.uint8) if probabilities else None
+    classes = len(trained.classes)
+    stored = np.zeros((*valid.shape, classes), np.uint8) if probabilities else None
     at_once = windows_at_once(columns, config.predict.window_px)
     strips, silent = range(len(rows.starts)), progress(disable=True)
-    with contextlib.closing(probability_blocks(read, network, rows, columns, at_once, strips, silent)) as blocks:
+    with contextlib.closing(
+        probability_blocks(read, network, rows, columns, at_once, strips, silent, trained.classes)
+    ) as blocks:
         for block in blocks:
             place = block.rows, block.columns
-            seen = block.valid & ~cloud[place]
+            seen = block.seen & ~cloud[place]
             codes[place] = label_codes(block.probability, seen, confidence)
             if stored is not None:
                 stored[place] = shares(block.probability, seen)
     corrected = dark_water & valid & ~cloud & (codes != _WATER)
     codes[corrected] = _WATER
-    return codes, stored, counted(codes, valid, cloud, int(corrected.sum()))
+    return codes, stored, counted(codes, valid, cloud, classes, int(corrected.sum()))
 
 
 def _label(
@@ -222,7 +233,7 @@ def _label(
             codes, stored, counts = label_tile(
                 chosen, cloud, dark_water, trained, network, settings["confidence"], **how
             )
-            write_labels(folder, tile, codes, stored, name, settings, counts)
+            write_labels(folder, tile, codes, stored, name, settings, counts, trained.classes)
             yield counts
 
 

@@ -10,7 +10,7 @@ from tfds_dwplus.command_line import Parser, path, run
 from tfds_dwplus.files.outputs import output_claimed, written_whole
 from tfds_dwplus.tiles.contact_sheet import contact_sheet
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
-from tfds_dwplus.tiles.tile_pictures import sample_tiles
+from tfds_dwplus.tiles.tile_pictures import any_letters, sample_tiles
 
 _DOTS_PER_INCH = 150
 _MOST_TILES = 100
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         builder = open_dataset(args.data_dir, args.name)
         source = read_split(builder, args.split)
         figure = contact_sheet(builder, args.split, source, sample_tiles(len(source), args.tiles, args.seed))
-        with written_whole(final) as partial:
+        with written_whole(final) as partial, any_letters():
             figure.savefig(partial, dpi=_DOTS_PER_INCH, format="png")
     print(f"{args.output}: {min(args.tiles, len(source))} of the {len(source)} tiles of {args.split}")
 

@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
     source.add_argument(
         "--tiles",
         type=path,
-        help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv; probability/ is packed too if it is there",
+        help="folder with s2/, s1/ (or one of the two), label/ and tiles.csv; probability/ is packed too if it is there, and classes.csv "
+        "(code,name,colour) has the classes if they are not Dynamic World's",
     )
     source.add_argument("--simulated", action="store_true", help="simulate landscapes instead")
     parser.add_argument("--name", required=True, help="the data set becomes dynamic_world_plus/NAME")
@@ -135,6 +136,8 @@ def prepare(
     sizes = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     held = builder.info.metadata["sensors"]
     print(f"{target}: {sizes} tiles" + (f", {held[0]} only: the tiles have no other sensor" if len(held) == 1 else ""))
+    if (classes := config.classes()) != bands.DYNAMIC_WORLD:
+        print(f"{len(classes)} classes of its own: {', '.join(classes.names)}")
     labelled_by: collections.Counter[str] = collections.Counter()
     for counts in builder.info.metadata["labelled_by"].values():
         labelled_by.update(counts)

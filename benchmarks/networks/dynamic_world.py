@@ -123,6 +123,7 @@ def differences(saved_model: Path, real: Path, work: Path, tensorflow: str) -> I
     from specsar_jax.maps import windows
     from specsar_jax.maps.mapping import make_probabilities, map_pixels
     from specsar_jax.network import model
+    from tfds_dwplus import bands
 
     tiles = {}
     for name in write_chips(real, real / "land", work):
@@ -142,7 +143,9 @@ def differences(saved_model: Path, real: Path, work: Path, tensorflow: str) -> I
             if max(tile.shape) > config.data.crop_px:
                 how = config.data.crop_px, config.predict.overlap, 0
                 cut = (windows.plan(size, *how, **model.stride_and_margin(config.model)) for size in tile.shape[:2])
-                found["windows"] = map_pixels(network, tile, none, *cut, ("s2",), config.predict.window_px)
+                found["windows"] = map_pixels(
+                    network, tile, none, bands.s2_seen(tile), *cut, config.predict.window_px, trained.classes
+                )
             for form, ours in found.items():
                 seen = ~np.isnan(ours[..., 0])
                 other = (ours.argmax(axis=-1) != theirs[name].argmax(axis=-1)) & seen

@@ -20,6 +20,7 @@ from rasterio.windows import Window
 from specsar_jax.accuracy import legends
 from specsar_jax.accuracy.legends import Legend
 from tfds_dwplus import bands
+from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.scene_files import open_raster
 
@@ -90,8 +91,14 @@ def tile_files(path: Path, *, anywhere: bool = False) -> dict[str, Path]:
     return found
 
 
-def read_map(scored: Map, files: dict[str, Path], target: Target, raw: Raw) -> UInt8[np.ndarray, "height width"] | None:
-    """Reads the class ids of a map at a tile and adds their counts to `raw`; None if the map has no pixel there."""
+def read_map(
+    scored: Map, files: dict[str, Path], target: Target, raw: Raw, classes: bands.Classes
+) -> UInt8[np.ndarray, "height width"] | None:
+    """Reads the class ids of a map at a tile and adds their counts to `raw`; None if the map has no pixel there.
+
+    Raises:
+        ValueError: as `read_codes`; a code that the legend lacks, or tags that name other classes than `classes`, of the labels.
+    """
     path = files.get(target.tile_id) if scored.path.is_dir() else scored.path
     if path == scored.path and not target.grid.crs:
         raise ValueError(
@@ -106,11 +113,12 @@ def read_map(scored: Map, files: dict[str, Path], target: Target, raw: Raw) -> U
         raw.without.append(target.tile_id)
         return None
     _check_size(path, target, scored.any_vrt_source)
-    ids = legends.class_ids(codes, scored.legend, str(path))
+    named = scored.legend.of_ids and _names_its_codes(path, classes, scored.any_vrt_source)
+    ids = legends.class_ids(codes, scored.legend, classes, str(path))
     raw.warped += warped
     found, counts = np.unique(codes, return_counts=True)
     raw.codes.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-    if not (scored.legend is legends.DYNAMIC_WORLD and _names_its_codes(path, scored.any_vrt_source)):
+    if scored.legend in legends.OF_DYNAMIC_WORLD and not named:
         label = target.labels.get("consensus", next(iter(target.labels.values())))
         counted = (label != bands.IGNORE) & (codes <= 10)
         raw.joint += np.bincount(codes[counted] * 9 + label[counted], minlength=99).reshape(11, 9)
@@ -157,10 +165,21 @@ def read_codes(
     return (np.where(valid, values, legend.nodata[0]).astype(np.int64), warped) if valid.any() else (None, warped)
 
 
-def _names_its_codes(path: Path, anywhere: bool) -> bool:
-    """Returns whether the file's tags say that 0 is water, as in our own maps; if so, the base of its codes is not guessed."""
+def _names_its_codes(path: Path, classes: bands.Classes, anywhere: bool) -> bool:
+    """Returns whether the file's tags name the class of each code, as in our own maps; if so, the base of its codes is not guessed.
+
+    Raises:
+        ValueError: they name other classes than `classes`.
+    """
     with open_raster(path, anywhere=anywhere) as raster:
-        return raster.tags().get("class_0") == bands.CLASSES[0]
+        tags = raster.tags()
+    named = [tags[f"class_{place}"] for place in range(bands.MOST_CLASSES) if f"class_{place}" in tags]
+    if named and [name.casefold() for name in named] != [name.casefold() for name in classes.names]:
+        raise ValueError(
+            f"{path} has the classes {one_line(', '.join(named), 200)}, the labels have {one_line(', '.join(classes.names), 200)}; give a "
+            "table of its codes, --legend codes.csv with the columns value,name"
+        )
+    return bool(named)
 
 
 def _check_size(path: Path, target: Target, anywhere: bool) -> None:

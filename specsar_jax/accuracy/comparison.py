@@ -25,7 +25,7 @@ from specsar_jax.accuracy.evaluation_files import (
     other_than,
     read_figures,
 )
-from specsar_jax.accuracy.figures import GROUPS, check_groups, figures_of
+from specsar_jax.accuracy.figures import GROUPS, check_groups, classes_of, figures_of
 from specsar_jax.accuracy.map_scores import Scored, dataset_targets, label_targets, merge_tally, merged_classes, score
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches import pipeline
@@ -37,7 +37,7 @@ from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 from tfds_dwplus.files.outputs import output_claimed, write_json
 from tfds_dwplus.labels.published import survey
-from tfds_dwplus.tiles.prepared import open_dataset, read_split
+from tfds_dwplus.tiles.prepared import dataset_classes, open_dataset, read_split
 
 PUBLISHED = {
     "strict": {"overall_accuracy": 0.884, "mean_iou": 0.685, "macro_f1": 0.791},
@@ -91,10 +91,10 @@ def command(
     Raises:
         ValueError: as `score`; no such split, legend or data set; arguments that do not fit together.
     """
-    maps = _maps(predictions, legend_names, any_vrt_source)
+    _check_legends(predictions, legend_names)
     beside = predictions[0] if predictions[0].is_dir() else predictions[0].parent
     output = output or beside / split_file("comparison", split, "json")
-    ours = None
+    ours, classes = None, bands.DYNAMIC_WORLD
     if labels:
         if dataset or data_dir or workdir:
             raise ValueError(
@@ -116,16 +116,18 @@ def command(
             raise ValueError("no labels: give --data_dir and --dataset of a prepared data set, or --labels")
         builder = open_dataset(data_dir, dataset)
         check_groups(builder, groups)
+        classes = dataset_classes(builder)
         source = read_split(builder, split)
         named, targets, count = builder.info.full_name, dataset_targets(source, _vote(builder, source)), len(source)
         if workdir is not None:
             ours = read_workdir(workdir, split, builder)
+    maps = _maps(predictions, legend_names, classes, any_vrt_source)
     with output_claimed(output, "--output") as final:
         with progress(iterable=targets, total=count, desc="scoring", unit="tile", leave=False, disable=None) as line:
-            scored = score(maps, iter(line))
+            scored = score(maps, iter(line), classes)
         figures = {"dataset": named, "split": split} | summarise(maps, scored, ours, groups)
         write_json(final, figures)
-    print(text(figures))
+    print(text(figures, maps))
 
 
 def summarise(
@@ -155,12 +157,13 @@ def summarise(
         tally = ours.tally.choose(np.array([tile_id in tile_ids for tile_id in ours.tally.tile_id.tolist()], bool))
         if not len(tally):
             raise ValueError(f"{name} has no tile of those that {maps[0].path} covers; score both on one split")
-        tallies = {name: {vote: merge_tally(tally, merged)}} | tallies
+        tallies = {name: {vote: merge_tally(tally, merged, scored.classes)}} | tallies
         rows = {name: {"path": None, "legend": None, "labels": {}}} | rows
     for name, by_vote in tallies.items():
         temperature = ours.temperature if ours is not None else 1.0  # maps have no probabilities
         rows[name]["labels"] = {
-            vote: {"tiles": len(tally)} | figures_of(tally, temperature, groups) for vote, tally in by_vote.items()
+            vote: {"tiles": len(tally)} | figures_of(tally, scored.classes, temperature, groups)
+            for vote, tally in by_vote.items()
         }
     figures = {
         "merged": [list(pair) for pair in merged],
@@ -203,6 +206,8 @@ def read_workdir(workdir: Path, split: str, builder: tfds.core.DatasetBuilder) -
         raise ValueError(f"{files.figures} is of other weights than those of {bundle}; {again}")
     tally = Tally.read(files.tiles)
     check_together(files, figures, tally)
+    if classes_of(figures).names != dataset_classes(builder).names:
+        raise ValueError(f"{files.figures} is of other classes than {builder.info.full_name}; {again}")
     return Network(workdir.resolve().stem, tally, figures.get("calibration", {}).get("temperature", 1.0))
 
 
@@ -212,15 +217,22 @@ def _vote(builder: tfds.core.DatasetBuilder, source: Sequence[dict[str, Any]]) -
     return vote if vote and pipeline.columns(source[0])["annotator"] == bands.HELD_OUT else "label"
 
 
-def _maps(predictions: Sequence[Path], legend_names: Sequence[str], any_vrt_source: bool) -> list[Map]:
+def _check_legends(predictions: Sequence[Path], legend_names: Sequence[str]) -> None:
+    """Raises a ValueError unless there is one legend for all maps, or one for each."""
     if len(legend_names) not in (1, len(predictions)):
         raise ValueError(
             f"{len(predictions)} --prediction and {len(legend_names)} --legend; expected one --legend for all, or one for each in turn "
-            f"({', '.join(legends.LEGENDS)})"
+            f"({', '.join(legends.LEGENDS)}, {legends.OWN}, codes.csv)"
         )
+
+
+def _maps(
+    predictions: Sequence[Path], legend_names: Sequence[str], classes: bands.Classes, any_vrt_source: bool
+) -> list[Map]:
     legend_of_each = list(legend_names) * len(predictions) if len(legend_names) == 1 else legend_names
     maps = [
-        Map(path, legends.find(name), any_vrt_source) for path, name in zip(predictions, legend_of_each, strict=True)
+        Map(path, legends.find(name, classes), any_vrt_source)
+        for path, name in zip(predictions, legend_of_each, strict=True)
     ]
     twice = [name for name, count in Counter(given.name for given in maps).items() if count > 1]
     if twice:

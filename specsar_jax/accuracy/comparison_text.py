@@ -1,25 +1,27 @@
 """Formats a comparison of maps as plain-text tables.
 
-Enters: the figures of `comparison.summarise`, as in `comparison_<split>.json`. Leaves: text.
+Enters: the figures of `comparison.summarise`, as in `comparison_<split>.json`, and the maps. Leaves: text.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from specsar_jax.accuracy import legends, metrics
-from tfds_dwplus import bands
+from specsar_jax.accuracy.class_maps import Map
 
 _SHOWN = {"mean_iou": "mIoU", "overall_accuracy": "OA", "macro_f1": "macro F1"}
 
 
-def text(figures: dict[str, Any]) -> str:
-    """Formats the figures of `comparison.summarise` as text."""
-    blocks = []
+def text(figures: dict[str, Any], maps: Sequence[Map]) -> str:
+    """Formats the figures of `comparison.summarise`, and the legends of the maps, as text."""
+    blocks, legend_of = [], {scored.name: scored.legend for scored in maps}
     for name, row in figures["maps"].items():
         if row["legend"]:
             pixels = {int(code): entry["pixels"] for code, entry in row["codes"].items()}
-            lines = [f"{name}: {legends.table(legends.find(row['legend']), pixels)}"]
+            lines = [f"{name}: {legends.table(legend_of[name], pixels)}"]
             if row["warped_tiles"]:
                 lines.append(
                     f"  tiles on another grid than the label, warped by nearest neighbour: {row['warped_tiles']}"
@@ -42,7 +44,8 @@ def text(figures: dict[str, Any]) -> str:
     for name, row in figures["maps"].items():
         vote = "consensus" if "consensus" in row["labels"] else next(iter(row["labels"]))
         blocks.append(f"{name}, against {vote}\n{metrics.table(row['labels'][vote])}")
-    blocks += [_pair_text(pair) for pair in figures["pairs"]]
+    classes = next(of for row in figures["maps"].values() for of in row["labels"].values())["classes"]
+    blocks += [_pair_text(pair, classes) for pair in figures["pairs"]]
     return "\n\n".join(blocks)
 
 
@@ -74,16 +77,16 @@ def _table(
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _pair_text(pair: dict[str, Any]) -> str:
+def _pair_text(pair: dict[str, Any], classes: Sequence[str]) -> str:
     lines = [f"a = {pair['a']}, b = {pair['b']}"]
     if "agreement" in pair:
         lines[0] += f": one class on {_percent(pair['agreement'])} % of the pixels where both have one"
         matrix = np.array(pair["agreement_matrix"])
-        lines.append(
-            f"  {'% of pixels, rows = a':22s}" + "".join(f"{name.split('_')[0]:>8s}" for name in bands.CLASSES)
-        )
-        for name, row in zip(bands.CLASSES, 100 * matrix / matrix.sum(), strict=True):
-            lines.append(f"  {name:22s}" + "".join(f"{share:8.2f}" for share in row))
+        width = max(22, *map(len, classes))
+        heads = (re.split("[_ ]", name)[0][:7] for name in classes)
+        lines.append(f"  {'% of pixels, rows = a':{width}s}" + "".join(f"{head:>8s}" for head in heads))
+        for name, row in zip(classes, 100 * matrix / matrix.sum(), strict=True):
+            lines.append(f"  {name:{width}s}" + "".join(f"{share:8.2f}" for share in row))
     for vote, difference in pair["difference"].items():
         for key, name in _SHOWN.items():
             figure = difference["figures"][key]

@@ -11,6 +11,7 @@ The figures name the data set, the split and the step, and digests of the data, 
 no digests.
 """
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -18,13 +19,12 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from specsar_jax.accuracy.figures import check_types
+from specsar_jax.accuracy.figures import check_types, classes_of
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches.dataset import data_sha256, dataset_statistics
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.trained.run_files import saved_scores, split_file
-from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import remove_partials, write_together
 from tfds_dwplus.files.strangers import one_line, read_object
 
@@ -64,7 +64,7 @@ def is_own_dataset(config: Config, statistics: Statistics, builder: tfds.core.Da
         return False
     try:
         found = dataset_statistics(builder)
-        return Statistics(found.s2.choose(statistics.s2.bands), found.s1, found.label_pixels) == statistics
+        return dataclasses.replace(found, s2=found.s2.choose(statistics.s2.bands)) == statistics
     except ValueError:  # no train split, or other bands
         return False
 
@@ -129,8 +129,8 @@ def other_than(
 def check_together(files: Files, figures: dict[str, Any], tally: Tally) -> None:
     """Raises a ValueError if figures and sums of tiles are not of one evaluation."""
     digest, pixels = figures.get("tiles_sha256"), int(tally.confusion.sum())
-    if len(figures.get("classes", bands.CLASSES)) != tally.confusion.shape[1]:
-        differ = f"{len(figures['classes'])} and {tally.confusion.shape[1]} classes"
+    if (named := len(classes_of(figures))) != tally.confusion.shape[1]:
+        differ = f"{named} and {tally.confusion.shape[1]} classes"
     elif pixels != figures.get("labelled_pixels"):
         differ = f"{figures.get('labelled_pixels', 'no')} and {pixels} labelled pixels"
     elif digest is not None and digest != tally.sha256:

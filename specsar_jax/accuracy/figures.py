@@ -18,6 +18,7 @@ from tfds_dwplus import bands
 from tfds_dwplus.files.strangers import a_count, a_list, a_text, an_object, one_line
 from tfds_dwplus.imagery.grids import parse_crs
 from tfds_dwplus.tiles.labelling import annotators
+from tfds_dwplus.tiles.labelling.class_table import classes_from
 
 GROUPS = ("biome", "hemisphere", "annotator")
 """Columns of the data set by which an evaluation groups accuracy, unless told otherwise."""
@@ -36,18 +37,21 @@ def check_groups(builder: tfds.core.DatasetBuilder, groups: Sequence[str]) -> No
         )
 
 
-def figures_of(tally: Tally, temperature: float = 1.0, groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+def figures_of(
+    tally: Tally, classes: bands.Classes, temperature: float = 1.0, groups: Sequence[str] = GROUPS
+) -> dict[str, Any]:
     """Returns the figures of some tiles, with the keys of `evaluation_<split>.json`.
 
     Args:
         tally: sums of the tiles.
+        classes: the classes of the tally.
         temperature: temperature that the probabilities were computed with.
         groups: columns of the tally to group by; a column that is missing or has only one value is left out.
     """
     confusion = tally.confusion.sum(axis=0)
-    figures = metrics.summarise(confusion)
+    figures = metrics.summarise(confusion, classes)
     boundary_iou = metrics.boundary_iou(tally.boundary.sum(axis=0))
-    for name, value in zip(bands.CLASSES, boundary_iou, strict=True):
+    for name, value in zip(classes.names, boundary_iou, strict=True):
         figures["per_class"][name]["boundary_iou"] = metrics.plain(value)
     held = [name for name in groups if name in tally.columns]
     by_column = {name: metrics.grouped(tally.confusion, tally.columns[name], name) for name in held}
@@ -61,8 +65,8 @@ def figures_of(tally: Tally, temperature: float = 1.0, groups: Sequence[str] = G
         "boundary_iou": metrics.plain(metrics.mean(boundary_iou)),
         **({"calibration": calibrated} if calibrated else {}),
         "groups": {name: rows for name, rows in by_column.items() if len(rows) > 1},
-        "area": intervals.area_estimates(confusion, mapped.sum(axis=0), pixel_area_ha),
-        "intervals": intervals.intervals(tally),
+        "area": intervals.area_estimates(confusion, mapped.sum(axis=0), pixel_area_ha, classes),
+        "intervals": intervals.intervals(tally, classes),
     }
 
 
@@ -72,6 +76,15 @@ def _labelled_by(tally: Tally) -> dict[str, int]:
         return {}
     scored = tally.confusion.any(axis=(1, 2))
     return annotators.count(map(str, np.asarray(tally.columns["annotator"])[scored].tolist()))
+
+
+def classes_of(figures: dict[str, Any]) -> bands.Classes:
+    """Returns the classes of an evaluation: Dynamic World's where it names none, or those and no colours.
+
+    Raises:
+        ValueError: other classes than Dynamic World's without colours, or none that `bands.Classes` takes.
+    """
+    return classes_from(figures.get("classes", list(bands.CLASSES)), figures.get("class_colours"), "the evaluation")
 
 
 def check_types(figures: dict[str, Any]) -> None:
@@ -89,9 +102,7 @@ def check_types(figures: dict[str, Any]) -> None:
     annotators.checked(figures.get("labelled_by", {}), "labelled_by")
     for key in ("loss", "mean_iou", "overall_accuracy", "macro_f1", "weighted_f1", "kappa", "boundary_iou"):
         _figure(figures.get(key), key)
-    classes = [a_text(name, "a class") for name in a_list(figures.get("classes", []), "classes")]
-    if len(set(classes)) < len(classes) or len(classes) > _MOST_CLASSES or not all(map(str.isprintable, classes)):
-        raise ValueError("classes are not names, each once")
+    classes_of(figures)
     for row in a_list(figures.get("confusion_matrix", []), "confusion_matrix"):
         if len(a_list(row, "a row of confusion_matrix")) != len(figures["confusion_matrix"]):
             raise ValueError("confusion_matrix is not square")
@@ -109,8 +120,6 @@ def check_types(figures: dict[str, Any]) -> None:
     if figures.get("area") is not None:
         _check_area(an_object(figures["area"], "area"))
 
-
-_MOST_CLASSES = 256
 
 _ESTIMATED = ("overall_accuracy", "users_accuracy", "producers_accuracy", "area_ha", "area_share")
 """Figures of areas that are estimates, with an interval, or null."""

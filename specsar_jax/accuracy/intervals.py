@@ -7,7 +7,6 @@ There are two kinds of interval. Those of `area_estimates` use the published for
 are too narrow for labelled tiles, whose pixels resemble each other. Quote those of `intervals`, which resample whole tiles.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,8 @@ EXACT_BELOW = 25
 def area_estimates(
     confusion: Shaped[np.ndarray, "label prediction"],
     mapped: Shaped[np.ndarray, " prediction"],
-    pixel_area_ha: float | None = 0.01,
-    classes: Sequence[str] = bands.CLASSES,
+    pixel_area_ha: float | None,
+    classes: bands.Classes,
 ) -> dict[str, Any]:
     """Estimates accuracy weighted by mapped area, and the area of each class corrected for the errors of the map.
 
@@ -50,7 +49,7 @@ def area_estimates(
         confusion: confusion matrix of the labelled pixels.
         mapped: pixels of the whole map by class, labelled or not; if pixels differ in size, their areas in any unit.
         pixel_area_ha: hectares of a pixel or of that unit; 0.01 is 10 m x 10 m. None if unknown: then areas are None, not shares.
-        classes: names of the classes.
+        classes: the classes of the matrix.
 
     Returns:
         `overall_accuracy`; `per_class`, by name: `mapped_ha` and `mapped_share` of the whole map, the estimates `area_ha` and
@@ -80,7 +79,7 @@ def area_estimates(
                 "users_accuracy": _estimate(figures["users_accuracy"][i], errors["users_accuracy"][i]),
                 "producers_accuracy": _estimate(figures["producers_accuracy"][i], errors["producers_accuracy"][i]),
             }
-            for i, name in enumerate(classes)
+            for i, name in enumerate(classes.names)
         },
     }
 
@@ -91,7 +90,7 @@ def mapped_by_tile(tally: Tally) -> tuple[Shaped[np.ndarray, "tile class"], floa
     return (tally.mapped * size[:, None], 1.0) if np.isfinite(size).all() else (tally.mapped, None)
 
 
-def intervals(tally: Tally, rounds: int = 1000, seed: int = 0) -> dict[str, list[float]]:
+def intervals(tally: Tally, classes: bands.Classes, rounds: int = 1000, seed: int = 0) -> dict[str, list[float]]:
     """Returns bootstrap intervals over tiles: [low, high] of each figure, by its dotted path in `evaluation_<split>.json`.
 
     Each round draws as many tiles as there are, with replacement, adds up their sums and computes the figures: 'mean_iou',
@@ -104,6 +103,7 @@ def intervals(tally: Tally, rounds: int = 1000, seed: int = 0) -> dict[str, list
 
     Args:
         tally: sums of the tiles.
+        classes: the classes of the tally.
         rounds: number of bootstrap rounds.
         seed: seed of the draws; the same seed gives the same intervals.
     """
@@ -113,8 +113,8 @@ def intervals(tally: Tally, rounds: int = 1000, seed: int = 0) -> dict[str, list
     mapped, pixel_area_ha = mapped_by_tile(tally)
     sums = {"mapped": mapped} | {name: array for name in names if (array := getattr(tally, name)) is not None}
     weights = _weights(len(tally), rounds, seed)
-    draws = _figures({name: _added(weights, array) for name, array in sums.items()}, pixel_area_ha)
-    tiles_with = {name: np.isfinite(values).sum() for name, values in _figures(sums, pixel_area_ha).items()}
+    draws = _figures({name: _added(weights, array) for name, array in sums.items()}, pixel_area_ha, classes)
+    tiles_with = {name: np.isfinite(values).sum() for name, values in _figures(sums, pixel_area_ha, classes).items()}
     return {
         name: interval
         for name, values in draws.items()
@@ -187,14 +187,16 @@ def paired_difference(tally_a: Tally, tally_b: Tally, rounds: int = 1000, seed: 
     return {"tiles": len(places_a), "labelled_pixels": dict(zip("ab", labelled, strict=True)), "figures": figures}
 
 
-def _figures(sums: dict[str, np.ndarray], pixel_area_ha: float | None) -> dict[str, Float[np.ndarray, " round"]]:
+def _figures(
+    sums: dict[str, np.ndarray], pixel_area_ha: float | None, classes: bands.Classes
+) -> dict[str, Float[np.ndarray, " round"]]:
     """Computes all figures, by dotted path, from sums with one row per round (or per tile)."""
     confusion, boundary = sums["confusion"], sums["boundary"]
     figures, by_class = dict(metrics.headline(confusion)), dict(metrics.class_figures(confusion))
     if boundary.any():
         by_class["boundary_iou"] = metrics.boundary_iou(boundary)
         figures["boundary_iou"] = metrics.mean(by_class["boundary_iou"])
-    figures |= _named("per_class", by_class)
+    figures |= _named("per_class", by_class, classes)
     labels = confusion.sum(axis=-1)
     labelled = labels.sum(axis=-1)
     if "reliability" in sums:
@@ -213,13 +215,15 @@ def _figures(sums: dict[str, np.ndarray], pixel_area_ha: float | None) -> dict[s
         "users_accuracy": areas["users_accuracy"],
         "producers_accuracy": areas["producers_accuracy"],
     }
-    return figures | _named("area.per_class", by_class)
+    return figures | _named("area.per_class", by_class, classes)
 
 
-def _named(path: str, by_class: dict[str, Float[np.ndarray, "round class"]]) -> dict[str, Float[np.ndarray, " round"]]:
+def _named(
+    path: str, by_class: dict[str, Float[np.ndarray, "round class"]], classes: bands.Classes
+) -> dict[str, Float[np.ndarray, " round"]]:
     return {
         f"{path}.{name}.{figure}": values[..., i]
-        for i, name in enumerate(bands.CLASSES)
+        for i, name in enumerate(classes.names)
         for figure, values in by_class.items()
     }
 

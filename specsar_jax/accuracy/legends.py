@@ -1,19 +1,30 @@
-"""Legends of public land-cover maps: the codes of each map, and which of our nine classes each code stands for.
+"""Legends of land-cover maps: the codes of each map, and which class each code stands for.
 
-Enters: codes of a raster. Leaves: class ids 0 to 8, and 255 where there is nothing to score. A code is left out if none of our
-classes matches it, or if several do and the map does not distinguish them; the reason stands beside it and is printed with every
-result. Two codes of a legend may become one class. Where one code covers two of our classes, the legend merges these two, in map
-and labels alike.
+Those of public maps are of Dynamic World's nine classes; a map of a network of ours has its own, and `read_table` reads one of any
+map for any classes. Enters: codes of a raster. Leaves: class ids, and 255 where there is nothing to score. A code is left out if none
+of our classes matches it, or if several do and the map does not distinguish them; the reason stands beside it and is printed with
+every result. Two codes of a legend may become one class. Where one code covers two of our classes, the legend merges these two, in
+map and labels alike.
 """
 
+import csv
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import local_path
+from tfds_dwplus.files.strangers import one_line
+
+OWN = "own"
+"""Name of the legend of a map that a network of the labels' classes made."""
+
+_MOST_BYTES = 1 << 20
+"""Of a table of codes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +53,27 @@ class Legend(NamedTuple):
     """Descriptions, in lower case, of the band to read from a file of several bands."""
     merged: tuple[tuple[str, str], ...] = ()
     """Pairs of our classes that the map does not distinguish: the second is counted as the first."""
+    of_ids: bool = False
+    """Whether the codes are class ids, as in our own maps."""
 
 
 def class_ids(
-    codes: Integer[np.ndarray, "height width"], legend: Legend, name: str = "the raster"
+    codes: Integer[np.ndarray, "height width"], legend: Legend, classes: bands.Classes, name: str = "the raster"
 ) -> UInt8[np.ndarray, "height width"]:
     """Converts the codes of a map to class ids; 255 where a code is left out or nodata.
 
     Args:
         codes: codes of the raster; the file's own nodata value must be in `legend.nodata`, or be replaced by one of those.
         legend: legend of the map.
+        classes: the classes, whose names the legend has.
         name: name of the raster for the error message.
 
     Raises:
         ValueError: a code is not in the legend.
     """
-    known = {code.code: _class_id(code.becomes) for code in legend.codes} | dict.fromkeys(legend.nodata, bands.IGNORE)
+    known = {
+        code.code: classes.names.index(code.becomes) if code.becomes else bands.IGNORE for code in legend.codes
+    } | dict.fromkeys(legend.nodata, bands.IGNORE)
     found, places = np.unique(codes, return_inverse=True)
     unknown = [int(code) for code in found if int(code) not in known]
     if unknown:
@@ -97,11 +113,67 @@ def check_base(joint: Int[np.ndarray, "code label"], legend: Legend, name: str) 
         )
 
 
-def find(name: str) -> Legend:
-    """Returns the legend of that name. Raises a ValueError that lists all names if there is none."""
-    if name not in LEGENDS:
-        raise ValueError(f"no legend {name!r}, expected one of {', '.join(LEGENDS)}")
-    return LEGENDS[name]
+def find(name: str, classes: bands.Classes) -> Legend:
+    """Returns a legend for the classes of the labels.
+
+    Args:
+        name: one of `LEGENDS`, `OWN` for a map of a network of these classes, or a file of `read_table`, which ends in .csv.
+        classes: of the labels.
+
+    Raises:
+        ValueError: there is none of that name; it is of Dynamic World's classes, and the labels have others.
+    """
+    if name.lower().endswith(".csv"):
+        return read_table(local_path(name), classes)
+    if name != OWN and name not in LEGENDS:
+        raise ValueError(
+            f"no legend {name!r}, expected one of {', '.join(LEGENDS)}, {OWN} or a table of codes, codes.csv"
+        )
+    if classes.names == bands.CLASSES:
+        return LEGENDS.get(name, DYNAMIC_WORLD)
+    if name != OWN:
+        raise ValueError(
+            f"legend {name} is of Dynamic World's classes, the labels have {one_line(', '.join(classes.names), 200)}; give --legend "
+            f"{OWN} for a map of a network of these classes, or a table of the map's codes, --legend codes.csv with the columns value,name"
+        )
+    codes = tuple(Code(place, text, text) for place, text in enumerate(classes.names))
+    what = "Map of a network of these classes"
+    return Legend(OWN, what, "", codes, (bands.IGNORE,), DYNAMIC_WORLD.band_names, of_ids=True)
+
+
+def read_table(path: Path, classes: bands.Classes) -> Legend:
+    """Reads the legend of a map from a table with the columns value and name: codes, and the class that each stands for.
+
+    A code without a name is left out of the score. Upper and lower case of names are alike.
+
+    Raises:
+        ValueError: no such file, other columns, a value that is no whole number or is there twice, a name that is no class.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,}")
+        rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
+        if not rows or [text.strip().lower() for text in rows[0]] != ["value", "name"]:
+            raise ValueError(f"its columns are {one_line(','.join(rows[0] if rows else []), 80)}, expected value,name")
+        folded, becomes = {name.casefold(): name for name in classes.names}, dict[int, str]()
+        for row in rows[1:]:
+            value, name = (text.strip() for text in row) if len(row) == 2 else ("", "")
+            if not value.removeprefix("-").isdecimal() or len(value) > 9 or int(value) in becomes:
+                raise ValueError(f"row {one_line(','.join(row), 80)}, expected a whole number, each once, and a name")
+            if name and name.casefold() not in folded:
+                there = one_line(", ".join(classes.names), 200)
+                raise ValueError(
+                    f"{one_line(name, 60)!r} is no class of the labels; they have {there}, or leave it empty"
+                )
+            becomes[int(value)] = folded.get(name.casefold(), "")
+        if not any(becomes.values()):
+            raise ValueError("no value stands for a class")
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"table of a legend {path}: {told}") from None
+    nodata = next(value for value in (bands.IGNORE, *range(-1, -len(becomes) - 2, -1)) if value not in becomes)
+    codes = tuple(Code(value, name or "(left out)", name) for value, name in sorted(becomes.items()))
+    return Legend(path.name, f"Map with the codes of {path.name}", str(path), codes, (nodata,))
 
 
 def table(legend: Legend, pixels: Mapping[int, int]) -> str:
@@ -124,10 +196,6 @@ def table(legend: Legend, pixels: Mapping[int, int]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _class_id(name: str) -> int:
-    return bands.CLASSES.index(name) if name else bands.IGNORE
-
-
 def _unknown(unknown: list[int], legend: Legend) -> str:
     codes = sorted(code.code for code in legend.codes)
     known = (
@@ -142,6 +210,9 @@ def _unknown(unknown: list[int], legend: Legend) -> str:
         return (
             f"{line}. Label files of Dynamic World count from 1: give --legend {DYNAMIC_WORLD_LABELS.name} if it is one"
         )
+    if legend.name not in LEGENDS:
+        to_table = "" if legend.name == OWN else ", add them to it (without a name they are left out)"
+        return f"{line}. Give another --legend{to_table}, or declare the file's nodata"
     return f"{line}. Give another --legend ({', '.join(LEGENDS)}), or declare the file's nodata"
 
 
@@ -156,6 +227,7 @@ DYNAMIC_WORLD = Legend(
     tuple(Code(place, name, name) for place, name in enumerate(bands.CLASSES)),
     nodata=(bands.IGNORE,),
     band_names=("label", "land cover"),
+    of_ids=True,
 )
 
 DYNAMIC_WORLD_LABELS = Legend(
@@ -170,6 +242,9 @@ DYNAMIC_WORLD_LABELS = Legend(
     nodata=(bands.IGNORE,),
     band_names=("lulc", "label"),
 )
+
+OF_DYNAMIC_WORLD = (DYNAMIC_WORLD, DYNAMIC_WORLD_LABELS)
+"""Legends whose codes are the same numbers but for their base, which `check_base` looks at."""
 
 WORLDCOVER = Legend(
     "worldcover",

@@ -34,7 +34,7 @@ from tfds_dwplus.tiles.tile_files import class_ids
 class Pair:
     """Counts of two maps, a and b, pixel by pixel."""
 
-    agreement: Int[np.ndarray, "a b"] = dataclasses.field(default_factory=lambda: np.zeros((9, 9), np.int64))
+    agreement: Int[np.ndarray, "a b"]
     """Number of pixels, labelled or not, by class in a and class in b."""
     only_a_right: Counter = dataclasses.field(default_factory=Counter)
     """Number of labelled pixels, by vote, where a is right and b is wrong."""
@@ -52,6 +52,8 @@ class Scored:
     pairs: dict[tuple[str, str], Pair]
     labelled_pixels: Counter
     """Labelled pixels of all tiles by vote, also where a map has no class."""
+    classes: bands.Classes
+    """Of labels and tallies."""
 
 
 def dataset_targets(source: Sequence[dict[str, Any]], vote: str = "label") -> Iterator[Target]:
@@ -72,17 +74,18 @@ def label_targets(tiles: Iterable[LabelTile]) -> Iterator[Target]:
         yield Target(
             tile.tile_id,
             grid,
-            {vote: class_ids(codes) for vote, codes in by_vote.items()},
+            {vote: class_ids(codes, bands.DYNAMIC_WORLD) for vote, codes in by_vote.items()},
             columns | {"biome": tile.biome or 0},
         )
 
 
-def score(maps: Sequence[Map], targets: Iterable[Target]) -> Scored:
+def score(maps: Sequence[Map], targets: Iterable[Target], classes: bands.Classes) -> Scored:
     """Reads all maps at every tile, once, and counts their agreement with the labels and with each other.
 
     Args:
         maps: the maps, each with a different name.
         targets: labelled tiles; only one at a time is in memory.
+        classes: of the labels.
 
     Raises:
         ValueError: a raster cannot be read, or has codes that its legend does not have; the codes of a Dynamic World map start at
@@ -92,26 +95,28 @@ def score(maps: Sequence[Map], targets: Iterable[Target]) -> Scored:
     merged = merged_classes(scored.legend for scored in maps)
     files = {scored.name: tile_files(scored.path, anywhere=scored.any_vrt_source) for scored in maps}
     raw = {name: Raw() for name in names}
-    pairs = {pair: Pair() for pair in itertools.combinations(names, 2)}
+    pairs = {pair: Pair(np.zeros((len(classes), len(classes)), np.int64)) for pair in itertools.combinations(names, 2)}
     labelled: Counter = Counter()
     rows: dict[tuple[str, str], list[tuple[str, dict[str, Any], dict[str, np.ndarray]]]] = collections.defaultdict(list)
     tiles = 0
     for target in targets:
         tiles += 1
         labelled.update({vote: int((label != bands.IGNORE).sum()) for vote, label in target.labels.items()})
-        read = [read_map(scored, files[scored.name], target, raw[scored.name]) for scored in maps]
-        ids = {name: _merge(found, merged) for name, found in zip(names, read, strict=True) if found is not None}
+        read = [read_map(scored, files[scored.name], target, raw[scored.name], classes) for scored in maps]
+        ids = {
+            name: _merge(found, merged, classes) for name, found in zip(names, read, strict=True) if found is not None
+        }
         everywhere = np.all([class_id != bands.IGNORE for class_id in ids.values()], axis=0)
         if len(ids) < len(maps) or not everywhere.any():
             continue
         labels = {
-            vote: np.where(everywhere, _merge(label, merged), np.uint8(bands.IGNORE))
+            vote: np.where(everywhere, _merge(label, merged, classes), np.uint8(bands.IGNORE))
             for vote, label in target.labels.items()
         }
         for (name, class_id), (vote, label) in itertools.product(ids.items(), labels.items()):
             crs = target.grid.crs.to_string() if target.grid.crs else ""
             columns = target.columns | {intervals.PIXEL_AREA: pixel_area_ha(crs, tuple(target.grid.transform))}
-            rows[name, vote].append((target.tile_id, columns, _sums(label, class_id, everywhere)))
+            rows[name, vote].append((target.tile_id, columns, _sums(label, class_id, everywhere, len(classes))))
         for (a, b), pair in pairs.items():
             _add_pair(pair, ids[a], ids[b], everywhere, labels)
     for scored in maps:
@@ -129,7 +134,7 @@ def score(maps: Sequence[Map], targets: Iterable[Target]) -> Scored:
             f"no labelled pixel where {' and '.join(names)} {'have' if len(names) > 1 else 'has'} a class: the labels of the "
             f"{tiles} tiles are empty, or the legend leaves out all codes there"
         )
-    return Scored(tallies, raw, pairs, labelled)
+    return Scored(tallies, raw, pairs, labelled, classes)
 
 
 def merged_classes(used: Iterable[Legend]) -> tuple[tuple[str, str], ...]:
@@ -137,14 +142,14 @@ def merged_classes(used: Iterable[Legend]) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(pair for legend in used for pair in legend.merged))
 
 
-def merge_tally(tally: Tally, merged: Sequence[tuple[str, str]]) -> Tally:
+def merge_tally(tally: Tally, merged: Sequence[tuple[str, str]], classes: bands.Classes) -> Tally:
     """Returns a tally in which the second class of each pair is counted as the first. Sums of boundaries and probabilities cannot
     be merged afterwards and are left out.
     """
     if not merged:
         return tally
     confusion, mapped = tally.confusion.copy(), tally.mapped.copy()
-    for first, second in [[bands.CLASSES.index(name) for name in pair] for pair in merged]:
+    for first, second in [[classes.names.index(name) for name in pair] for pair in merged]:
         for sums in (confusion, np.swapaxes(confusion, 1, 2), mapped):
             sums[:, first] += sums[:, second]
             sums[:, second] = 0
@@ -153,24 +158,25 @@ def merge_tally(tally: Tally, merged: Sequence[tuple[str, str]]) -> Tally:
 
 
 def _merge(
-    ids: UInt8[np.ndarray, "height width"], merged: Sequence[tuple[str, str]]
+    ids: UInt8[np.ndarray, "height width"], merged: Sequence[tuple[str, str]], classes: bands.Classes
 ) -> UInt8[np.ndarray, "height width"]:
     for first, second in merged:
-        ids = np.where(ids == bands.CLASSES.index(second), np.uint8(bands.CLASSES.index(first)), ids)
+        ids = np.where(ids == classes.names.index(second), np.uint8(classes.names.index(first)), ids)
     return ids
 
 
 @functools.cache
 def _compiled() -> Any:
-    return jax.jit(metrics.map_sums)
+    return jax.jit(metrics.map_sums, static_argnums=3)
 
 
 def _sums(
     label: UInt8[np.ndarray, "height width"],
     prediction: UInt8[np.ndarray, "height width"],
     valid: Bool[np.ndarray, "height width"],
+    classes: int,
 ) -> dict[str, np.ndarray]:
-    return metrics.on_host(jax.device_get(_compiled()(label[None], prediction[None], valid[None])))
+    return metrics.on_host(jax.device_get(_compiled()(label[None], prediction[None], valid[None], classes)))
 
 
 def _add_pair(
@@ -180,7 +186,9 @@ def _add_pair(
     valid: Bool[np.ndarray, "h w"],
     labels: dict[str, UInt8[np.ndarray, "h w"]],
 ) -> None:
-    pair.agreement += np.bincount(a[valid].astype(np.int64) * 9 + b[valid], minlength=81).reshape(9, 9)
+    classes = len(pair.agreement)
+    both = a[valid].astype(np.int64) * classes + b[valid]
+    pair.agreement += np.bincount(both, minlength=classes**2).reshape(classes, classes)
     for vote, label in labels.items():
         pair.only_a_right[vote] += int(((a == label) & (b != label) & valid).sum())
         pair.only_b_right[vote] += int(((b == label) & (a != label) & valid).sum())

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Num, Shaped
 
 from tfds_dwplus import bands
 from tfds_dwplus.tiles.labelling.annotators import not_accuracy
+from tfds_dwplus.tiles.labelling.class_table import colours_of
 
 BINS = 15
 """Number of confidence bins of the calibration error. Source: Guo et al. 2017, section 5."""
@@ -61,7 +62,7 @@ def tile_sums(
     ids = jnp.where(labelled, label, 0).astype(jnp.int32)
     nll = jnp.clip(-of_class(log_p, ids), 0.0, LARGEST_NLL)
     right = _counts(place, labelled & (prediction == label), BINS)
-    return map_sums(label, prediction, valid) | {
+    return map_sums(label, prediction, valid, log_p.shape[-1]) | {
         "reliability": jnp.stack([_counts(place, labelled, BINS), right], axis=-1),
         "confidence": jnp.stack([_counts(place, labelled, BINS, digit) for digit in _digits(confidence)], axis=-1),
         "brier": _digit_sums(brier, labelled),
@@ -95,24 +96,25 @@ def map_sums(
     label: Integer[Array | np.ndarray, "tile height width"],
     prediction: Integer[Array | np.ndarray, "tile height width"],
     valid: Bool[Array | np.ndarray, "tile height width"],
+    classes: int,
 ) -> dict[str, Int[Array, "tile ..."]]:
     """Returns the sums of a map without probabilities: 'confusion', 'mapped' and 'boundary' of a `Tally`, int32. Pixels whose
-    prediction is not a class id count as not labelled.
+    prediction is not a class id, below the number of `classes`, count as not labelled.
     """
-    classes = len(bands.CLASSES)
     label, prediction = jnp.asarray(label), jnp.asarray(prediction, jnp.int32)
     pair = label.astype(jnp.int32) * classes + prediction
     confusion = _counts(pair, (label != bands.IGNORE) & (prediction < classes), classes**2)
     return {
         "confusion": confusion.reshape(-1, classes, classes),
         "mapped": _counts(prediction, valid, classes),
-        "boundary": boundary_sums(label, prediction),
+        "boundary": boundary_sums(label, prediction, classes),
     }
 
 
 def boundary_sums(
     label: Integer[Array | np.ndarray, "tile height width"],
     prediction: Integer[Array | np.ndarray, "tile height width"],
+    classes: int,
 ) -> Int[Array, "tile class 2"]:
     """Counts the pixels in the intersection and in the union of the boundary bands of label and prediction, by class, int32.
 
@@ -129,8 +131,8 @@ def boundary_sums(
     Args:
         label: class ids; 255 where there is no label.
         prediction: class ids; pixels of any other value count as not labelled.
+        classes: their number.
     """
-    classes = len(bands.CLASSES)
     label, prediction = jnp.asarray(label), jnp.asarray(prediction)
     labelled = (label != bands.IGNORE) & (prediction < classes)
     distance = max(1, round(BOUNDARY_SHARE * math.hypot(*label.shape[1:])))
@@ -195,18 +197,22 @@ def mean(of_class: Float[np.ndarray, "*n class"]) -> Float[np.ndarray, "*n"]:
     return ratio(np.nansum(of_class, axis=-1), np.isfinite(of_class).sum(axis=-1))
 
 
-def summarise(confusion: Int[np.ndarray, "label prediction"]) -> dict[str, Any]:
-    """Returns the figures of one confusion matrix under the keys of `evaluation_<split>.json`; None where the denominator is 0."""
+def summarise(confusion: Int[np.ndarray, "label prediction"], classes: bands.Classes) -> dict[str, Any]:
+    """Returns the figures of one confusion matrix under the keys of `evaluation_<split>.json`; None where the denominator is 0.
+
+    Colours of the classes are among them only where the classes are not Dynamic World's.
+    """
     by_class = class_figures(confusion)
     labels = np.asarray(confusion).sum(axis=1)
     return {
         "labelled_pixels": int(labels.sum()),
         **{name: plain(value) for name, value in headline(confusion).items()},
-        "classes": list(bands.CLASSES),
+        "classes": list(classes.names),
+        **colours_of(classes),
         "confusion_matrix": np.asarray(confusion).astype(int).tolist(),
         "per_class": {
             name: {figure: plain(values[i]) for figure, values in by_class.items()} | {"pixels": int(labels[i])}
-            for i, name in enumerate(bands.CLASSES)
+            for i, name in enumerate(classes.names)
         },
     }
 
@@ -236,20 +242,21 @@ def table(figures: dict[str, Any]) -> str:
         return "    -" if value is None else f"{100 * value:5.1f}"
 
     limits = figures.get("intervals", {})
+    width = max(20, *map(len, figures["per_class"]))
 
     def line(name: str, value: float | None, path: str) -> str:
         interval = " to ".join(percent(limit).strip() for limit in limits.get(path, ()))
-        return f"{name:20s} {percent(value)}" + (f"  ({interval})" if interval else "")
+        return f"{name:{width}s} {percent(value)}" + (f"  ({interval})" if interval else "")
 
     columns = {"iou": "  IoU", "f1": "   F1", "precision": "prec.", "recall": " rec."}
     if "boundary_iou" in figures:
         columns["boundary_iou"] = "bound."
-    lines = [f"{'class':20s} {' '.join(f'{head:>5s}' for head in columns.values())}      pixels"]
+    lines = [f"{'class':{width}s} {' '.join(f'{head:>5s}' for head in columns.values())}      pixels"]
     for name, row in figures["per_class"].items():
         shares = " ".join(f"{percent(row[key]):>{len(head)}s}" for key, head in columns.items())
-        lines.append(f"{name:20s} {shares} {row['pixels']:11,d}")
+        lines.append(f"{name:{width}s} {shares} {row['pixels']:11,d}")
     names = {"mean_iou": "mIoU", "macro_f1": "macro F1", "weighted_f1": "weighted F1", "boundary_iou": "boundary IoU"}
-    lines += [""] + (["                         %  (95 % interval, bootstrap over tiles)"] if limits else [])
+    lines += [""] + ([f"{'':{width}s}     %  (95 % interval, bootstrap over tiles)"] if limits else [])
     lines += [
         line(names.get(key, key.replace("_", " ")), figures[key], key)
         for key in (*HEADLINE, "boundary_iou")
@@ -258,10 +265,10 @@ def table(figures: dict[str, Any]) -> str:
     if calibration := figures.get("calibration"):
         lines.append(line("calibration error", calibration["ece"], "calibration.ece"))
     for column, groups in figures.get("groups", {}).items():
-        lines += ["", f"{column:20s}  mIoU     OA    F1  tiles"]
+        lines += ["", f"{column:{width}s}  mIoU     OA    F1  tiles"]
         for value, row in groups.items():
             shares = f"{percent(row['mean_iou'])}  {percent(row['overall_accuracy'])} {percent(row['macro_f1'])}"
-            lines.append(f"{value:20s} {shares} {row['tiles']:6d}{_biome(column, value)}")
+            lines.append(f"{value:{width}s} {shares} {row['tiles']:6d}{_biome(column, value)}")
     if said := not_accuracy(figures.get("labelled_by", {})):
         lines += ["", said]
     return "\n".join(lines)

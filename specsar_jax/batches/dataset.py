@@ -8,13 +8,15 @@ import shlex
 import tensorflow_datasets as tfds
 
 from specsar_jax.batches.preprocess import Statistics
-from specsar_jax.config import Config, Data, Train, check_classes
+from specsar_jax.config import Config, Data, Train, check_alpha
 from specsar_jax.devices.sharding import is_first, wait_for_all
 from tfds_dwplus import Builder
+from tfds_dwplus.bands import Classes
 from tfds_dwplus.command_line import local_path
+from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.decoder.backscatter import other_quantity, quantity_named
 from tfds_dwplus.prepare import prepare
-from tfds_dwplus.tiles.prepared import open_dataset, read_split
+from tfds_dwplus.tiles.prepared import dataset_classes, open_dataset, read_split
 
 VALIDATION = ("validation", "val", "valid")
 """Names of the split that checkpoints are chosen by, the first first."""
@@ -32,13 +34,14 @@ def open_or_simulate(data: Data) -> tfds.core.DatasetBuilder:
 
 
 def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, Statistics]:
-    """Fills in bands, channels, splits, crop and steps as the data set has them; also returns the statistics of those bands.
+    """Fills in bands, channels, classes, splits, crop and steps as the data set has them; also returns the statistics of those bands.
 
     Raises:
-        ValueError: a sensor, a band or a split that the data set lacks, or a network of other classes.
+        ValueError: a sensor, a band or a split that the data set lacks, or weights of more or fewer classes than it has.
     """
     sensors = config.model.sensors
-    check_classes(config)
+    classes = len(dataset_classes(builder))
+    check_alpha(config.loss, classes)
     check_sensors(builder, sensors)
     if config.loss.name == "soft" and not config.train.teacher:
         check_shares(builder)
@@ -51,7 +54,9 @@ def resolve(config: Config, builder: tfds.core.DatasetBuilder) -> tuple[Config, 
         config,
         data=dataclasses.replace(data, s2_bands=s2_bands, crop_px=crop_px),
         train=with_steps(config.train, builder, data.train_split) if config.train.epochs else config.train,
-        model=dataclasses.replace(config.model, s2_channels=len(s2_bands), s1_channels=len(statistics.s1.bands)),
+        model=dataclasses.replace(
+            config.model, s2_channels=len(s2_bands), s1_channels=len(statistics.s1.bands), classes=classes
+        ),
     ), statistics
 
 
@@ -142,12 +147,23 @@ def other_backscatter(builder: tfds.core.DatasetBuilder, trained: Statistics, se
     return other_quantity(quantity_named([unit]), trained.s1.unit) if "s1" in sensors else ""
 
 
-def check_sensors(builder: tfds.core.DatasetBuilder, sensors: tuple[str, ...]) -> None:
-    """Raises a ValueError if the data set lacks one of the `sensors` that a network reads."""
+def check_classes(builder: tfds.core.DatasetBuilder, classes: Classes) -> None:
+    """Raises a ValueError if the data set has other `classes`, or in another order, than a network; their colours may differ."""
+    held = dataset_classes(builder).names
+    if held != classes.names:
+        raise ValueError(
+            f"{builder.info.full_name} has the classes {one_line(', '.join(held), 200)}, the network has "
+            f"{one_line(', '.join(classes.names), 200)}; fine-tune it on that data set (python -m specsar_jax.train "
+            "--config.train.finetune=NETWORK), or take a network or a data set of the same classes"
+        )
+
+
+def check_sensors(builder: tfds.core.DatasetBuilder, sensors: tuple[str, ...], may_miss: tuple[str, ...] = ()) -> None:
+    """Raises a ValueError if the data set lacks one of the `sensors` that a network reads, and not one that it `may_miss`."""
     presets = {"s2": "spectral_only", "s1": "sar_only"}
     held = builder.info.metadata.get("sensors", list(presets))  # data sets made before tiles of one sensor hold both
     for sensor in sensors:
-        if sensor not in held:
+        if sensor not in (*held, *may_miss):
             raise ValueError(
                 f"{builder.info.full_name} holds {' and '.join(held)} only, but the network reads {' and '.join(sensors)}; "
                 f"train one that does not read {sensor}, --config.model={presets[held[0]]}, or take another data set"

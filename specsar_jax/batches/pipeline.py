@@ -42,27 +42,37 @@ def columns(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def select(
-    s2_bands: tuple[str, ...], held: tuple[str, ...], sensors: tuple[str, ...], *, probabilities: bool = False
+    s2_bands: tuple[str, ...],
+    held: tuple[str, ...],
+    sensors: tuple[str, ...],
+    *,
+    probabilities: bool = False,
+    may_miss: tuple[str, ...] = (),
 ) -> Callable[..., Batch]:
     """Returns a function that takes from a record what the network learns from: bands in the order of `s2_bands`, no channels
     of a sensor that is not among `sensors`, no label where a pixel has no data, and the shares of the classes on request. It may be
-    given a part of the tile to take.
+    given a part of the tile to take. A sensor of `may_miss` (`Config.may_miss`) may lack data, or be none of the records'.
 
     Raises:
         ValueError: a band that the records do not hold.
     """
     s2_bands = s2_bands if "s2" in sensors else ()
-    missing = [name for name in s2_bands if name not in held]
+    without_s2 = not held and "s2" in may_miss
+    missing = [name for name in s2_bands if name not in held and not without_s2]
     if missing:
         raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(held)}")
-    places = [held.index(name) for name in s2_bands]
+    places = [] if without_s2 else [held.index(name) for name in s2_bands]
 
     def rasters(record: dict[str, Any], part: preprocess.Part = WHOLE) -> Batch:
         label = record["label"][part]
         s2 = record["s2"][part] if places else np.empty((*label.shape, 0), np.uint16)
         s2 = s2 if places in ([], list(range(len(held)))) else s2[..., places]
         s1 = record["s1"][part] if "s1" in sensors else np.empty((*label.shape, 0), np.float32)
-        valid = bands.valid_pixels(s2, s1, sensors)
+        if without_s2:
+            s2 = np.full((*label.shape, len(s2_bands)), bands.S2_NODATA, np.uint16)
+        if "s1" in may_miss and not s1.shape[-1]:
+            s1 = np.full((*label.shape, len(bands.S1_BANDS)), np.nan, np.float32)
+        valid = bands.valid_pixels(s2, s1, sensors, may_miss)
         shares = {PROBABILITY: record[PROBABILITY][part]} if probabilities else {}
         return shares | {
             "s2": s2,

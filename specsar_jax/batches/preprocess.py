@@ -11,13 +11,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from specsar_jax.batches import light
 from specsar_jax.config import Data
 from tfds_dwplus import bands
 from tfds_dwplus.files.strangers import a_count, a_list, a_text, an_object, one_line, read_object, texts
 from tfds_dwplus.tiles.labelling import annotators
+from tfds_dwplus.tiles.labelling.class_table import classes_from, colours_of
 
 Part = tuple[slice, slice]
 """Rows and columns of a raster."""
@@ -69,12 +70,8 @@ class Statistics:
             ValueError: a field is missing or unknown, of a wrong type, or has not one number for each band.
         """
         pixels = an_object(tree.get("label_pixels"), "label_pixels")
-        classes = bands.DYNAMIC_WORLD
-        if "class_colours" in tree:
-            try:
-                classes = bands.Classes(tuple(pixels), texts(tree["class_colours"], "class_colours"))
-            except ValueError as error:
-                raise ValueError(f"statistics: {error}") from None
+        own = "class_colours" in tree
+        classes = classes_from(list(pixels), tree["class_colours"], "statistics") if own else bands.DYNAMIC_WORLD
         counts = tuple(a_count(pixels.get(name), f"statistics: label_pixels of {name}") for name in classes.names)
         return cls(
             **{sensor: _of_sensor(tree.get(sensor), f"statistics of {sensor}") for sensor in ("s2", "s1")},
@@ -88,8 +85,7 @@ class Statistics:
         tree = dataclasses.asdict(self)
         tree["label_pixels"] = dict(zip(self.classes.names, self.label_pixels, strict=True))
         del tree["classes"]
-        if self.classes != bands.DYNAMIC_WORLD:  # else as in the files of before
-            tree["class_colours"] = list(self.classes.colours)
+        tree |= colours_of(self.classes)
         if not self.labelled_by:  # as in the files of before
             del tree["labelled_by"]
         return tree
@@ -129,6 +125,7 @@ def standardise(
     s1: Num[Array | np.ndarray, "*batch height width s1_band"],
     statistics: Statistics,
     scaling: str = "standard",
+    may_miss: tuple[str, ...] = (),
 ) -> tuple[Float[Array, "*batch height width s2_band"], Float[Array, "*batch height width s1_band"]]:
     """Clips each band to its 1st and 99th percentile, subtracts its mean, divides by its deviation; nodata becomes 0.
 
@@ -139,11 +136,16 @@ def standardise(
         s1: backscatter in dB, NaN where there is no data. Either may have no channels, where the network does not read it.
         statistics: of the same bands in the same order.
         scaling: `data.scaling`; with another than "standard", Sentinel-2 is scaled as it says instead.
+        may_miss: `Config.may_miss`; where such a sensor lacks one band, none of its bands counts.
 
     Returns:
         float32 arrays of the same shapes.
     """
     s2, s1 = jnp.asarray(s2), jnp.asarray(s1)
+    if "s2" in may_miss:
+        s2 = jnp.where((s2 != bands.S2_NODATA).all(-1, keepdims=True), s2, bands.S2_NODATA)
+    if "s1" in may_miss:
+        s1 = jnp.where(jnp.isfinite(s1).all(-1, keepdims=True), s1, jnp.nan)
 
     def one(values: Array, valid: Array, of: SensorStatistics) -> Array:
         if not values.shape[-1]:
@@ -242,15 +244,26 @@ def augment_crop(tile: dict[str, np.ndarray], config: Data, rng: np.random.Gener
             dropped = rng.random(tile[sensor].shape[-1]) < config.band_drop
             if dropped.any() and not dropped.all():
                 tile[sensor] = np.where(dropped, np.asarray(nodata, tile[sensor].dtype), tile[sensor])
-    if config.sensor_drop and tile["s2"].shape[-1] and tile["s1"].shape[-1]:
-        # One draw for both, so that never both are dropped. Labels stay: the other sensor has to explain them.
-        s2_share, s1_share = config.sensor_drop
-        drawn = rng.random()
-        if drawn < s2_share:
-            tile["s2"] = np.full_like(tile["s2"], bands.S2_NODATA)
-        elif drawn < s2_share + s1_share:
-            tile["s1"] = np.full_like(tile["s1"], np.nan)
+    for shares, in_patches in ((config.sensor_drop, False), (config.sensor_gaps, True)):
+        if shares and tile["s2"].shape[-1] and tile["s1"].shape[-1]:
+            # One draw for both, so that never both are dropped. Labels stay: the other sensor has to explain them.
+            drawn = rng.random()
+            if drawn >= sum(shares):
+                continue
+            sensor, nodata = ("s2", bands.S2_NODATA) if drawn < shares[0] else ("s1", np.nan)
+            size_px = tile["label"].shape[0]
+            lost = random_patches(size_px, rng)[..., None] if in_patches else np.True_
+            # A pixel of which the other sensor has nothing either, as that was dropped before, has nothing to explain its label.
+            tile[sensor] = np.where(
+                lost & _has_other(tile, sensor), np.asarray(nodata, tile[sensor].dtype), tile[sensor]
+            )
     return tile
+
+
+def _has_other(tile: dict[str, np.ndarray], sensor: str) -> np.ndarray:
+    """Marks pixels [height, width, 1] where the other sensor than `sensor` has data."""
+    seen = bands.s1_seen(tile["s1"]) if sensor == "s2" else bands.s2_seen(tile["s2"])
+    return seen[..., None]
 
 
 def mosaic(
@@ -258,19 +271,22 @@ def mosaic(
 ) -> dict[str, np.ndarray]:
     """Puts patches of another crop of the same size into a crop, labels and all.
 
-    So a network cannot tell the classes by the look of the whole crop, and learns what a few pixels look like. The patches lie where a
-    random field, smooth over an eighth to a half of the crop, is above a random level.
+    So a network cannot tell the classes by the look of the whole crop, and learns what a few pixels look like.
     """
-    size_px = tile["label"].shape[0]
-    values = rng.normal(0.0, 1.0, (int(rng.integers(2, 9)),) * 2)
-    places, knots = np.linspace(0, len(values) - 1, size_px), np.arange(len(values))
-    rows = np.stack([np.interp(places, knots, column) for column in values.T], axis=1)
-    field = np.stack([np.interp(places, knots, row) for row in rows])
-    patches = field > rng.normal(0.0, 0.3)
+    patches = random_patches(tile["label"].shape[0], rng)
     return {
         name: np.where(patches.reshape(*patches.shape, *[1] * (mine.ndim - 2)), other[name], mine)
         for name, mine in tile.items()
     }
+
+
+def random_patches(size_px: int, rng: np.random.Generator) -> Bool[np.ndarray, "height width"]:
+    """Marks patches of a square: where a random field, smooth over an eighth to a half of it, is above a random level."""
+    values = rng.normal(0.0, 1.0, (int(rng.integers(2, 9)),) * 2)
+    places, knots = np.linspace(0, len(values) - 1, size_px), np.arange(len(values))
+    rows = np.stack([np.interp(places, knots, column) for column in values.T], axis=1)
+    field = np.stack([np.interp(places, knots, row) for row in rows])
+    return field > rng.normal(0.0, 0.3)
 
 
 def resize_nearest(tile: dict[str, np.ndarray], size_px: int) -> dict[str, np.ndarray]:

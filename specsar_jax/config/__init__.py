@@ -16,7 +16,6 @@ from typing import Any
 from specsar_jax.config.learning import BATCH, Loss, Optimizer, Train
 from specsar_jax.config.sections import SMALLEST_SIZE_PX, Config, Data, Mesh, Model, Predict
 from specsar_jax.config.settings import build, field_types, listing, nearest, parse
-from tfds_dwplus import bands
 from tfds_dwplus.files.strangers import one_line
 
 __all__ = [
@@ -141,7 +140,6 @@ def check_usable(config: Config) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"config field loss.{field} is {value}, expected a finite number")
     config.__post_init__()
-    check_classes(config)
 
 
 def check_bounded(config: Config) -> None:
@@ -149,11 +147,12 @@ def check_bounded(config: Config) -> None:
     config.model.check(but=("drop_path", "dropout", "layer_norm_epsilon"))
 
 
-def check_classes(config: Config) -> None:
-    """Raises a ValueError unless the network has the classes of the labels, as one that is trained or used must."""
-    if config.model.classes != len(bands.CLASSES):
+def check_alpha(config: Loss, classes: int) -> None:
+    """Raises a ValueError unless `loss.alpha` is empty, or has a weight for each of the classes."""
+    if config.alpha and len(config.alpha) != classes:
         raise ValueError(
-            f"config field model.classes is {config.model.classes}, expected {len(bands.CLASSES)}, as the labels have"
+            f"config field loss.alpha has {len(config.alpha)} weights, expected one for each of the {classes} classes of the data set, or "
+            "none, (), for weights from their pixels"
         )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Literal
 
 from specsar_jax.config.settings import Range, Section, Text, setting
-from tfds_dwplus import bands
 
 FROM_0, SHARE, RATE = Range(0), Range(0, 1), Range(0, 1, below=True)
 COUNT, SOME = Range(0, 2**31 - 1), Range(1, 2**31 - 1)
@@ -24,9 +23,7 @@ class Loss(Section):
     alpha_power: float = setting(
         0.5, "alpha of a class = (mean count / its count) ** alpha_power; 0 weights all classes alike", Range(0, 4)
     )
-    alpha: tuple[float, ...] = setting(
-        (), "alpha of each class, instead of that from the counts", Range(0, counts=(0, len(bands.CLASSES)))
-    )
+    alpha: tuple[float, ...] = setting((), "alpha of each class, instead of that from the counts", FROM_0)
     sharpness: float = setting(
         1.0,
         "soft: power of the probabilities, normalised again; above 1 the likely classes count more",

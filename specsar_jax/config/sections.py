@@ -93,6 +93,11 @@ class Data(Section):
         "probability that a training tile lacks Sentinel-2, and Sentinel-1, as 0.3,0.1; never both; () for none",
         Range(0, 1, counts=(0, 2)),
     )
+    sensor_gaps: tuple[float, ...] = setting(
+        (),
+        "probability that Sentinel-2, and Sentinel-1, of a training tile has gaps, as clouds leave them; as sensor_drop",
+        Range(0, 1, counts=(0, 2)),
+    )
     read_threads: int = setting(
         1, "threads that read and decode, 0 for the one that trains; more where steps wait for data", Range(0, 1024)
     )
@@ -102,8 +107,9 @@ class Data(Section):
 
     def check_together(self) -> None:
         """Raises a ValueError if a tile could lose more than all its sensors, or a band is named twice."""
-        if sum(self.sensor_drop) > 1.0:
-            raise ValueError(f"config field data.sensor_drop is {self.sensor_drop}, expected a sum up to 1")
+        for field in ("sensor_drop", "sensor_gaps"):
+            if sum(getattr(self, field)) > 1.0:
+                raise ValueError(f"config field data.{field} is {getattr(self, field)}, expected a sum up to 1")
         if len(set(self.s2_bands)) < len(self.s2_bands):
             raise ValueError(f"config field data.s2_bands is {self.s2_bands}, expected each band once")
 
@@ -136,7 +142,7 @@ class Model(Section):
     )
     s2_channels: int = setting(len(bands.S2_BANDS), "set from the data set when a run starts", Range(0, 64))
     s1_channels: int = setting(len(bands.S1_BANDS), "set from the data set when a run starts", Range(0, 64))
-    classes: int = setting(len(bands.CLASSES), "those of the labels", Range(1, bands.IGNORE))
+    classes: int = setting(len(bands.CLASSES), "set from the data set when a run starts", Range(1, bands.IGNORE))
     branches: Literal["both", "spectral", "sar", "stacked"] = setting(
         "both", "what the network reads; 'stacked': one branch over all bands"
     )
@@ -288,15 +294,22 @@ class Config:
     predict: Predict = Predict()
     mesh: Mesh = Mesh()
 
+    @property
+    def may_miss(self) -> tuple[str, ...]:
+        """Returns the sensors without which a network of both works: those that some of its training tiles lacked."""
+        if self.model.branches not in ("both", "stacked"):
+            return ()
+        return tuple(sensor for sensor, share in zip(("s2", "s1"), self.data.sensor_drop, strict=False) if share)
+
     def __post_init__(self) -> None:
         """Raises a ValueError unless the sections are sections, and the network fits the crops."""
         for name, kind in field_types(Config).items():
             if not isinstance(given := getattr(self, name), kind):
                 raise ValueError(f"config section {name} is of type {type(given).__name__}, expected {kind.__name__}")
-        if self.train.teacher and (self.data.band_drop or sum(self.data.sensor_drop)):
+        if self.train.teacher and (self.data.band_drop or sum((*self.data.sensor_drop, *self.data.sensor_gaps))):
             raise ValueError(
                 "config fields data.band_drop and data.sensor_drop take data away from train.teacher too, which then labels nothing; "
-                "leave them at 0, or label the tiles before: python -m tfds_dwplus.label"
+                "leave them, and data.sensor_gaps, at 0, or label the tiles before: python -m tfds_dwplus.label"
             )
         if self.model.architecture == "dynamic_world":
             if self.optimizer.layer_decay != 1.0:

@@ -125,6 +125,11 @@ def _input(trained: Trained) -> str:
             for place, (name, *by) in enumerate(zip(names, *columns, strict=True))
         ]
     lines += ["", *(f"- `{sensor}`: {_INPUTS[sensor]}" for sensor in trained.bands)]
+    if may_miss := trained.config.may_miss:
+        named = " or ".join(f"`{sensor}`" for sensor in may_miss)
+        lines.append(
+            f"- It works where pixels, or all of them, lack {named}: nodata then stands in all bands of that sensor"
+        )
     if logarithmic and "s2" in trained.bands:
         lines.append(
             "- `s2` is scaled by the formula of Dynamic World: x = log(0.005 DN + 1); x = exp(5 (x - low) / high - 1); x / (x + 1)"
@@ -133,7 +138,8 @@ def _input(trained: Trained) -> str:
 
 
 def _classes(trained: Trained) -> str:
-    rows = list(zip(bands.CLASSES, bands.CLASS_COLOURS, trained.statistics.label_pixels, strict=True))
+    names, colours = map(_cell, trained.classes.names), trained.classes.colours
+    rows = list(zip(names, colours, trained.statistics.label_pixels, strict=True))
     if not any(trained.statistics.label_pixels):  # nobody counted them
         lines = [
             "| id | class | colour |",
@@ -168,13 +174,18 @@ def _scores(figures: Mapping[str, Any]) -> str:
         lines += ["", f"**{plain(said)}**"]
     lines += ["", "| class | IoU | F1 | pixels |", "|---|---|---|---|"]
     for name, row in figures["per_class"].items():
-        lines.append(f"| {name} | {_percent(row.get('iou'))} | {_percent(row.get('f1'))} | {row['pixels']:,} |")
+        lines.append(f"| {_cell(name)} | {_percent(row.get('iou'))} | {_percent(row.get('f1'))} | {row['pixels']:,} |")
     return "\n".join(lines)
 
 
 def plain(text: str) -> str:
     """Returns a text in which Markdown and HTML find nothing: a name may have been made by a stranger."""
     return re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", text)
+
+
+def _cell(name: str) -> str:
+    """Returns the name of a class for a table: as it is if it is words with `_` between them, in which Markdown finds nothing."""
+    return name if re.fullmatch(r"[^\W_]+(_[^\W_]+)*", name) else plain(name)
 
 
 def _percent(share: float | None) -> str:
@@ -184,7 +195,9 @@ def _percent(share: float | None) -> str:
 def _limits(trained: Trained) -> str:
     crop_px = trained.config.data.crop_px
     lines = [
-        "It knows only these classes. Clouds are not among them: mask them beforehand.",
+        "It knows only these classes. Clouds are not among them: mask them beforehand."
+        if trained.classes == bands.DYNAMIC_WORLD
+        else "It knows only these classes. Unless clouds are one of them, mask them beforehand.",
         "It maps a pixel only where all bands of all sensors have data.",
         "The scores hold for land, seasons and labels like those of the evaluation.",
     ]

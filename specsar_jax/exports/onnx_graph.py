@@ -73,9 +73,15 @@ def build(trained: Trained, *, quantise: bool = False) -> onnx.ModelProto:
         of: SensorStatistics = getattr(trained.statistics, sensor)
         kind = TensorProto.UINT16 if sensor == "s2" else TensorProto.FLOAT
         inputs.append(onnx.helper.make_tensor_value_info(sensor, kind, ["batch", "height", "width", len(of.bands)]))
-        values, has_data = _scale(graph, sensor, of, trained.config.data.scaling)
+        values, has_data = _scale(graph, sensor, of, trained.config.data.scaling, sensor in trained.config.may_miss)
         scaled.append(values)
         complete.append(has_data)
+    if needed := [
+        seen for sensor, seen in zip(config.sensors, complete, strict=True) if sensor not in trained.config.may_miss
+    ]:
+        complete = needed
+    else:
+        complete = [graph("Max", *complete)]
 
     network = {"specsar_former": specsar_former, "dynamic_world": dynamic_world}[config.architecture]
     _classify(graph, network(graph, scaled, config, trained.variables, trained.temperature), complete)
@@ -98,8 +104,9 @@ def build(trained: Trained, *, quantise: bool = False) -> onnx.ModelProto:
     return model
 
 
-def _scale(graph: Graph, sensor: str, of: SensorStatistics, scaling: str) -> tuple[str, str]:
+def _scale(graph: Graph, sensor: str, of: SensorStatistics, scaling: str, may_miss: bool) -> tuple[str, str]:
     """Scales as `preprocess.standardise`, to [batch, band, height, width]; also tells where every band has data (1, else 0).
+    Of a sensor that the network may miss, no band counts elsewhere.
 
     The transpose comes first, because runtimes compute fastest along the last axis, which should not be the short one
     of the bands.
@@ -117,6 +124,9 @@ def _scale(graph: Graph, sensor: str, of: SensorStatistics, scaling: str) -> tup
         has_data = graph.to_float(graph("Not", missing))
         values = graph("Where", missing, graph.constant(0.0), values)
     complete = graph("ReduceMin", has_data, graph.constant([1], np.int64), keepdims=0)
+    if may_miss:
+        has_data = graph("ReduceMin", has_data, graph.constant([1], np.int64), keepdims=1)
+        values = graph("Mul", values, has_data)
     if sensor == "s2" and scaling == "log":
         # Exponentials e as e / (1 + e): the sigmoid of the exponent 5 (log(0.005 DN + 1) - low) / high - 1.
         low, high = (np.asarray(numbers) for numbers in preprocess.log_low_high(of.bands))
@@ -151,8 +161,8 @@ def _metadata(trained: Trained, quantise: bool) -> dict[str, str]:
         "temperature": repr(float(trained.temperature)),
         "bands": json.dumps(trained.bands),
         "units": json.dumps({"s2": bands.S2_UNIT, "s1": bands.S1_UNIT}),
-        "classes": json.dumps(bands.CLASSES),
-        "class_colours": json.dumps(bands.CLASS_COLOURS),
+        "classes": json.dumps(trained.classes.names),
+        "class_colours": json.dumps(trained.classes.colours),
         "nodata": str(bands.IGNORE),
         "config": json.dumps(configs.to_dict(trained.config)),
         "statistics": json.dumps(trained.statistics.to_dict()),

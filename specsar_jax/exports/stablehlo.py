@@ -9,6 +9,8 @@ kept in a file of their own are the first argument of the program instead, array
 the network, without the mean over flips and rotations (`predict.average_turns`).
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,20 +62,23 @@ def program(trained: Trained) -> Callable[..., Result]:
 
     `s2` is uint16 [batch, height, width, band], digital numbers, 0 without data. `s1` is float32 of the same shape,
     sigma0 in dB, NaN without data. The function returns probabilities, and the most probable class; 255 where a band
-    has no data.
+    has no data, or, of sensors that the network may miss, where none has all its bands.
     """
-    config = trained.config.model
+    config, may_miss = trained.config.model, trained.config.may_miss
 
     def call(weights: dict[str, Array], *pixels: Array) -> Result:
         given = dict(zip(config.sensors, pixels, strict=True))
-        valid = jnp.ones(pixels[0].shape[:3], bool)
+        seen = {}
         if "s2" in given:
-            valid &= (given["s2"] != bands.S2_NODATA).all(axis=-1)
+            seen["s2"] = (given["s2"] != bands.S2_NODATA).all(axis=-1)
         if "s1" in given:
-            valid &= jnp.isfinite(given["s1"]).all(axis=-1)
+            seen["s1"] = jnp.isfinite(given["s1"]).all(axis=-1)
+        valid = functools.reduce(operator.or_, seen.values())
+        for sensor in seen.keys() - set(may_miss):
+            valid &= seen[sensor]
         none = jnp.zeros((*pixels[0].shape[:3], 0))
         s2, s1 = preprocess.standardise(
-            given.get("s2", none), given.get("s1", none), trained.statistics, trained.config.data.scaling
+            given.get("s2", none), given.get("s1", none), trained.statistics, trained.config.data.scaling, may_miss
         )
         variables = unnamed(weights, config)
         log_p = log_probabilities(variables, s2, s1, config=config, temperature=trained.temperature)

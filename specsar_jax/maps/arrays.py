@@ -62,7 +62,7 @@ class Network:
             overlap: share of a window that it has in common with the next, 0 to 0.75; if not given, as in the run's config.
 
         Returns:
-            `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data. Its
+            `label` [y, x], uint8, 255 where there is no data, of a network that may miss a sensor where no sensor has all bands; `probability` [class, y, x], float32, NaN where there is no data. Its
             attributes tell what was subtracted (`s2_offset`), the scale of the stored numbers (`s2_scale`) and, as tags of a map do, whose
             weights they are.
 
@@ -71,12 +71,15 @@ class Network:
         """
         if s1_unit not in UNITS:
             raise ValueError(f"s1_unit is {s1_unit!r}, expected one of {', '.join(UNITS)}")
-        sensors = self.trained.config.model.sensors
-        for name, given in (("s2", s2), ("s1", s1)):
-            if name in sensors and given is None:
-                raise ValueError(f"the network reads {' and '.join(sensors)}, but {name} is not given")
-        optical = array_scenes.stored(s2, self.trained.statistics.s2.bands, "s2") if "s2" in sensors else None
-        radar = array_scenes.stored(s1, self.trained.statistics.s1.bands, "s1") if "s1" in sensors else None
+        given = {
+            sensor: array
+            for sensor, array in (("s2", s2), ("s1", s1))
+            if array is not None and sensor in self.trained.config.model.sensors
+        }
+        for sensor in ("s2", "s1"):
+            self.trained.check_sensor(sensor, given, f"{sensor} is not given")
+        optical = array_scenes.stored(s2, self.trained.statistics.s2.bands, "s2") if "s2" in given else None
+        radar = array_scenes.stored(s1, self.trained.statistics.s1.bands, "s1") if "s1" in given else None
         like = optical or radar
         decoding, radar, tags = self._decoding(optical, radar, s2_offset, s1_unit)
         overlap = self.trained.config.predict.overlap if overlap is None else overlap
@@ -97,7 +100,7 @@ class Network:
             probability = work(self, *values, rows, columns, *whole)
         else:
             probability = _lazily(self, work, values, rows, columns, like.array)
-        return _dataset(probability, like, tags | self.trained.provenance())
+        return _dataset(probability, like, self.trained.classes, tags | self.trained.provenance())
 
     def _decoding(
         self, optical: Stored | None, radar: Stored | None, s2_offset: int | None, s1_unit: str
@@ -162,8 +165,19 @@ def _probabilities(
     nothing = np.empty((rows.size, columns.size, 0))
     dn = nothing.astype(np.uint16) if s2 is None else decoding.sentinel2(s2)
     decibel = nothing.astype(np.float32) if s1 is None else decoding.sentinel1(s1)
-    config = network.trained.config
-    whole = map_pixels(network.compiled, dn, decibel, rows, columns, config.model.sensors, config.predict.window_px)
+    trained, config = network.trained, network.trained.config
+    dn, decibel = trained.with_missing(dn, decibel)
+    seen = bands.seen_pixels(dn, decibel, config.model.sensors, config.may_miss)
+    whole = map_pixels(
+        network.compiled,
+        dn,
+        decibel,
+        seen,
+        rows,
+        columns,
+        config.predict.window_px,
+        trained.classes,
+    )
     return np.moveaxis(whole[inner_rows, inner_columns], -1, 0)
 
 
@@ -191,7 +205,7 @@ def _lazily(
             here = slice(first_row, first_row + down.size), slice(first_column, first_column + across.size)
             part = [None if array is None else array[:, *here] for array in values]
             inner = slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column)
-            shape = (len(bands.CLASSES), bottom - top, right - left)
+            shape = (len(network.trained.classes), bottom - top, right - left)
             blocks[-1].append(da.from_delayed(task(sent, *part, down, across, *inner), shape, np.float32))
     return da.block([blocks])
 
@@ -207,14 +221,14 @@ def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, in
     return dataclasses.replace(axis, size=end - starts[0], starts=moved), starts[0]
 
 
-def _dataset(probability: Any, scene: Stored, tags: dict[str, str]) -> xr.Dataset:
+def _dataset(probability: Any, scene: Stored, classes: bands.Classes, tags: dict[str, str]) -> xr.Dataset:
     """Builds the dataset of label and probability, with the coordinates of the scene."""
     like = scene.array
     coords = {name: c for name, c in like.coords.items() if "band" not in c.dims and name != "band"}
     if scene.grid.crs and not any("crs_wkt" in c.attrs or "spatial_ref" in c.attrs for c in coords.values()):
         wkt = scene.grid.crs.to_wkt()  # in the form that rioxarray reads; stackstac has another
         coords["spatial_ref"] = xr.DataArray(0, attrs={"crs_wkt": wkt, "spatial_ref": wkt})
-    known = xr.DataArray(probability, dims=("class", "y", "x"), coords={**coords, "class": list(bands.CLASSES)})
+    known = xr.DataArray(probability, dims=("class", "y", "x"), coords={**coords, "class": list(classes.names)})
     label = (
         known.copy(data=known.data)
         .argmax("class", skipna=False)
@@ -223,8 +237,8 @@ def _dataset(probability: Any, scene: Stored, tags: dict[str, str]) -> xr.Datase
     label = label.astype(np.uint8).drop_vars("class", errors="ignore")
     label.attrs = {
         "long_name": "land cover",
-        "flag_values": np.arange(len(bands.CLASSES), dtype=np.uint8),
-        "flag_meanings": " ".join(bands.CLASSES),
+        "flag_values": np.arange(len(classes), dtype=np.uint8),
+        "flag_meanings": " ".join(classes.words()),
         "_FillValue": np.uint8(bands.IGNORE),
     }
     known.attrs = {"long_name": "probability of the class"}

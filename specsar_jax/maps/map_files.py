@@ -1,8 +1,9 @@
 """Writes the files of a map: first strips in a folder beside it, then, from all strips, cloud-optimised GeoTIFFs.
 
-    map.tif                   class ids 0 to 8, nodata 255; colours and names, overviews
+    map.tif                   class ids from 0, nodata 255; colours and names, overviews
     map.tif.aux.xml           class names, which GDAL keeps beside a GeoTIFF, never inside
     map.qml                   names and colours for QGIS
+    seen.tif                  if asked for, by which sensors each pixel was seen: 1 Sentinel-2, 2 Sentinel-1, 3 both, nodata 255
     .map.tif.unfinished/      settings.json, and for each finished strip a small GeoTIFF per raster
 
 The file of a strip appears only when it is complete. So a map that was interrupted at any point continues with the missing strips,
@@ -37,6 +38,9 @@ SCALE = 0.004
 CACHE_BYTES = 32 * 2**20
 """Size of GDAL's block cache for the final files. Its default, a twentieth of the memory, would be filled by a large map."""
 
+_SEEN = ("none", "Sentinel-2", "Sentinel-1", "both")
+"""Names of the values of `bands.seen_pixels`."""
+
 ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
 """Transform of a strip's file; it means nothing, but rasterio warns if there is none."""
 
@@ -50,6 +54,8 @@ class Outputs:
     """Raster of the class probabilities, one band per class; None to write none."""
     confidence: Path | None = None
     """Raster of the probability of the mapped class; None to write none."""
+    sensors_seen: Path | None = None
+    """Raster of the sensors that each pixel was seen by; None to write none."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -71,12 +77,21 @@ class Outputs:
 class UnfinishedMap:
     """The finished strips of a map, in a folder beside it."""
 
-    def __init__(self, grid: Grid, outputs: Outputs, tags: dict[str, str], tops: Sequence[int], settings: dict) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        outputs: Outputs,
+        classes: bands.Classes,
+        tags: dict[str, str],
+        tops: Sequence[int],
+        settings: dict,
+    ) -> None:
         """Creates the folder, or continues with the strips that are in it.
 
         Args:
             grid: grid of the map.
             outputs: paths of its files.
+            classes: its classes, whose names and colours the files carry.
             tags: tags to write into the files.
             tops: first row of each strip; a strip spans the width of the map.
             settings: everything else that the map depends on, for JSON; must equal the settings of an unfinished map. What is under
@@ -85,11 +100,13 @@ class UnfinishedMap:
         Raises:
             ValueError: the folder holds strips of a map with other settings, or of other inputs; or it belongs to another user.
         """
-        self.grid, self.outputs, self.tags = grid, outputs, tags
+        self.grid, self.outputs, self.classes, self.tags = grid, outputs, classes, tags
         self.tops = (*tops, grid.height)
         self.folder = beside(outputs.map.resolve())
         self._held: set[str] = set()
         wanted = settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags}
+        if classes != bands.DYNAMIC_WORLD:  # else as in the folders of before
+            wanted["classes"] = dataclasses.asdict(classes)
         self._take(json.loads(json.dumps(wanted)))
 
     def _take(self, settings: dict) -> None:
@@ -121,8 +138,10 @@ class UnfinishedMap:
         strip: int,
         class_id: UInt8[np.ndarray, "rows columns"],
         share: UInt8[np.ndarray, "rows columns class"] | None = None,
+        seen: UInt8[np.ndarray, "rows columns"] | None = None,
     ) -> None:
-        """Writes a strip: class ids from `class_ids` and, if `Outputs.of_shares`, probabilities from `scaled`.
+        """Writes a strip: class ids from `class_ids`, probabilities from `scaled` if `Outputs.of_shares`, and the sensors of
+        `bands.seen_pixels` if these are wanted.
 
         Raises:
             OSError: the disk is full, or cannot be written for another reason.
@@ -131,6 +150,8 @@ class UnfinishedMap:
         if share is not None:
             confidence = np.where(class_id == bands.IGNORE, bands.IGNORE, share.max(axis=-1))
             rasters |= {"probabilities": np.moveaxis(share, -1, 0), "confidence": confidence[None]}
+        if seen is not None:
+            rasters["sensors_seen"] = np.where(seen, seen, np.uint8(bands.IGNORE))[None]
         for name in reversed(self.outputs.paths):  # the map last: it marks the strip as finished
             write_whole(self._path(name, strip), self._geotiff(rasters[name]))
 
@@ -228,8 +249,8 @@ class UnfinishedMap:
         strips = [(self._path(name, strip).name, top) for strip, top in enumerate(self.tops[:-1])]
         mosaic, whole = self.folder / f"{name}.vrt", self.folder / f"{name}_whole.tif"
         heights = np.diff(self.tops).tolist()
-        write_whole(mosaic, _mosaic(name, self.grid, self.tags, strips, heights))
-        how = "nearest" if name == "map" else "average"
+        write_whole(mosaic, _mosaic(name, self.grid, self.classes, self.tags, strips, heights))
+        how = "nearest" if name in ("map", "sensors_seen") else "average"
         options = {"compress": "deflate", "predictor": "no", "overview_resampling": how, "num_threads": "all_cpus"}
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
@@ -241,7 +262,7 @@ class UnfinishedMap:
             raise OSError(
                 f"cannot write {final.name} in {final.parent.resolve()} ({reason}): is the disk full? Its strips are kept"
             ) from None
-        publishing.publish(whole, final, qgis.style() if name == "map" else "")
+        publishing.publish(whole, final, qgis.style(self.classes) if name == "map" else "")
 
     def _remove_whole(self, name: str) -> None:
         """Removes the final file of a raster as far as it was written, and what GDAL had beside it."""
@@ -250,14 +271,22 @@ class UnfinishedMap:
 
 
 def write_map(
-    grid: Grid, outputs: Outputs, tags: dict[str, str], probability: Float32[np.ndarray, "height width class"]
+    grid: Grid,
+    outputs: Outputs,
+    classes: bands.Classes,
+    tags: dict[str, str],
+    probability: Float32[np.ndarray, "height width class"],
+    seen: UInt8[np.ndarray, "height width"] | None = None,
 ) -> None:
-    """Writes the files of a map in one go from its class probabilities, which are NaN where there is no data."""
+    """Writes the files of a map in one go from its class probabilities, which are NaN where there is no data, and the sensors that each
+    pixel was seen by, `bands.seen_pixels`, if `outputs` want them.
+    """
     outputs.check()
-    unfinished = UnfinishedMap(grid, outputs, tags, [0], {})
+    unfinished = UnfinishedMap(grid, outputs, classes, tags, [0], {})
     try:
         valid = ~np.isnan(probability[..., 0])
-        unfinished.write(0, class_ids(probability, valid), scaled(probability, valid) if outputs.of_shares else None)
+        share = scaled(probability, valid) if outputs.of_shares else None
+        unfinished.write(0, class_ids(probability, valid), share, seen if outputs.sensors_seen else None)
         unfinished.finish()
     finally:
         unfinished.remove()
@@ -297,24 +326,39 @@ def _differ(path: Path, settings: dict) -> str:
     return ""
 
 
-def _mosaic(name: str, grid: Grid, tags: dict[str, str], strips: list[tuple[str, int]], heights: list[int]) -> str:
+def _mosaic(
+    name: str,
+    grid: Grid,
+    classes: bands.Classes,
+    tags: dict[str, str],
+    strips: list[tuple[str, int]],
+    heights: list[int],
+) -> str:
     """Returns the XML of a GDAL virtual raster (VRT) of all strips, with the colours, names and tags of the final file.
 
     Source: https://gdal.org/en/stable/drivers/raster/vrt.html
     """
     if name == "map":
-        tags = tags | {f"class_{place}": text for place, text in enumerate(bands.CLASSES)}
+        tags = tags | {f"class_{place}": text for place, text in enumerate(classes.names)}
     place = "" if grid.crs is None else f"<SRS>{escape(grid.crs.to_wkt())}</SRS>"
     place += f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
     metadata = "".join(f'<MDI key="{escape(key)}">{escape(text)}</MDI>' for key, text in tags.items())
-    described = {"map": ("land cover",), "confidence": ("probability of the class",), "probabilities": bands.CLASSES}
+    described = {
+        "map": ("land cover",),
+        "confidence": ("probability of the class",),
+        "probabilities": classes.names,
+        "sensors_seen": ("sensors seen",),
+    }
     rasters = []
     for index, description in enumerate(described[name], start=1):
-        inside = f"<Description>{description}</Description><NoDataValue>{bands.IGNORE}</NoDataValue>"
+        inside = f"<Description>{escape(description)}</Description><NoDataValue>{bands.IGNORE}</NoDataValue>"
         if name == "map":
-            colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in bands.class_rgb())
-            categories = "".join(f"<Category>{escape(text)}</Category>" for text in bands.CLASSES)
+            colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in classes.rgb())
+            categories = "".join(f"<Category>{escape(text)}</Category>" for text in classes.names)
             inside += f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>"
+            inside += f"<CategoryNames>{categories}</CategoryNames>"
+        elif name == "sensors_seen":
+            categories = "".join(f"<Category>{text}</Category>" for text in _SEEN)
             inside += f"<CategoryNames>{categories}</CategoryNames>"
         else:
             inside += f"<Scale>{SCALE}</Scale>"

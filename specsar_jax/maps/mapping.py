@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from jaxtyping import Array, Bool, Float, Float32, UInt16
+from jaxtyping import Array, Float, Float32, Shaped, UInt16
 from tqdm import tqdm
 
 from specsar_jax.batches import preprocess
@@ -30,8 +30,10 @@ from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 
 Probabilities = Callable[[np.ndarray, np.ndarray], Float[Array, "batch height width class"]]
-Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]]
-"""Reads some rows and columns of a scene: digital numbers, dB, and a mask of the pixels to map."""
+Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Shaped[np.ndarray, "rows columns"]]]
+"""Reads some rows and columns of a scene: digital numbers, dB, and what is 0 or False where a pixel is not to be mapped, such as the
+sensors of `bands.seen_pixels`.
+"""
 
 READ_PX = 2048
 """Pixels of a row to read at once. Reading 300 at a time would take three times as long for bands that must be resampled."""
@@ -45,8 +47,8 @@ class Block(NamedTuple):
     rows: slice
     columns: slice
     probability: Float32[np.ndarray, "height width class"]
-    valid: Bool[np.ndarray, "height width"]
-    """Mask of the pixels to map; `probability` has no meaning for the others."""
+    seen: Shaped[np.ndarray, "height width"]
+    """What `read` gave: 0 or False where a pixel is not to be mapped; `probability` has no meaning there."""
 
 
 class _Part(NamedTuple):
@@ -58,7 +60,7 @@ class _Part(NamedTuple):
     batch: tuple[np.ndarray, np.ndarray]
     needed: list[int]
     """Those of `places` with a pixel to map; they come first in the batch."""
-    valid: Bool[np.ndarray, "rows columns"]
+    seen: Shaped[np.ndarray, "rows columns"]
 
 
 def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = None) -> Probabilities:
@@ -71,7 +73,8 @@ def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = 
     mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
 
     def probabilities(variables: model.Variables, s2: Array, s1: Array) -> Array:
-        s2, s1 = preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling)
+        config = trained.config
+        s2, s1 = preprocess.standardise(s2, s1, trained.statistics, config.data.scaling, config.may_miss)
         return jnp.exp(
             log_probabilities(
                 variables,
@@ -131,6 +134,7 @@ def probability_blocks(
     at_once: int,
     strips: range,
     bar: tqdm,
+    classes: bands.Classes,
 ) -> Generator[Block, None, None]:
     """Yields blended class probabilities of some strips of a scene; a strip is the rows from one window's start to the next.
 
@@ -144,6 +148,7 @@ def probability_blocks(
         at_once: number of windows in a batch.
         strips: numbers of the strips, in the order of `rows.starts`.
         bar: progress bar, which counts windows.
+        classes: those of the network.
 
     To be closed, as by `contextlib.closing`, before what `read` reads from: an error, or a signal, keeps the frames that it passed
     through, and so the other thread would read on.
@@ -152,16 +157,16 @@ def probability_blocks(
     first = windows.first_to_reach(rows, strips.start)
     # Sums from the strips above; the first `begun` rows are in use. The sums for the strips below overwrite them from left to
     # right, as they are used up: at the edge of a scene, where windows lie close, a second array would double the peak memory.
-    carried = np.zeros((rows.window - min(rows.counts), columns.padded, len(bands.CLASSES)), np.float32)
+    carried = np.zeros((rows.window - min(rows.counts), columns.padded, len(classes)), np.float32)
     begun, beside = 0, None
     parts = _parts(read, rows, columns, at_once, range(first, strips.stop))
     with contextlib.closing(_ahead_of(parts, network)) as computed_parts:
         for part, computed in computed_parts:
             if part.places.start == 0:
-                beside = np.zeros((rows.window, 0, len(bands.CLASSES)), np.float32)
+                beside = np.zeros((rows.window, 0, len(classes)), np.float32)
             left = columns.starts[part.places.start]
             right = columns.starts[part.places[-1]] + columns.window
-            sums = np.zeros((rows.window, right - left, len(bands.CLASSES)), np.float32)
+            sums = np.zeros((rows.window, right - left, len(classes)), np.float32)
             sums[:, : beside.shape[1]] = beside
             sums[:begun, beside.shape[1] :] = carried[:begun, left + beside.shape[1] : right]
             for place, probability in zip(part.needed, () if computed is None else np.asarray(computed), strict=False):
@@ -178,7 +183,7 @@ def probability_blocks(
             bar.update(len(part.places))
             if part.strip in strips:
                 top, stop = rows.starts[part.strip], min(left + end, columns.size)
-                inside = sums[:height, : stop - left], part.valid[:height, : stop - left]
+                inside = sums[:height, : stop - left], part.seen[:height, : stop - left]
                 yield Block(part.strip, slice(top, top + height), slice(left, stop), *inside)
 
 
@@ -191,10 +196,11 @@ def map_pixels(
     network: Probabilities,
     s2: UInt16[np.ndarray, "height width s2_band"],
     s1: Float32[np.ndarray, "height width s1_band"],
+    seen: Shaped[np.ndarray, "height width"],
     rows: windows.Axis,
     columns: windows.Axis,
-    sensors: tuple[str, ...],
     window_px: int,
+    classes: bands.Classes,
 ) -> Float32[np.ndarray, "height width class"]:
     """Returns blended class probabilities of pixels in memory.
 
@@ -202,27 +208,27 @@ def map_pixels(
         network: result of `make_probabilities`, on one device.
         s2: digital numbers, 0 where there is no data; has no bands if the network does not read Sentinel-2.
         s1: backscatter in dB, NaN where there is no data; has no bands if the network does not read Sentinel-1.
+        seen: as `Read` gives it.
         rows: windows along the height, from `windows.plan`.
         columns: windows along the width.
-        sensors: sensors that the network reads.
         window_px: pixels of a row to map at once.
+        classes: those of the network.
 
     Returns:
-        Probabilities; NaN where a band has no data.
+        Probabilities; NaN where a pixel is not to be mapped.
     """
-    valid = bands.valid_pixels(s2, s1, sensors)
 
     def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return s2[rows, columns], s1[rows, columns], valid[rows, columns]
+        return s2[rows, columns], s1[rows, columns], seen[rows, columns]
 
-    whole = np.empty((*valid.shape, len(bands.CLASSES)), np.float32)
+    whole = np.empty((*seen.shape, len(classes)), np.float32)
     strips = range(len(rows.starts))
     at_once = windows_at_once(columns, window_px)
-    blocks = probability_blocks(read, network, rows, columns, at_once, strips, progress(disable=True))
+    blocks = probability_blocks(read, network, rows, columns, at_once, strips, progress(disable=True), classes)
     with contextlib.closing(blocks):
         for block in blocks:
             whole[block.rows, block.columns] = block.probability
-    whole[~valid] = np.nan
+    whole[seen == 0] = np.nan
     return whole
 
 
@@ -235,13 +241,13 @@ def _parts(
         left, top = columns.starts[places.start], rows.starts[strip]
         width = columns.starts[places[-1]] + columns.window - left
         here = slice(top, min(top + rows.window, rows.size)), slice(left, min(left + width, columns.size))
-        *sensors, valid = read(*here)
+        *sensors, seen = read(*here)
         sensors = [windows.mirrored(pixels, rows.window, width) for pixels in sensors]
-        return [cut_part(strip, group, left, sensors, valid) for group in _groups(places, at_once)]
+        return [cut_part(strip, group, left, sensors, seen) for group in _groups(places, at_once)]
 
-    def cut_part(strip: int, places: range, left: int, sensors: list[np.ndarray], valid: np.ndarray) -> _Part:
+    def cut_part(strip: int, places: range, left: int, sensors: list[np.ndarray], seen: np.ndarray) -> _Part:
         cuts = {place: columns.starts[place] - left for place in places}
-        needed = [place for place, at in cuts.items() if valid[:, at : at + columns.window].any()]
+        needed = [place for place, at in cuts.items() if seen[:, at : at + columns.window].any()]
         batch = []
         for pixels in sensors:
             cut = np.zeros((at_once, rows.window, columns.window, pixels.shape[-1]), pixels.dtype)
@@ -249,7 +255,7 @@ def _parts(
                 cut[row] = pixels[:, cuts[place] : cuts[place] + columns.window]
             batch.append(cut)
         return _Part(
-            strip, places, tuple(batch), needed, valid[:, cuts[places.start] : cuts[places[-1]] + columns.window]
+            strip, places, tuple(batch), needed, seen[:, cuts[places.start] : cuts[places[-1]] + columns.window]
         )
 
     wide = at_once * max(READ_PX // (at_once * columns.window), 1)

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import rasterio
+from jaxtyping import UInt8
 
 from specsar_jax.config import Predict
 from specsar_jax.devices.memory import peak_memory_gb
@@ -26,6 +27,7 @@ from specsar_jax.maps.map_files import Outputs, UnfinishedMap, class_ids, scaled
 from specsar_jax.maps.mapping import (
     Block,
     Probabilities,
+    Read,
     Timed,
     count_windows,
     make_probabilities,
@@ -80,8 +82,8 @@ def map_scene(
     if cutting.window_px < 1:
         raise ValueError(f"a window of {cutting.window_px} pixels, expected a positive number")
     given = {"s2": s2, "s1": s1}
-    inputs = _inputs_read(trained.config.model.sensors, given, reading, outputs)
-    bands_read = [trained.bands.get(sensor, ()) for sensor in given]
+    inputs = _inputs_read(trained, given, reading, outputs)
+    bands_read = [trained.bands.get(sensor, ()) if paths else () for sensor, paths in given.items()]
     with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
             print(f"note: {other}", file=sys.stderr)
@@ -104,10 +106,11 @@ def map_scene(
         }
         tags = provenance(trained, given) | {"overlap": str(cutting.overlap)} | scene.tags
         cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
-        unfinished = UnfinishedMap(scene.grid, outputs, tags, rows.starts, settings)
+        unfinished = UnfinishedMap(scene.grid, outputs, trained.classes, tags, rows.starts, settings)
         with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
             with _keeping(unfinished), Timed(make_probabilities(cut, devices)) as network:
-                mapped = _map_strips(scene, network, rows, columns, at_once, unfinished, shard)
+                read = reader(scene, trained)
+                mapped = _map_strips(read, network, rows, columns, at_once, unfinished, shard)
             _check_not_empty(unfinished, scene.grid, reading)
         for line in told(scene.dropped):
             print(f"note: {line}", file=sys.stderr)
@@ -120,16 +123,18 @@ def map_scene(
 
 
 def _inputs_read(
-    sensors: tuple[str, ...], given: dict[str, Sequence[str | Path]], reading: Reading, outputs: Outputs
+    trained: Trained, given: dict[str, Sequence[str | Path]], reading: Reading, outputs: Outputs
 ) -> list[str | Path]:
     """Returns the inputs that the network needs, checked before anything is opened. Raises ValueError if one is missing, or would be
     overwritten.
     """
+    sensors, there = trained.config.model.sensors, [sensor for sensor, paths in given.items() if paths]
     inputs: list[str | Path] = []
     for sensor, paths in given.items():
         if sensor in sensors:
+            trained.check_sensor(sensor, there, f"no --{sensor} is given")
             if not paths:
-                raise ValueError(f"the network reads {' and '.join(sensors)}, but no --{sensor} is given")
+                print(f"note: no --{sensor} is given; the network maps without it", file=sys.stderr)
             inputs += paths
         elif paths:
             print(f"note: the network does not read {sensor}; --{sensor} is not used", file=sys.stderr)
@@ -190,6 +195,8 @@ def provenance(trained: Trained, inputs: dict[str, Sequence[str | Path]]) -> dic
     """Returns the origin of a map as tags for its files: software, weights, and names and dates of the inputs, by sensor."""
     tags = trained.provenance()
     for sensor in trained.config.model.sensors:
+        if not inputs[sensor]:
+            continue
         names = [shown(str(path)) for path in inputs[sensor]]
         tags[f"{sensor}_files"] = " ".join(re.split(r"[/\\]", name.rstrip("/\\"))[-1] for name in names)
         if dates := acquisition_dates(names):
@@ -197,8 +204,27 @@ def provenance(trained: Trained, inputs: dict[str, Sequence[str | Path]]) -> dic
     return tags
 
 
+def reader(scene: Scene, trained: Trained) -> Read:
+    """Returns what reads parts of a scene for a network: with `bands.seen_pixels` as the mask of what is to be mapped.
+
+    If the network may miss Sentinel-2, clouds hide that sensor alone; a sensor that the scene lacks has no data anywhere.
+    """
+    sensors, may_miss = trained.config.model.sensors, trained.config.may_miss
+
+    def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, UInt8[np.ndarray, "rows columns"]]:
+        s2, s1 = scene.pixels(rows, columns)
+        cloud = scene.clouded(rows, columns) if scene.cloud else np.False_
+        s2, s1 = trained.with_missing(s2, s1)
+        if "s2" in may_miss and scene.cloud:
+            s2[cloud] = bands.S2_NODATA
+            cloud = np.False_
+        return s2, s1, np.where(cloud, np.uint8(0), bands.seen_pixels(s2, s1, sensors, may_miss))
+
+    return read
+
+
 def _map_strips(
-    scene: Scene,
+    read: Read,
     network: Probabilities,
     rows: windows.Axis,
     columns: windows.Axis,
@@ -218,13 +244,16 @@ def _map_strips(
     written: Future | None = None
     with bar, ThreadPoolExecutor(1) as thread:
         for strips in todo:
-            blocks = probability_blocks(scene.read, network, rows, columns, at_once, strips, bar)
+            blocks = probability_blocks(read, network, rows, columns, at_once, strips, bar, unfinished.classes)
             with contextlib.closing(blocks):
                 for block in blocks:
                     if block.columns.start == 0:
-                        strip = _new_strip(block, columns.size, shares=unfinished.outputs.of_shares)
-                    for whole, made_of in zip(strip, (class_ids, scaled), strict=False):
-                        whole[:, block.columns] = made_of(block.probability, block.valid)
+                        strip = _new_strip(block, columns.size, unfinished)
+                    strip["class_id"][:, block.columns] = class_ids(block.probability, block.seen)
+                    if "share" in strip:
+                        strip["share"][:, block.columns] = scaled(block.probability, block.seen)
+                    if "seen" in strip:
+                        strip["seen"][:, block.columns] = block.seen
                     if block.columns.stop == columns.size:
                         if written:
                             written.result()
@@ -234,13 +263,18 @@ def _map_strips(
     return sum(rows.counts[strip] for strips in todo for strip in strips)
 
 
-def _new_strip(block: Block, width: int, *, shares: bool) -> list[np.ndarray]:
-    shape = block.rows.stop - block.rows.start, width
-    return [np.empty(shape, np.uint8)] + [np.empty((*shape, len(bands.CLASSES)), np.uint8)] * shares
+def _new_strip(block: Block, width: int, unfinished: UnfinishedMap) -> dict[str, np.ndarray]:
+    shape, outputs = (block.rows.stop - block.rows.start, width), unfinished.outputs
+    shapes = {"class_id": shape}
+    if outputs.of_shares:
+        shapes["share"] = (*shape, len(unfinished.classes))
+    if outputs.sensors_seen:
+        shapes["seen"] = shape
+    return {name: np.empty(of, np.uint8) for name, of in shapes.items()}
 
 
-def _write(unfinished: UnfinishedMap, strip: int, layers: list[np.ndarray]) -> None:
+def _write(unfinished: UnfinishedMap, strip: int, layers: dict[str, np.ndarray]) -> None:
     """Writes a strip, then makes glibc's allocator return the memory of freed arrays to the system: a sixth of the total."""
-    unfinished.write(strip, *layers)
+    unfinished.write(strip, **layers)
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(ctypes.c_size_t(0))

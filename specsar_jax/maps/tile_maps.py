@@ -45,8 +45,10 @@ def whole_folder(folder: Path | None) -> Iterator[Path | None]:
         sync(folder)
 
 
-def write_tile_map(folder: Path, tile: dict[str, Any], class_id: UInt8[np.ndarray, "height width"]) -> None:
-    """Writes `<tile_id>.tif` in Dynamic World's colours, 255 nodata; georeferenced only if the record has a CRS."""
+def write_tile_map(
+    folder: Path, tile: dict[str, Any], class_id: UInt8[np.ndarray, "height width"], classes: bands.Classes
+) -> None:
+    """Writes `<tile_id>.tif` in the colours of the classes, 255 nodata; georeferenced only if the record has a CRS."""
     if fault := fault_of_name(tile["tile_id"]):
         raise ValueError(
             f"tile id {one_line(repr(tile['tile_id']), 80)} {fault} and is no name of a file, so its map cannot be written; "
@@ -58,8 +60,8 @@ def write_tile_map(folder: Path, tile: dict[str, Any], class_id: UInt8[np.ndarra
         content = geotiff(
             class_id[None],
             descriptions=["land cover"],
-            tags={f"class_{i}": name for i, name in enumerate(bands.CLASSES)},
-            colours={i: (*rgb, 255) for i, rgb in enumerate(bands.class_rgb())},
+            tags={f"class_{i}": name for i, name in enumerate(classes.names)},
+            colours={i: (*rgb, 255) for i, rgb in enumerate(classes.rgb())},
             nodata=bands.IGNORE,
             compress="deflate",
             **place,

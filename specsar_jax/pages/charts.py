@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Num, UInt8
 from markupsafe import Markup, escape
 from PIL import Image
 
-from tfds_dwplus import bands
+from tfds_dwplus.bands import Classes
 
 SCORE_EDGES = (0.4, 0.55, 0.7, 0.85)
 """Limits between the five colours of a score."""
@@ -210,12 +210,12 @@ def places(points: Sequence[Place], title: str) -> Markup:
     return _svg(width, height, title, drawn, "map")
 
 
-def shares_in_words(class_id: UInt8[np.ndarray, "height width"]) -> str:
+def shares_in_words(class_id: UInt8[np.ndarray, "height width"], classes: Classes) -> str:
     """Returns the three largest classes with their shares, as text."""
-    pixels = np.bincount(class_id.ravel(), minlength=256)[: len(bands.CLASSES)]
+    pixels = np.bincount(class_id.ravel(), minlength=256)[: len(classes)]
     largest = [place for place in np.argsort(-pixels, kind="stable")[:3] if pixels[place]]
     return (
-        ", ".join(f"{100 * pixels[i] / pixels.sum():.0f} % {bands.CLASSES[i].replace('_', ' ')}" for i in largest)
+        ", ".join(f"{100 * pixels[i] / pixels.sum():.0f} % {classes.names[i].replace('_', ' ')}" for i in largest)
         or "no class"
     )
 
@@ -228,18 +228,18 @@ def photograph(colour: Num[np.ndarray, "height width 3"], side: int) -> str:
     return _data_uri(picture, quality=82, method=4)
 
 
-def class_map(class_id: UInt8[np.ndarray, "height width"], side: int) -> str:
-    """Encodes a class map in Dynamic World's colours, transparent where there is no class."""
+def class_map(class_id: UInt8[np.ndarray, "height width"], classes: Classes, side: int) -> str:
+    """Encodes a class map in the colours of the classes, transparent where there is no class."""
     palette = np.zeros((256, 4), np.uint8)
-    palette[: len(bands.CLASSES)] = [(*rgb, 255) for rgb in bands.class_rgb()]
+    palette[: len(classes)] = [(*rgb, 255) for rgb in classes.rgb()]
     return _drawing(palette[smaller(class_id, side)])
 
 
 def confidence_map(
-    confidence: Float[np.ndarray, "height width"], mapped: Bool[np.ndarray, "height width"], side: int
+    confidence: Float[np.ndarray, "height width"], mapped: Bool[np.ndarray, "height width"], classes: int, side: int
 ) -> str:
-    """Encodes a map of the confidence, from the lowest possible value, 1 / number of classes, to 1."""
-    lowest = 1.0 / len(bands.CLASSES)
+    """Encodes a map of the confidence, from the lowest possible value, 1 / number of `classes`, to 1."""
+    lowest = 1.0 / classes
     level = np.clip((confidence - lowest) / (1.0 - lowest), 0.0, 1.0)
     level = np.rint(level * (_CONFIDENCE_LEVELS - 1)) / (_CONFIDENCE_LEVELS - 1)  # few colours keep the file small
     rgba = matplotlib.colormaps["cividis"](smaller(level, side), bytes=True)

@@ -40,7 +40,7 @@ def answer(shown: OpenMap, files: dict[str, tuple[str, bytes]], target: str) -> 
         return _json(shown.point(*_numbers(query, "lon", "lat")))
     if path == "/areas.json":
         return _json(shown.areas(_numbers(query, "west", "south", "east", "north")))
-    if tile := re.fullmatch(r"/(map/(?P<hidden>\d{1,3})|imagery)/(\d{1,2})/(\d{1,8})/(\d{1,8})\.png", path):
+    if tile := re.fullmatch(r"/(map/(?P<hidden>\d{1,20})|imagery)/(\d{1,2})/(\d{1,8})/(\d{1,8})\.png", path):
         z, x, y = map(int, tile.groups()[2:])
         low, high = shown.zooms
         if low <= z <= high and max(x, y) < 2**z and (tile["hidden"] or shown.imagery):

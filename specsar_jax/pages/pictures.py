@@ -22,6 +22,12 @@ from tfds_dwplus.tiles.prepared import read_split
 Panels = dict[str, np.ndarray]
 """Pictures of a tile, by title."""
 
+_PATCH_INCH, _LETTER_INCH = 0.55, 0.062
+"""Width of a legend's entry: of its patch and the gaps, and of a letter of its name."""
+
+_MOST_SHOWN = 24
+"""Letters of a class name beside a confusion matrix."""
+
 
 def make_classifier(
     trained: Trained, builder: tfds.core.DatasetBuilder
@@ -35,12 +41,13 @@ def make_classifier(
         ValueError: the data set lacks a band that the network reads.
     """
     data, sensors = trained.config.data, trained.config.model.sensors
-    rasters = pipeline.select(data.s2_bands, dataset.dataset_bands(builder), sensors)
+    may_miss = trained.config.may_miss
+    rasters = pipeline.select(data.s2_bands, dataset.dataset_bands(builder), sensors, may_miss=may_miss)
     network = make_probabilities(trained)
 
     def classify(record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         tile = rasters(record)
-        valid = bands.valid_pixels(tile["s2"], tile["s1"], sensors)
+        valid = bands.valid_pixels(tile["s2"], tile["s1"], sensors, may_miss)
         (probability,) = np.asarray(network(tile["s2"][None], tile["s1"][None]))
         class_id = np.where(valid, probability.argmax(axis=-1), bands.IGNORE).astype(np.uint8)
         return class_id, np.where(valid, probability.max(axis=-1), np.float32(0.0))
@@ -55,23 +62,31 @@ def draw_examples(trained: Trained, builder: tfds.core.DatasetBuilder, split: st
     source = pipeline.Readable(read_split(builder, split), trained.config.data.corrupt_records)
     classify, s2_bands = make_classifier(trained, builder), dataset.dataset_bands(builder)
     records = [source[place] for place in range(min(most, len(source)))]
-    rows = [(record["tile_id"].decode(), panels(record, s2_bands, classify(record)[0])) for record in records]
-    figure = examples(rows, f"{builder.info.full_name}, {split}")
-    with written_whole(path) as part:
+    classes = trained.classes
+    rows = [(record["tile_id"].decode(), panels(record, s2_bands, classify(record)[0], classes)) for record in records]
+    figure = examples(rows, f"{builder.info.full_name}, {split}", classes)
+    with written_whole(path) as part, tile_pictures.any_letters():
         figure.savefig(part, dpi=110, format="png")
 
 
-def panels(record: dict[str, Any], s2_bands: tuple[str, ...], prediction: UInt8[np.ndarray, "height width"]) -> Panels:
+def panels(
+    record: dict[str, Any],
+    s2_bands: tuple[str, ...],
+    prediction: UInt8[np.ndarray, "height width"],
+    classes: bands.Classes,
+) -> Panels:
     """Returns the pictures of a record from `tile_pictures.panels`, and one of the prediction."""
-    shown = tile_pictures.panels(record, s2_bands)
+    shown = tile_pictures.panels(record, s2_bands, classes)
     height, width = shown["label"].shape[:2]
-    return shown | {"prediction": tile_pictures.class_colour(prediction[:height, :width])}
+    return shown | {"prediction": tile_pictures.class_colour(prediction[:height, :width], classes)}
 
 
-def examples(rows: list[tuple[str, Panels]], title: str) -> Figure:
+def examples(rows: list[tuple[str, Panels]], title: str, classes: bands.Classes) -> Figure:
     """Returns a figure with one row per tile and a legend of the classes."""
     columns = len(rows[0][1])
-    figure = _figure(2.6 * columns, 2.6 * len(rows) + 1.1)
+    abreast = _legend_columns([*classes.names, "no label"], 2.6 * columns)
+    lines = -(-(len(classes) + 1) // abreast)
+    figure = _figure(2.6 * columns, 2.6 * len(rows) + 1.1 + 0.2 * max(0, lines - 2))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (tile_id, shown) in enumerate(rows):
         for axis, (name, panel) in zip(axes[row], shown.items(), strict=True):
@@ -82,18 +97,30 @@ def examples(rows: list[tuple[str, Panels]], title: str) -> Figure:
                 axis.set_title(name, fontsize=9)
         axes[row, 0].set_ylabel(tile_id[-24:], fontsize=6)
     legend = [
-        Patch(color=f"#{colour}", label=name) for name, colour in zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True)
+        Patch(color=f"#{colour}", label=tile_pictures.drawn_name(name))
+        for name, colour in zip(classes.names, classes.colours, strict=True)
     ]
     legend.append(Patch(facecolor="white", edgecolor="grey", label="no label"))
-    figure.legend(handles=legend, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=abreast, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def confusion(matrix: Int[np.ndarray, "label prediction"]) -> Figure:
+def _legend_columns(labels: list[str], width_inch: float) -> int:
+    """Returns how many columns of a legend fit side by side, 5 at most; matplotlib fills one column after the other."""
+    for columns in range(5, 1, -1):
+        down = -(-len(labels) // columns)
+        longest = [max(map(len, labels[start : start + down])) for start in range(0, len(labels), down)]
+        if sum(_PATCH_INCH + _LETTER_INCH * letters for letters in longest) <= width_inch:
+            return columns
+    return 1
+
+
+def confusion(matrix: Int[np.ndarray, "label prediction"], classes: bands.Classes) -> Figure:
     """Returns a figure of a confusion matrix, each row in percent of the label's pixels."""
     shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = _figure(6.4, 5.6)
+    larger = 0.3 * max(0, len(classes) - 12)
+    figure = _figure(6.4 + larger, 5.6 + larger)
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for (row, column), share in np.ndenumerate(shares):
@@ -107,8 +134,10 @@ def confusion(matrix: Int[np.ndarray, "label prediction"]) -> Figure:
                 fontsize=8,
                 color="white" if share > 60 else "black",
             )
-    axis.set_xticks(range(len(bands.CLASSES)), bands.CLASSES, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(len(bands.CLASSES)), bands.CLASSES, fontsize=8)
+    shortened = (name if len(name) <= _MOST_SHOWN else f"{name[: _MOST_SHOWN - 1]}…" for name in classes.names)
+    names = [tile_pictures.drawn_name(name) for name in shortened]
+    axis.set_xticks(range(len(classes)), names, rotation=60, ha="right", fontsize=8)
+    axis.set_yticks(range(len(classes)), names, fontsize=8)
     axis.set_xlabel("prediction")
     axis.set_ylabel("label, % of its pixels")
     return figure
@@ -117,7 +146,8 @@ def confusion(matrix: Int[np.ndarray, "label prediction"]) -> Figure:
 def pixels(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
     """Renders a figure to pixels, for TensorBoard."""
     canvas: Any = figure.canvas
-    canvas.draw()
+    with tile_pictures.any_letters():
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -70,13 +70,13 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
         "shell": shlex.join,
         "score_class": charts.score_class,
     }
-    colours = dict(zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True))
+    classes = first.classes
     try:
         return environment.get_template("report.html").render(
             runs=runs,
             split=split,
-            classes=first.figures["classes"],
-            colours={name: f"#{colours.get(name, '888888')}" for name in first.figures["classes"]},
+            classes=classes.names,
+            colours={name: f"#{colour}" for name, colour in zip(classes.names, classes.colours, strict=True)},
             headline={
                 key: name for key, name in HEADLINE.items() if any(run.figures.get(key) is not None for run in runs)
             },

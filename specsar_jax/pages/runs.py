@@ -23,13 +23,15 @@ from specsar_jax.accuracy.evaluation_files import (
     other_than,
     read_figures,
 )
+from specsar_jax.accuracy.figures import classes_of
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config
 from specsar_jax.trained.bundle import read_bundle
 from specsar_jax.trained.loading import find_bundle
 from specsar_jax.trained.run_files import log_event, read_config
-from tfds_dwplus.files.strangers import read_bytes, read_object
+from tfds_dwplus.bands import Classes
+from tfds_dwplus.files.strangers import one_line, read_bytes, read_object
 from tfds_dwplus.tiles.labelling import annotators
 from tfds_dwplus.tiles.prepared import open_dataset
 
@@ -66,6 +68,11 @@ class Run:
     def interval(self, path: str) -> list[float] | None:
         """Returns the 95 % interval of a figure by its dotted path."""
         return self.figures.get("intervals", {}).get(path)
+
+    @property
+    def classes(self) -> Classes:
+        """Returns the classes of the evaluation."""
+        return classes_of(self.figures)
 
     @property
     def dataset_name(self) -> str:
@@ -111,9 +118,9 @@ def read_runs(workdirs: Sequence[Path], split: str, data_dir: Path | str | None 
     first = runs[0]
     for other in runs[1:]:
         if other.figures["classes"] != first.figures["classes"]:
+            names = "; ".join(one_line(", ".join(run.figures["classes"]), 200) for run in (first, other))
             raise ValueError(
-                f"{first.workdir} and {other.workdir} have different classes ({', '.join(first.figures['classes'])}; "
-                f"{', '.join(other.figures['classes'])}) and cannot be compared; report on each by itself"
+                f"{first.workdir} and {other.workdir} have different classes ({names}) and cannot be compared; report on each by itself"
             )
     return runs
 

@@ -71,7 +71,7 @@ def choose_tiles(tally: Tally, scores: Float[np.ndarray, " tile"], most: int, se
 
 def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict[int, Card], list[str]]:
     """Returns the cards of tiles, given by rows of the first run's tally, and the reasons why runs lack pictures."""
-    first, notes = runs[0], []
+    first, classes, notes = runs[0], runs[0].classes, []
     pictures: dict[int, list[Picture]] = {place: [] for place in places}
     scores: dict[int, list[dict[str, Any]]] = {place: [] for place in places}
     facts: dict[int, list[str]] = {}
@@ -99,12 +99,12 @@ def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict
                 for place, row in wanted.items():
                     record = _record(source, row, str(run.tally.tile_id[row]))
                     if index == 0:
-                        pictures[place], sizes[place] = _pictures_of_record(
-                            record, dataset.dataset_bands(run.dataset), side
-                        )
+                        held = dataset.dataset_bands(run.dataset)
+                        pictures[place], sizes[place] = _pictures_of_record(record, held, classes, side)
                         facts[place] = _facts(record)
                     if classify and place in sizes:
-                        pictures[place] += _pictures_of_prediction(record, *classify(record), sizes[place], index, side)
+                        more = classify(record), classes, sizes[place], index, side
+                        pictures[place] += _pictures_of_prediction(record, *more)
                     bar.update()
         except ValueError as error:
             notes.append(f"{run.name}: {error}")
@@ -160,17 +160,21 @@ def _facts(record: dict[str, Any]) -> list[str]:
 
 
 def _pictures_of_record(
-    record: dict[str, Any], s2_bands: tuple[str, ...], side: int
+    record: dict[str, Any], s2_bands: tuple[str, ...], classes: bands.Classes, side: int
 ) -> tuple[list[Picture], tuple[int, int]]:
     """Returns the pictures of a record without its padding, and their height and width."""
     tile_id = record["tile_id"].decode()
-    panels = tile_pictures.panels(record, s2_bands)
+    panels = tile_pictures.panels(record, s2_bands, classes)
     height, width = panels.pop("label").shape[:2]
     shown = [Picture(name, charts.photograph(rgb, side), f"{name}, of tile {tile_id}") for name, rgb in panels.items()]
     label = record["label"][:height, :width]
     return [
         *shown,
-        Picture("Label", charts.class_map(label, side), f"Label of tile {tile_id}: {charts.shares_in_words(label)}"),
+        Picture(
+            "Label",
+            charts.class_map(label, classes, side),
+            f"Label of tile {tile_id}: {charts.shares_in_words(label, classes)}",
+        ),
     ], (
         height,
         width,
@@ -179,14 +183,14 @@ def _pictures_of_record(
 
 def _pictures_of_prediction(
     record: dict[str, Any],
-    prediction: UInt8[np.ndarray, "height width"],
-    confidence: Float[np.ndarray, "height width"],
+    found: tuple[UInt8[np.ndarray, "height width"], Float[np.ndarray, "height width"]],
+    classes: bands.Classes,
     size: tuple[int, int],
     run: int,
     side: int,
 ) -> list[Picture]:
     tile_id = record["tile_id"].decode()
-    label, prediction, confidence = (x[: size[0], : size[1]] for x in (record["label"], prediction, confidence))
+    label, prediction, confidence = (x[: size[0], : size[1]] for x in (record["label"], *found))
     mapped = prediction != bands.IGNORE
     judged = mapped & (label != bands.IGNORE)
     wrong = judged & (label != prediction)
@@ -199,12 +203,15 @@ def _pictures_of_prediction(
     return [
         Picture(
             "Prediction",
-            charts.class_map(prediction, side),
-            f"Prediction for tile {tile_id}: {charts.shares_in_words(prediction)}",
+            charts.class_map(prediction, classes, side),
+            f"Prediction for tile {tile_id}: {charts.shares_in_words(prediction, classes)}",
             run,
         ),
         Picture(
-            "Confidence", charts.confidence_map(confidence, mapped, side), f"Confidence on tile {tile_id}: {sure}", run
+            "Confidence",
+            charts.confidence_map(confidence, mapped, len(classes), side),
+            f"Confidence on tile {tile_id}: {sure}",
+            run,
         ),
         Picture("Errors", charts.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run),
     ]

@@ -38,7 +38,7 @@
   });
   if (placed) L.control.scale({imperial: false}).addTo(map);
   const tiles = (address, zIndex) => {
-    const layer = L.tileLayer(address, {bounds, zIndex, maxZoom: about.zooms[1], hidden: 0});
+    const layer = L.tileLayer(address, {bounds, zIndex, maxZoom: about.zooms[1], hidden: 0n});
     layer.on("tileerror", () => ask("about.json").catch(gone));
     layer.on("load", () => trouble(""));
     return layer;
@@ -70,8 +70,8 @@
     head.append(button);
     row.append(head, make("td"), make("td"));
     button.addEventListener("click", () => {
-      cover.options.hidden ^= 1 << place;
-      button.setAttribute("aria-pressed", String(!(cover.options.hidden >> place & 1)));
+      cover.options.hidden ^= 1n << BigInt(place);
+      button.setAttribute("aria-pressed", String(!(cover.options.hidden >> BigInt(place) & 1n)));
       cover.redraw();
     });
     return row;
@@ -127,7 +127,7 @@
     }
     return box;
   };
-  const popup = L.popup({maxWidth: 280, minWidth: 160});
+  const popup = L.popup({maxWidth: 280, minWidth: 160, maxHeight: 320});
   const point = async (place) => {
     try {
       const found = await ask(`point.json?${new URLSearchParams({lon: place.lng, lat: place.lat})}`);

@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from jaxtyping import Float64, UInt8
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.warp import transform
 from rasterio.windows import Window
 
+from specsar_jax.pages.viewed_classes import check_probabilities, classes_of_map
 from specsar_jax.pages.viewed_rasters import MERCATOR, TILE_PX, on_earth, placed_grid, reopened, with_overviews
 from tfds_dwplus import bands
 from tfds_dwplus.files.addresses import shown as plain
@@ -70,6 +69,8 @@ class OpenMap:
     placed: bool
     """Whether the map is georeferenced; if not, `grid` is at the equator."""
     tags: dict[str, str]
+    classes: bands.Classes
+    """In the order of its class ids."""
     imagery: tuple[Channel, ...] = ()
     """Red, green and blue; empty if there is no imagery."""
     probabilities: str | None = None
@@ -106,7 +107,7 @@ class OpenMap:
             "zooms": list(self.zooms),
             "classes": [
                 {"name": name.replace("_", " "), "colour": f"#{colour}"}
-                for name, colour in zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True)
+                for name, colour in zip(self.classes.names, self.classes.colours, strict=True)
             ],
             "imagery": bool(self.imagery),
             "probabilities": bool(self.probabilities),
@@ -124,7 +125,7 @@ class OpenMap:
         """
         [class_id] = _part(self.address, [1], tile_bounds(z, x, y), TILE_PX, TILE_PX, self.anywhere)
         palette = np.zeros((256, 4), np.uint8)
-        for place, rgb in enumerate(bands.class_rgb()):
+        for place, rgb in enumerate(self.classes.rgb()):
             palette[place] = (*rgb, 0 if hidden >> place & 1 else 255)
         return _png(palette[class_id.filled(bands.IGNORE)])
 
@@ -156,8 +157,8 @@ class OpenMap:
                 return None
             window = Window(column, row, 1, 1)
             class_id = int(raster.read(1, window=window)[0, 0])
-        found = {"row": row, "column": column, "class": class_id if class_id != bands.IGNORE else None}
-        if self.probabilities and class_id != bands.IGNORE:
+        found = {"row": row, "column": column, "class": class_id if class_id < len(self.classes) else None}
+        if self.probabilities and found["class"] is not None:
             with reopened(self.probabilities, self.anywhere) as raster:
                 shares = raster.read(window=window, masked=True)[:, 0, 0] * raster.scales
             found["probabilities"] = [round(float(share), 4) for share in shares.filled(0)]
@@ -180,7 +181,7 @@ class OpenMap:
         high = [min(a, b) for a, b in zip(whole[2:], view[2:], strict=True)]
         unit = "ha" if self.placed else "pixels"
         if low[0] >= high[0] or low[1] >= high[1]:
-            return {"areas": [0.0] * len(bands.CLASSES), "unit": unit, "step_px": 0.5}
+            return {"areas": [0.0] * len(self.classes), "unit": unit, "step_px": 0.5}
         left, bottom, right, top = bounds = to_mercator((*low, *high))
         width, height = (
             min(math.ceil(2 * extent / self.pixel_m), MOST_SAMPLES) for extent in (right - left, top - bottom)
@@ -191,7 +192,7 @@ class OpenMap:
             area = row_areas_m2(bottom, top, height, (right - left) / width) / 1e4
         else:
             area = np.full(height, (right - left) * (top - bottom) / (width * height) / self.pixel_m**2)
-        sums = np.bincount(class_id.ravel(), np.repeat(area, width), minlength=256)[: len(bands.CLASSES)]
+        sums = np.bincount(class_id.ravel(), np.repeat(area, width), minlength=256)[: len(self.classes)]
         step = max((right - left) / width, (top - bottom) / height) / self.pixel_m
         return {"areas": sums.tolist(), "unit": unit, "step_px": round(step, 2)}
 
@@ -218,21 +219,21 @@ def open_map(
         ValueError: a file cannot be read, has the wrong content, or does not cover the map.
     """
     with open_raster(path, anywhere=any_vrt_source) as raster:
-        _check_map(plain(path), raster)
+        classes = classes_of_map(plain(path), raster)
         grid = Grid.of(raster)
         tags = {
             key: shown_in(text) for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)
         }
         address = on_earth(raster, path)
     path = plain(path)
-    shown = OpenMap(Path(path).name, address, placed_grid(grid), grid.placed, tags, anywhere=any_vrt_source)
+    shown = OpenMap(Path(path).name, address, placed_grid(grid), grid.placed, tags, classes, anywhere=any_vrt_source)
     if not grid.placed:
         print(f"note: {path} has no CRS and transform; it is shown without a place, areas in pixels", file=sys.stderr)
     elif shown.grid.bounds_in(WGS84) is None:
         raise ValueError(f"{path} has CRS {grid.crs.to_string()[:80]}, which has no longitude and latitude")
     if probabilities:
         with open_raster(probabilities, anywhere=any_vrt_source) as raster:
-            _check_probabilities(plain(probabilities), raster, path, grid)
+            check_probabilities(plain(probabilities), raster, path, grid, classes)
         shown = dataclasses.replace(shown, probabilities=str(probabilities))
     if s2:
         reading = Reading(s2_bands=s2_bands, any_vrt_source=any_vrt_source)
@@ -343,33 +344,6 @@ def _png(picture: UInt8[np.ndarray, "height width 4"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "png", compress_level=1)
     return file.getvalue()
-
-
-def _check_map(path: str, raster: rasterio.DatasetReader) -> None:
-    expected = "expected a class map of specsar_jax.predict: one band of uint8, 0 to 8, nodata 255"
-    if raster.count != 1 or raster.dtypes[0] != "uint8" or raster.nodata != bands.IGNORE:
-        kind = f"{raster.count} bands" if raster.count != 1 else f"{raster.dtypes[0]} with nodata {raster.nodata}"
-        raise ValueError(f"{path} holds {kind}, {expected}")
-    names = [raster.tags().get(f"class_{place}", name) for place, name in enumerate(bands.CLASSES)]
-    if names != list(bands.CLASSES):
-        raise ValueError(f"{path} has other classes ({', '.join(names)}), expected {', '.join(bands.CLASSES)}")
-    try:
-        look = raster.read(1, out_shape=tuple(min(size, 1024) for size in raster.shape))
-    except RasterioError as error:
-        raise ValueError(f"cannot read the pixels of {path}; is the file cut short? ({error})") from None
-    other = np.setdiff1d(look, [*range(len(bands.CLASSES)), bands.IGNORE])
-    if other.size:
-        raise ValueError(f"{path} holds {', '.join(map(str, other[:5]))}, {expected}")
-
-
-def _check_probabilities(path: str, raster: rasterio.DatasetReader, map_path: str, grid: Grid) -> None:
-    names = [text or name for text, name in zip(raster.descriptions, bands.CLASSES, strict=False)]
-    if raster.count != len(bands.CLASSES) or names != list(bands.CLASSES):
-        raise ValueError(
-            f"{path} holds {raster.count} bands ({', '.join(names)}), expected the probabilities of {', '.join(bands.CLASSES)}"
-        )
-    if not Grid.of(raster).same(grid):
-        raise ValueError(f"{path} is not on the grid of {map_path}; give the probabilities that were written with it")
 
 
 def _channels(s2: Sequence[str], reading: Reading, grid: Grid) -> tuple[Channel, ...]:

@@ -80,8 +80,8 @@ def windows_over(
 
 def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
     wanted = blocks.inside(block, job.region)
-    probability = np.full((*wanted.shape, len(bands.CLASSES)), np.nan, np.float32)
-    made = None
+    probability = np.full((*wanted.shape, len(job.trained.classes)), np.nan, np.float32)
+    made, seen = None, np.zeros(wanted.shape, np.uint8)
     if wanted.any():
         rows, columns = _extent(wanted)
         config = job.trained.config
@@ -91,19 +91,23 @@ def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]
             )
             for axis, part in ((block.rows, rows), (block.columns, columns))
         )
-        made = composites.composite(block.part(row_reach, column_reach), job.recipe, job.archive)
-        mapped = map_pixels(
-            network, made.s2, made.s1, row_axis, column_axis, config.model.sensors, config.predict.window_px
-        )
+        reach = block.part(row_reach, column_reach)
+        made = composites.composite(reach, job.recipe, job.archive, config.may_miss)
+        s2, s1 = job.trained.with_missing(made.s2, made.s1)
+        by = bands.seen_pixels(s2, s1, config.model.sensors, config.may_miss)
+        axes = row_axis, column_axis
+        mapped = map_pixels(network, s2, s1, by, *axes, config.predict.window_px, job.trained.classes)
         top, left = block.rows[rows].start - row_reach.start, block.columns[columns].start - column_reach.start
         height, width = rows.stop - rows.start, columns.stop - columns.start
         probability[rows, columns] = mapped[top : top + height, left : left + width]
         probability[~wanted] = np.nan
+        seen[rows, columns] = by[top : top + height, left : left + width]
+        seen[~wanted] = 0
     class_id = class_ids(probability, ~np.isnan(probability[..., 0]))
     area = blocks.pixel_hectares(block)
     hectares = np.bincount(class_id[wanted], area[wanted], minlength=bands.IGNORE + 1)
-    region_files.write_block(block, job, probability, made, hectares)
-    empty = not hectares[: len(bands.CLASSES)].any()
+    region_files.write_block(block, job, probability, seen, made, hectares)
+    empty = not hectares[: len(job.trained.classes)].any()
     return {"status": "empty" if empty else "done", "doubts": made.doubts if made else ()}
 
 

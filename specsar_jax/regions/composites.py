@@ -66,8 +66,9 @@ class Composite:
     """Number of pixels read that are no backscatter, by reason."""
 
 
-def composite(grid: Grid, recipe: Recipe, archive: StacArchive) -> Composite:
-    """Searches, reads and combines the scenes that cover a grid. A scene that cannot be used is left out, and told.
+def composite(grid: Grid, recipe: Recipe, archive: StacArchive, may_miss: tuple[str, ...] = ()) -> Composite:
+    """Searches, reads and combines the scenes that cover a grid. A scene that cannot be used is left out, and told. A sensor of
+    `may_miss` of which none can be used has no bands.
 
     Raises:
         acquisitions.ArchiveError: the API or a file server did not answer; another attempt may help.
@@ -82,7 +83,12 @@ def composite(grid: Grid, recipe: Recipe, archive: StacArchive) -> Composite:
     read: dict[str, tuple[str, str]] = {}
     if "s2" in recipe.sensors:
         found = stac_api.search(archive.s2, archive.timeout_s, bounds, interval(recipe.s2_dates), None, doubts)
-        s2, used, offsets, more = _sentinel2(found, grid, recipe, archive)
+        try:
+            s2, used, offsets, more = _sentinel2(found, grid, recipe, archive)
+        except ItemError as error:
+            if "s2" not in may_miss:
+                raise
+            used, offsets, more = [], [], [str(error)]
         doubts += more
         known = [stac_items.scene_metadata(item) for item in used]
         items["s2"] = tuple(item.id for item in used)
@@ -95,10 +101,15 @@ def composite(grid: Grid, recipe: Recipe, archive: StacArchive) -> Composite:
         found = stac_api.search(archive.s1, archive.timeout_s, bounds, interval(recipe.s1_dates), None, doubts)
         passes, more = _passes(found, recipe.wanted.s1_orbit, archive)
         doubts += more
-        s1, used, more = stac_reading.mean_backscatter(passes, grid, recipe.wanted, archive, pixels)
+        try:
+            s1, passed, more = stac_reading.mean_backscatter(passes, grid, recipe.wanted, archive, pixels)
+        except ItemError as error:
+            if "s1" not in may_miss:
+                raise
+            passed, more = [], [str(error)]
         doubts += more
-        items["s1"] = tuple(item.id for _, slices in used for item in slices)
-        dates["s1"] = tuple(sorted({date for date, _ in used}))
+        items["s1"] = tuple(item.id for _, slices in passed for item in slices)
+        dates["s1"] = tuple(sorted({date for date, _ in passed}))
     return Composite(s2, s1, items, dates, tuple(doubts), read, pixels)
 
 

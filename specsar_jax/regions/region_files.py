@@ -3,7 +3,8 @@
     region.json               the settings; a folder accepts no map with other settings
     blocks/<zone>_<x>_<y>.tif   the map of a block, as `map_files` writes it; nodata outside of the region and of the zone
     blocks/<zone>_<x>_<y>.json  its STAC item, with the area of each class; written last, so a block that has one is finished
-    mosaic_<zone>.vrt         all blocks of a UTM zone as one raster; one per zone, as a VRT has one CRS
+    seen/<zone>_<x>_<y>.tif     by which sensors each pixel was seen, if the network works without one of them
+    mosaic_<zone>.vrt         all blocks of a UTM zone as one raster, of `mosaics`
     summary.json              area of each class in hectares, the blocks that failed or have no imagery, the scenes left out, by reason
 
 A file appears under its name only when it is complete.
@@ -17,20 +18,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import pystac
 import shapely
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
 from specsar_jax.maps import publishing, qgis
 from specsar_jax.maps.map_files import Outputs, write_map
 from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
+from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.addresses import compared_tree, shown_in
-from tfds_dwplus.files.outputs import locked, remove_partials, write_json, write_whole
+from tfds_dwplus.files.outputs import locked, remove_partials, write_json
 from tfds_dwplus.files.strangers import a_count, a_number, an_object, one_line, read_object, texts
 from tfds_dwplus.imagery.decoder import backscatter
 from tfds_dwplus.imagery.items.stac_assets import kind_of_note
@@ -40,6 +41,10 @@ from tfds_dwplus.places.blocks import Block
 
 TAKEN_ORBIT = "s1_orbit_taken"
 """Field of region.json beside what was asked: the orbit direction that was taken, where two were to be tried."""
+
+
+SEEN = "seen"
+"""Folder of the rasters of the sensors that each pixel was seen by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,7 @@ def write_block(
     block: Block,
     job: Job,
     probability: Float32[np.ndarray, "size size class"],
+    seen: UInt8[np.ndarray, "size size"],
     made: Composite | None,
     hectares: Float[np.ndarray, "256"],
 ) -> None:
@@ -105,6 +111,7 @@ def write_block(
         block: block of the region's grid.
         job: settings of the region.
         probability: class probabilities, NaN where nothing is mapped.
+        seen: the sensors that each pixel was seen by, `bands.seen_pixels`; written as `seen/BLOCK.tif` if the network may miss one.
         made: composite that it was mapped from; None if no pixel of the block is in the region.
         hectares: area of the region in this block by class id, the last one nodata.
 
@@ -112,32 +119,23 @@ def write_block(
         OSError: the folder cannot be written.
     """
     folder = job.output / "blocks"
-    tags = _tags(job, made)
+    tags, classes = _tags(job, made), job.trained.classes
     item = _item(block, job, made, hectares)
     # One folder per attempt: a worker that lost its scheduler may still be writing this block while another one does so too.
     with tempfile.TemporaryDirectory(prefix=f".{block.name}.", dir=folder, ignore_cleanup_errors=True) as own:
-        write_map(block.grid, Outputs(Path(own) / f"{block.name}.tif"), tags, probability)
-        publishing.publish(Path(own) / f"{block.name}.tif", folder / f"{block.name}.tif", qgis.style())
+        by = job.output / SEEN / f"{block.name}.tif" if job.trained.config.may_miss else None
+        if by:
+            by.parent.mkdir(exist_ok=True)
+        write_map(
+            block.grid, Outputs(Path(own) / f"{block.name}.tif", sensors_seen=by), classes, tags, probability, seen
+        )
+        publishing.publish(Path(own) / f"{block.name}.tif", folder / f"{block.name}.tif", qgis.style(classes))
         write_json(folder / f"{block.name}.json", item)
-
-
-def write_mosaics(output: Path, done: Sequence[Block]) -> list[Path]:
-    """Writes a VRT of the finished blocks of each zone, with a style for QGIS beside it; returns the paths of the VRTs."""
-    paths = []
-    for zone in sorted({block.zone for block in done}):
-        path = output / f"mosaic_{zone}.vrt"
-        for name, text in (
-            (path, _mosaic([b for b in done if b.zone == zone])),
-            (path.with_suffix(".qml"), qgis.style()),
-        ):
-            write_whole(name, text)
-        paths.append(path)
-    return paths
 
 
 def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[str, str]) -> dict[str, Any]:
     """Adds up the areas of the finished blocks, in hectares, writes summary.json and returns its content."""
-    classes = dict.fromkeys(bands.CLASSES, 0.0)
+    classes = dict.fromkeys(job.trained.classes.names, 0.0)
     without, empty, missing = 0.0, [], []
     left_out: dict[str, dict[str, str]] = {}
     pixels: dict[str, int] = {}
@@ -146,7 +144,7 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
         if not is_done(output, block):
             missing.append(block.name)
             continue
-        known = _told(output / "blocks" / f"{block.name}.json")
+        known = _told(output / "blocks" / f"{block.name}.json", job.trained.classes)
         for name, area in known["specsar:hectares"].items():
             classes[name] += area
         without += known["specsar:no_data_hectares"]
@@ -179,11 +177,12 @@ def table(summary: dict[str, Any]) -> str:
     """Formats the areas of a summary as text: hectares, and percent of the mapped area."""
     mapped = sum(summary["hectares"].values())
     share = 100 / mapped if mapped else 0.0
-    rows = [f"{name:<20} {area:>16,.1f} ha {area * share:>6.1f} %" for name, area in summary["hectares"].items()]
-    rows.append(f"{'mapped':<20} {mapped:>16,.1f} ha")
+    wide = max(20, *map(len, summary["hectares"]))
+    rows = [f"{name:<{wide}} {area:>16,.1f} ha {area * share:>6.1f} %" for name, area in summary["hectares"].items()]
+    rows.append(f"{'mapped':<{wide}} {mapped:>16,.1f} ha")
     if summary["no_data_hectares"]:
-        rows.append(f"{'without imagery':<20} {summary['no_data_hectares']:>16,.1f} ha")
-    rows.append(f"{'the region':<20} {summary['region_hectares']:>16,.1f} ha")
+        rows.append(f"{'without imagery':<{wide}} {summary['no_data_hectares']:>16,.1f} ha")
+    rows.append(f"{'the region':<{wide}} {summary['region_hectares']:>16,.1f} ha")
     return "\n".join(rows)
 
 
@@ -235,12 +234,12 @@ def _each(texts: Sequence[str]) -> str:
     return ", ".join(sorted(set(filter(None, texts))))
 
 
-def _told(item: Path) -> dict[str, Any]:
+def _told(item: Path, classes: Classes) -> dict[str, Any]:
     """Reads what the STAC item of a block tells of it. Raises a ValueError if it is not what `write_block` writes."""
     try:
         known = an_object(read_object(item, finite=False).get("properties"), "properties")
         for name, area in an_object(known.get("specsar:hectares"), "hectares").items():
-            if name not in bands.CLASSES:
+            if name not in classes.names:
                 raise ValueError(f"hectares of {one_line(name, 40)}")
             a_number(area, "hectares")
         a_number(known.get("specsar:no_data_hectares"), "no_data_hectares")
@@ -322,6 +321,7 @@ def _differences(found: Any, asked: Any, name: str = "") -> Iterator[tuple[str, 
 def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
     """Returns the STAC 1.1 item of a block, with the extensions projection 2 and classification 2, and own fields specsar:*."""
     place = blocks.footprint(block, job.region)
+    classes = job.trained.classes
     days = sorted(day for sensor in job.recipe.sensors for day in getattr(job.recipe, f"{sensor}_dates"))
     grid = block.grid
     item = pystac.Item(
@@ -335,7 +335,7 @@ def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.nda
             "proj:code": grid.crs.to_string(),
             "proj:shape": list(grid.shape),
             "proj:transform": list(grid.transform)[:6],
-            "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(bands.CLASSES)},
+            "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(classes.names)},
             "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
             "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
             "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
@@ -350,36 +350,13 @@ def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.nda
         ],
     )
     kinds = [
-        {"value": value, "name": name, "color_hint": colour}
-        for value, (name, colour) in enumerate(zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True))
+        {"value": value, "name": word, "color_hint": colour} | ({} if word == name else {"title": name})
+        for value, (word, name, colour) in enumerate(zip(classes.words(), classes.names, classes.colours, strict=True))
     ]
     more = {"data_type": "uint8", "nodata": bands.IGNORE, "classification:classes": kinds}
+    if job.trained.config.may_miss:
+        about = {"data_type": "uint8", "nodata": bands.IGNORE}
+        title, href = "sensors seen: 1 Sentinel-2, 2 Sentinel-1, 3 both", f"../{SEEN}/{block.name}.tif"
+        item.add_asset("sensors_seen", pystac.Asset(href, title, None, pystac.MediaType.COG, ["metadata"], about))
     item.add_asset("map", pystac.Asset(f"./{block.name}.tif", "land cover", None, pystac.MediaType.COG, ["data"], more))
     return item.to_dict(include_self_link=False)
-
-
-def _mosaic(done: Sequence[Block]) -> str:
-    """Returns the XML of a GDAL virtual raster (VRT) of the blocks of one zone.
-
-    Source: https://gdal.org/en/stable/drivers/raster/vrt.html
-    """
-    top, left = min(block.rows.start for block in done), min(block.columns.start for block in done)
-    height, width = max(block.rows.stop for block in done) - top, max(block.columns.stop for block in done) - left
-    grid = done[0].part(range(top, top + height), range(left, left + width))
-    colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in bands.class_rgb())
-    names = "".join(f"<Category>{escape(name)}</Category>" for name in bands.CLASSES)
-    sources = "".join(
-        f'<SimpleSource><SourceFilename relativeToVRT="1">blocks/{block.name}.tif</SourceFilename><SourceBand>1</SourceBand>'
-        f'<SourceProperties RasterXSize="{block.size_px}" RasterYSize="{block.size_px}" DataType="Byte" BlockXSize="512" '
-        f'BlockYSize="512"/><SrcRect xOff="0" yOff="0" xSize="{block.size_px}" ySize="{block.size_px}"/>'
-        f'<DstRect xOff="{block.columns.start - left}" yOff="{block.rows.start - top}" xSize="{block.size_px}" '
-        f'ySize="{block.size_px}"/></SimpleSource>'
-        for block in sorted(done)
-    )
-    return (
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(grid.crs.to_wkt())}</SRS>'
-        f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
-        f'<VRTRasterBand dataType="Byte" band="1"><Description>land cover</Description><NoDataValue>{bands.IGNORE}</NoDataValue>'
-        f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable><CategoryNames>{names}</CategoryNames>"
-        f"{sources}</VRTRasterBand></VRTDataset>"
-    )

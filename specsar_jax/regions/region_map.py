@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-from specsar_jax.regions import cluster, coverage, region_files
+from specsar_jax.regions import cluster, coverage, mosaics, region_files
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus.command_line import progress
 from tfds_dwplus.places import blocks
@@ -46,7 +46,7 @@ def map_region(job: Job, block_px: int, scheduler: str, workers: int, attempts: 
         job = _with_coverage(job)
         region_files.keep_orbit(job.output, job.recipe.wanted.s1_orbit)
     failed = _map_blocks(job, todo, len(wanted), scheduler, workers, attempts) if todo else {}
-    region_files.write_mosaics(job.output, [b for b in wanted if region_files.is_done(job.output, b)])
+    mosaics.write_mosaics(job.output, [b for b in wanted if region_files.is_done(job.output, b)], job.trained.classes)
     summary = region_files.write_summary(
         job.output, job, wanted, {name: reason for name, (reason, _) in failed.items()}
     )

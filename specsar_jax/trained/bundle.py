@@ -126,8 +126,8 @@ def _metadata(trained: Trained, dtype: str) -> dict[str, str]:
         "bands": json.dumps(trained.bands),
         "config": json.dumps(configs.to_dict(trained.config)),
         "statistics": json.dumps(trained.statistics.to_dict()),
-        "classes": json.dumps(bands.CLASSES),
-        "class_colours": json.dumps(bands.CLASS_COLOURS),
+        "classes": json.dumps(trained.classes.names),
+        "class_colours": json.dumps(trained.classes.colours),
         "weights_sha256": trained.sha256,
     }
     return facts | {"metadata_sha256": _digest(facts)}
@@ -197,8 +197,7 @@ def _described(metadata: Mapping[str, str]) -> Trained:
         an_object(parse_json(metadata["statistics"], "its statistics", finite=False), "its statistics")
     )
     _check_statistics(config, statistics)
-    if tuple(a_list(parse_json(metadata["classes"], "its classes"), "its classes")) != bands.CLASSES:
-        raise ValueError(f"its classes are {metadata['classes'][:200]}, expected {', '.join(bands.CLASSES)}")
+    _check_classes(config, statistics.classes, metadata)
     temperature = float(metadata.get("temperature", 1.0))  # the oldest bundles have none
     if not 1e-3 <= temperature <= 1e3:
         raise ValueError(f"a temperature of {temperature}, expected 0.001 to 1000")
@@ -214,6 +213,18 @@ def _described(metadata: Mapping[str, str]) -> Trained:
 def _check_line(text: str, what: str, advice: str) -> None:
     if len(text) > _MOST_SIGNS or not text.isprintable():
         raise ValueError(f"{what} of {len(text)} characters, expected a line of {_MOST_SIGNS} at most; {advice}")
+
+
+def _check_classes(config: Config, classes: bands.Classes, metadata: Mapping[str, str]) -> None:
+    """Raises ValueError unless network, statistics, and names and colours beside them are of the same classes."""
+    for key, expected in (("classes", classes.names), ("class_colours", classes.colours)):
+        what = f"its {key.replace('_', ' ')}"
+        if tuple(a_list(parse_json(metadata[key], what), what)) != expected:
+            raise ValueError(
+                f"{what} are {metadata[key][:200]}, expected those of its statistics, {', '.join(expected)}"
+            )
+    if config.model.classes != len(classes):
+        raise ValueError(f"its network has {config.model.classes} classes, its statistics have {len(classes)}")
 
 
 def _check_statistics(config: Config, statistics: Statistics) -> None:

@@ -40,6 +40,11 @@ def load_trained(path: Path | str, which: str = "best") -> Trained:
         return read_bundle(bundle)
     config = read_config(path)
     statistics = Statistics.read(path / "statistics.json")
+    if config.model.classes != len(statistics.classes):
+        raise ValueError(
+            f"{path}: the network of config.json has {config.model.classes} classes, statistics.json {len(statistics.classes)}; they are not "
+            "of one run, take its own files"
+        )
     step, variables = _restored(path, which, config)
     calibration = read_calibration(path, step)
     return Trained(config, statistics, variables, step, 1.0 if calibration is None else calibration["temperature"])

@@ -45,7 +45,8 @@ class Teacher:
 
         Args:
             variables: of the teacher; given apart, so that they are no constants of the program.
-            batch: `s2` and `s1`, physical values.
+            batch: `s2` and `s1`, physical values, and `label`; water of these stays water, since what is dark enough to be nothing else
+                Dynamic World's network takes for trees, or is unsure of (`tfds_dwplus.tiles.labelling.water`).
             sensors: that the student reads.
 
         Returns:
@@ -54,7 +55,7 @@ class Teacher:
         """
         config, statistics = self.trained.config, self.trained.statistics
         s2, s1 = batch["s2"][..., np.asarray(self.s2_places, int)], batch["s1"]
-        scaled = standardise(s2, s1, statistics, config.data.scaling)
+        scaled = standardise(s2, s1, statistics, config.data.scaling, config.may_miss)
         log_p = log_probabilities(variables, *scaled, config=config.model, temperature=self.trained.temperature)
         probability = jnp.exp(log_p)
         sure = probability.max(axis=-1) >= self.confidence
@@ -63,6 +64,11 @@ class Teacher:
         if "s1" in {*sensors, *config.model.sensors}:
             sure &= jnp.isfinite(s1).all(axis=-1)
         label = jnp.where(sure, probability.argmax(axis=-1).astype(jnp.uint8), jnp.uint8(bands.IGNORE))
+        if statistics.classes == bands.DYNAMIC_WORLD:
+            water = bands.CLASSES.index("water")
+            known = batch["label"] == water
+            label = jnp.where(known, jnp.uint8(water), label)
+            probability = jnp.where(known[..., None], jnp.eye(len(statistics.classes))[water], probability)
         return batch | {"label": label, "probability": jax.lax.stop_gradient(probability)}
 
 
@@ -75,10 +81,15 @@ def load_teacher(path: Path | str, config: Config, statistics: Statistics) -> Te
         statistics: of its bands.
 
     Raises:
-        ValueError: it is none of these, or reads a band or a sensor that the batches of the run do not hold.
+        ValueError: it is none of these, reads a band or a sensor that the batches of the run do not hold, or has other classes.
     """
     trained = load_trained(hub.place_of(path))
     shown = one_line(str(path), 200)
+    if trained.classes.names != statistics.classes.names:
+        raise ValueError(
+            f"train.teacher {shown} has the classes {one_line(', '.join(trained.classes.names), 200)}, the data set has "
+            f"{one_line(', '.join(statistics.classes.names), 200)}; take a teacher of the same classes"
+        )
     if lacking := [sensor for sensor in trained.config.model.sensors if sensor not in config.model.sensors]:
         raise ValueError(
             f"train.teacher {shown} reads {' and '.join(lacking)}, which the network to be trained does not read; take a teacher of "

@@ -5,17 +5,18 @@ import functools
 import hashlib
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config, Model
 from specsar_jax.network import model
 from specsar_jax.version import __version__
-from tfds_dwplus.bands import Classes
+from tfds_dwplus.bands import S2_NODATA, Classes
 from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.tiles.labelling import annotators
 
@@ -62,6 +63,32 @@ class Trained:
     def bands(self) -> dict[str, tuple[str, ...]]:
         """Returns the names of the bands that the network reads, in order, by sensor, 's2' before 's1'."""
         return {sensor: getattr(self.statistics, sensor).bands for sensor in self.config.model.sensors}
+
+    def check_sensor(self, sensor: str, there: Collection[str], said: str) -> None:
+        """Raises a ValueError if the network reads a sensor that is not among those that are there, and does not work without it; the
+        message has `said`.
+        """
+        sensors, may_miss = self.config.model.sensors, self.config.may_miss
+        if sensor not in sensors or sensor in there:
+            return
+        if sensor not in may_miss:
+            raise ValueError(
+                f"the network reads {' and '.join(sensors)}, but {said}"
+                + ("; one that is trained with data.sensor_drop works without" if len(sensors) > 1 else "")
+            )
+        if not set(there) & set(sensors):
+            raise ValueError(f"the network reads {' or '.join(sensors)}, but {said}, and the other neither")
+
+    def with_missing(
+        self, s2: Shaped[np.ndarray, "*shape s2_band"], s1: Shaped[np.ndarray, "*shape s1_band"]
+    ) -> tuple[Shaped[np.ndarray, "*shape s2_channel"], Shaped[np.ndarray, "*shape s1_channel"]]:
+        """Gives a sensor that has no bands, and that the network may miss, its bands without data."""
+        may_miss, shape = self.config.may_miss, s2.shape[:-1]
+        if "s2" in may_miss and not s2.shape[-1]:
+            s2 = np.full((*shape, len(self.bands["s2"])), S2_NODATA, np.uint16)
+        if "s1" in may_miss and not s1.shape[-1]:
+            s1 = np.full((*shape, len(self.bands["s1"])), np.nan, np.float32)
+        return s2, s1
 
     def provenance(self) -> dict[str, str]:
         """Returns software, weights and training as tags for the files of a map."""

@@ -15,7 +15,9 @@ from specsar_jax.config import Config
 from specsar_jax.devices.sharding import is_first, largest_of_all, wait_for_all
 from specsar_jax.trained.run_files import none_whole, read_config, read_part, set_aside, why
 from specsar_jax.training.train_state import TrainState
+from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.outputs import locked, remove_partials, write_json
+from tfds_dwplus.files.strangers import one_line
 
 NOT_EVALUATED = -1e9
 """Score of a checkpoint that was saved between two evaluations, and so was not evaluated."""
@@ -69,6 +71,8 @@ def _taken(workdir: Path, config: Config, statistics: Statistics, change: bool) 
     wait_for_all("workdir looked at")
     if path.exists():
         before = read_config(workdir)
+        learnt = Statistics.read(workdir / "statistics.json")
+        _check_classes(workdir, learnt.classes, statistics.classes)  # before model.classes, which nobody gave
         changes = [_change(text.partition(":")[0], before, config) for text in configs.differences(before, config)]
         refused = [of for of in changes if of["setting"] not in MAY_CHANGE]
         if others := [of for of in refused if not (change and of["setting"] in MAY_CHANGE_IF_ASKED)]:
@@ -78,13 +82,25 @@ def _taken(workdir: Path, config: Config, statistics: Statistics, change: bool) 
                 f"{workdir} belongs to a run of another config ({told}, there and here); give another --workdir, "
                 f"or the config it was started with{', or go on with this one: --change' if asked else ''}"
             )
-        if Statistics.read(workdir / "statistics.json") != statistics:
+        if learnt != statistics:
             raise ValueError(f"{workdir} was trained on a data set of other statistics; give another --workdir")
     elif is_first():
         write_json(workdir / "statistics.json", statistics.to_dict())
         write_json(path, configs.to_dict(config))
     wait_for_all("workdir claimed")
     return changes
+
+
+def _check_classes(workdir: Path, learnt: Classes, given: Classes) -> None:
+    """Raises a ValueError if a run learns other classes than those of the data set that it is given."""
+    if learnt == given:
+        return
+    told = f"the classes {one_line(', '.join(learnt.names), 200)}, the data set has {one_line(', '.join(given.names), 200)}"
+    if learnt.names == given.names:
+        told = f"the colours {', '.join(learnt.colours)} of its classes, the data set has {', '.join(given.colours)}"
+    raise ValueError(
+        f"{workdir} belongs to a run with {told}; give another --workdir, and start from this one with --config.train.finetune={workdir}"
+    )
 
 
 def keep_changes(workdir: Path, config: Config, changes: list[dict[str, Any]]) -> None:

@@ -68,10 +68,10 @@ def evaluate(
         files: where the first process writes the figures and the sums of each tile, if anywhere.
 
     Raises:
-        ValueError: no such data set or split, or a sensor or bands that the network needs and the data set lacks.
+        ValueError: no such data set or split, a sensor or bands that the network needs and the data set lacks, or other classes.
     """
     tally, loss, named = score_tiles(trained, data_dir, dataset, split)
-    figures = named | {"loss": loss} | figures_of(tally, trained.temperature)
+    figures = named | {"loss": loss} | figures_of(tally, trained.classes, trained.temperature)
     if files is not None and is_first():
         evaluation_files.write(files, figures, tally)
     return figures
@@ -137,11 +137,11 @@ def make_score(
     run_over = make_pass(config, statistics, mesh, step, shardings)
 
     def score(variables: Variables, batches: Iterator[Batch], look: Look = lambda *_: None) -> dict[str, Any]:
-        confusion, loss = np.zeros((len(bands.CLASSES),) * 2, np.int64), 0.0
+        confusion, loss = np.zeros((len(statistics.classes),) * 2, np.int64), 0.0
         for sums in run_over(variables, batches, look):
             confusion += sums["confusion"].sum(axis=0, dtype=np.int64)
             loss += float(sums["loss"].sum(dtype=np.float64))
-        return {"loss": loss / max(int(confusion.sum()), 1)} | metrics.summarise(confusion)
+        return {"loss": loss / max(int(confusion.sum()), 1)} | metrics.summarise(confusion, statistics.classes)
 
     return score
 
@@ -162,7 +162,7 @@ def make_pass(
         for_mesh(
             lambda variables, s2, s1: log_probabilities(
                 variables,
-                *standardise(s2, s1, statistics, config.data.scaling),
+                *standardise(s2, s1, statistics, config.data.scaling, config.may_miss),
                 config=config.model,
                 average_turns=config.predict.average_turns,
             ),
@@ -209,12 +209,14 @@ def _pass(
     """
     builder = open_dataset(data_dir, dataset)
     config = trained.config
-    datasets.check_sensors(builder, config.model.sensors)
+    datasets.check_sensors(builder, config.model.sensors, config.may_miss)
+    datasets.check_classes(builder, trained.classes)
     if is_first() and (note := datasets.other_backscatter(builder, trained.statistics, config.model.sensors)):
         print(f"note: {note}", file=sys.stderr)
     source = read_split(builder, split)
     mesh = evaluation_mesh(config.mesh)
-    rasters = pipeline.select(config.data.s2_bands, datasets.dataset_bands(builder), config.model.sensors)
+    held = datasets.dataset_bands(builder)
+    rasters = pipeline.select(config.data.s2_bands, held, config.model.sensors, may_miss=config.may_miss)
     batch_size, rows = shared_batch(config.train.eval_batch_size, mesh)
     variables = jax.device_put(jax.tree.map(np.asarray, trained.variables), replicated(mesh))
     run_over = make_pass(config, trained.statistics, mesh, of)
@@ -234,7 +236,7 @@ def _pass(
                 class_id = sums.pop("class_id")
                 for tile in about[-2 * batch_size :]:  # of this batch, and of the one that was read meanwhile
                     if tile["index"] // batch_size == number:
-                        write_tile_map(maps, tile, class_id[tile["index"] % batch_size])
+                        write_tile_map(maps, tile, class_id[tile["index"] % batch_size], trained.classes)
             parts.append(sums)
             bar.update()
     about = sorted(_of_all(about), key=lambda tile: tile["index"])

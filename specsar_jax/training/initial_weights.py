@@ -1,9 +1,10 @@
 """The weights a run starts from: random, a public SegFormer's, or those of a network that this project has trained.
 
-Fine-tuning takes over all that fits. Weights go by name and shape; channels of the first convolutions by the name of their band; a
-classifier of another number of classes stays random.
+Fine-tuning takes over all that fits. Weights go by name and shape, channels of the first convolutions by the name of their band, and
+those of the classifier by the name of their class.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from tfds_dwplus.command_line import local_path
 from tfds_dwplus.imagery.decoder.backscatter import other_quantity, quantity_named
 
 
-def initial_weights(config: Config, workdir: Path, s1_unit: str = "") -> tuple[Variables | None, Carried | None]:
+def initial_weights(
+    config: Config, workdir: Path, classes: bands.Classes, s1_unit: str = ""
+) -> tuple[Variables | None, Carried | None]:
     """Reads the weights that `train.pretrained` or `train.finetune` names, and says what was taken over.
 
     Args:
         config: of the run to be.
         workdir: of the run to be.
+        classes: of its data set.
         s1_unit: of its data set, 'sigma0 dB' or 'gamma0 dB'; a network trained on the other one is told.
 
     Returns:
@@ -46,18 +50,21 @@ def initial_weights(config: Config, workdir: Path, s1_unit: str = "") -> tuple[V
     if config.train.pretrained:
         given = load_segformer(local_path(config.train.pretrained), drawn, config.model, config.data.s2_bands)
     else:
-        given = load_finetuned(hub.place_of(config.train.finetune), drawn, config, s1_unit)
+        given = load_finetuned(hub.place_of(config.train.finetune), drawn, config, classes, s1_unit)
     say(given[1].summary())
     return given
 
 
-def load_finetuned(path: Path, drawn: Variables, config: Config, s1_unit: str = "") -> tuple[Variables, Carried]:
+def load_finetuned(
+    path: Path, drawn: Variables, config: Config, classes: bands.Classes, s1_unit: str = ""
+) -> tuple[Variables, Carried]:
     """Reads the weights to fine-tune.
 
     Args:
         path: workdir of a run, or exported bundle.
         drawn: variables of the network to be trained; float32.
         config: of the run to be, with its bands.
+        classes: of its data set; said which of them the network knows, if it has others.
         s1_unit: of its data set, "" if not known; said if the network was trained on another one.
 
     Returns:
@@ -70,6 +77,10 @@ def load_finetuned(path: Path, drawn: Variables, config: Config, s1_unit: str = 
     both_read_s1 = "s1" in config.model.sensors and "s1" in trained.config.model.sensors
     if both_read_s1 and (other := other_quantity(quantity_named([s1_unit]), trained.statistics.s1.unit)):
         say(f"note: {path}: {other}")
+    known = _known_classes(trained.classes, classes)
+    new = [name for name in classes.names if name not in known]
+    if trained.classes.names != classes.names:
+        say(f"note: {_of_classes(known, new)}")
     given = {name: np.asarray(leaf) for name, leaf in named_weights(trained.variables).items()}
     places, structure = jax.tree.flatten_with_path(drawn)
     leaves, used, kept = [], set(), []
@@ -88,6 +99,15 @@ def load_finetuned(path: Path, drawn: Variables, config: Config, s1_unit: str = 
                 used.add(name)
             if missing:
                 kept.append(f"{name}[{', '.join(missing)}]")
+        elif theirs is not None and _of_classifier(place) and theirs.shape[:-1] == values.shape[:-1]:
+            values = values.copy()
+            for column, class_name in enumerate(classes.names):
+                if class_name in known:
+                    values[..., column] = theirs[..., known[class_name]]
+            if known:
+                used.add(name)
+            if new:
+                kept.append(f"{name}[{', '.join(new)}]" if known else name)
         elif theirs is not None and theirs.shape == values.shape:
             values = theirs
             used.add(name)
@@ -97,6 +117,32 @@ def load_finetuned(path: Path, drawn: Variables, config: Config, s1_unit: str = 
     if not used:
         raise ValueError(f"nothing of {path} fits this network; is it of another preset?")
     return structure.unflatten(leaves), Carried(tuple(sorted(used)), tuple(sorted(given.keys() - used)), tuple(kept))
+
+
+def _known_classes(theirs: bands.Classes, ours: bands.Classes) -> dict[str, int]:
+    """Of each of our classes that a network knows, its id there, by our name; upper and lower case of names are alike."""
+    places = {name.casefold(): place for place, name in enumerate(theirs.names)}
+    return {name: places[name.casefold()] for name in ours.names if name.casefold() in places}
+
+
+def _of_classes(known: Iterable[str], new: Sequence[str]) -> str:
+    """Says in a line of which classes the classifier keeps its weights."""
+    known, total = list(known), len(list(known)) + len(new)
+    if not known:
+        return f"none of the {total} classes is known to the network; the classifier starts anew"
+    drawn = f"; new: {', '.join(new)}" if new else ""
+    return f"{len(known)} of {total} classes are known: {', '.join(known)}{drawn}"
+
+
+def _of_classifier(place: tuple[Any, ...]) -> bool:
+    """Whether a weight is of the classifier: its last axis is that of the classes."""
+    names = [key.key for key in place]
+    return names in (
+        ["params", "decoder", "classify_kernel"],
+        ["params", "decoder", "classify_bias"],
+        ["params", "classify", "kernel"],  # of dynamic_world
+        ["params", "classify", "bias"],
+    )
 
 
 def _embedded_branch(place: tuple[Any, ...]) -> str:

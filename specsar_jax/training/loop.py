@@ -92,7 +92,7 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
     teacher = load_teacher(config.train.teacher, config, statistics) if config.train.teacher else None
     if teacher is not None:
         statistics = dataclasses.replace(statistics, labelled_by={teacher.name: len(train_source)})
-    variables, carried = initial_weights(config, workdir, statistics.s1.unit)
+    variables, carried = initial_weights(config, workdir, statistics.classes, statistics.s1.unit)
     with checkpoints.claimed(workdir, config, statistics, change) as changes:
         if carried is not None and is_first():
             write_json(workdir / "pretrained.json", carried.to_dict())
@@ -149,7 +149,7 @@ def _optimise(
 
     # What runs: the step, the batches it is given, and the validation.
     chosen = config.data.s2_bands, dataset_bands(builder), config.model.sensors
-    rasters = pipeline.select(*chosen)
+    rasters = pipeline.select(*chosen, may_miss=config.may_miss)
     program = make_program(config, statistics, mesh, shardings, teacher)
     teaching = (
         (jax.device_put(for_inference(teacher.trained.variables, teacher.trained.config.model), replicated(mesh)),)
@@ -161,7 +161,7 @@ def _optimise(
     schedule = jax.jit(learning_rate(config.optimizer, settings.steps))
     batches = pipeline.train_batches(
         train_source,
-        pipeline.select(*chosen, probabilities=config.loss.name == "soft" and not teacher),
+        pipeline.select(*chosen, probabilities=config.loss.name == "soft" and not teacher, may_miss=config.may_miss),
         config.data,
         batch_size=settings.batch_size,
         seed=settings.seed,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, Num
 
 from specsar_jax.accuracy.metrics import of_class
-from specsar_jax.config import Loss
+from specsar_jax.config import Loss, check_alpha
 from tfds_dwplus import bands
 
 
@@ -23,15 +23,16 @@ def class_alpha(label_pixels: tuple[int, ...], config: Loss, *, taught: bool = F
         a weight for each class; for a class without a labelled pixel 0, or 1 if taught.
 
     Raises:
-        ValueError: no labelled pixel.
+        ValueError: no labelled pixel, or weights of more or fewer classes.
     """
+    check_alpha(config, len(label_pixels))
     if config.alpha:
         return config.alpha
     counts = np.asarray(label_pixels, np.float64)
     if taught and not counts.any():
         return (1.0,) * len(counts)
     if not counts.any():
-        raise ValueError("the train split has no labelled pixel; are the label codes 1 to 9?")
+        raise ValueError(f"the train split has no labelled pixel; are the label codes 1 to {len(counts)}?")
     present = counts > 0
     alpha = np.where(present, (counts[present].mean() / np.maximum(counts, 1)) ** config.alpha_power, 0.0)
     alpha = alpha * counts.sum() / (alpha * counts).sum()

@@ -127,7 +127,7 @@ def _loss_and_gradient(
 
     def loss_of(params: Any, batch_stats: Any, part: dict[str, Array], rng: Array) -> tuple[Float[Array, ""], Any]:
         params, part = sharding.for_computing(params, part, config.mesh)
-        s2, s1 = standardise(part["s2"], part["s1"], statistics, config.data.scaling)
+        s2, s1 = standardise(part["s2"], part["s1"], statistics, config.data.scaling, config.may_miss)
         variables = {"params": params, "batch_stats": batch_stats}
         logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng)
         how = {"config": config.loss, "expert": part["expert"], "probability": part.get("probability")}

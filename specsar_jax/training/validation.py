@@ -43,6 +43,7 @@ class Validation:
         dataset: full name of the data set.
         """
         self._source, self._rasters, self._config, self._mesh, self._dataset = source, rasters, config, mesh, dataset
+        self._classes = statistics.classes
         self._score = make_score(config, statistics, mesh, shardings)
 
     def score(self, step: int, variables: Variables, log: RunLog) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Validation:
 
     def show(self, step: int, figures: dict[str, Any], log: RunLog) -> None:
         """Draws the confusion matrix for the run log, and prints the headline."""
-        confusion = pictures.confusion(np.array(figures["confusion_matrix"]))
+        confusion = pictures.confusion(np.array(figures["confusion_matrix"]), self._classes)
         log.show_picture(step, "confusion", pictures.pixels(confusion))
         shown = {"mIoU": figures["mean_iou"], "overall accuracy": figures["overall_accuracy"]}
         percent = {name: "-" if value is None else f"{100 * value:.1f} %" for name, value in shown.items()}
@@ -76,9 +77,11 @@ class Validation:
         for tile, class_id in enumerate(class_ids[:TILES_SHOWN].astype(np.uint8)):
             if batch["about"][tile]:
                 record = {name: batch[name][tile] for name in pipeline.RASTERS}
-                valid = bands.valid_pixels(record["s2"], record["s1"], self._config.model.sensors)
+                may_miss = self._config.may_miss
+                valid = bands.valid_pixels(record["s2"], record["s1"], self._config.model.sensors, may_miss)
                 class_id = np.where(valid, class_id, np.uint8(bands.IGNORE))
-                panels = pictures.panels(record, self._config.data.s2_bands, class_id)
+                panels = pictures.panels(record, self._config.data.s2_bands, class_id, self._classes)
                 rows.append((batch["tile_id"][tile].decode(), panels))
         if rows:
-            log.show_picture(step, "tiles", pictures.pixels(pictures.examples(rows, f"validation, step {step}")))
+            drawn = pictures.examples(rows, f"validation, step {step}", self._classes)
+            log.show_picture(step, "tiles", pictures.pixels(drawn))

@@ -33,6 +33,7 @@ def test_a_workdir_beside_a_raster(world, tmp_path):
     scored = score(
         [Map(network, legends.DYNAMIC_WORLD)],
         dataset_targets(read_split(open_dataset(world.data, "mine"), "test")),
+        bands.DYNAMIC_WORLD,
     )
     scored.tallies["network"]["label"].choose(np.array([2, 0, 1])).write(workdir / "tiles_test.npz")
     scored_on = {

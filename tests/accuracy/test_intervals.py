@@ -16,7 +16,7 @@ from tfds_dwplus import bands
 OLOFSSON = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
 """Table 8 of Olofsson et al. 2014: rows = map."""
 OLOFSSON_PIXELS = np.array([200_000, 150_000, 3_200_000, 6_450_000])
-OLOFSSON_CLASSES = ("deforestation", "gain", "forest", "other")
+OLOFSSON_CLASSES = bands.Classes(("deforestation", "gain", "forest", "other"), ("c4281b", "88b053", "397d49", "a59b8f"))
 
 
 def olofsson() -> dict:
@@ -85,7 +85,7 @@ def test_standard_errors_are_those_of_repeated_samples():
     samples = np.stack([rng.multinomial(row.sum(), row / row.sum(), size=1000) for row in matrix], axis=1)
     drawn = [intervals.area_estimates(sample.T, OLOFSSON_PIXELS, 0.09, OLOFSSON_CLASSES) for sample in samples]
     expected = intervals.area_estimates(matrix.T, OLOFSSON_PIXELS, 0.09, OLOFSSON_CLASSES)
-    for name in OLOFSSON_CLASSES:
+    for name in OLOFSSON_CLASSES.names:
         for figure in ("area_ha", "users_accuracy", "producers_accuracy"):
             values = [of["per_class"][name][figure]["value"] for of in drawn]
             error = expected["per_class"][name][figure]["standard_error"]
@@ -96,7 +96,7 @@ def test_what_cannot_be_estimated_is_none():
     confusion, mapped = np.zeros((9, 9), np.int64), np.zeros(9, np.int64)
     confusion[0, 0], confusion[0, 1], confusion[2, 1], confusion[3, 3] = 6, 2, 4, 1  # label, prediction
     mapped[[0, 1, 3, 4]] = 600, 300, 50, 50
-    figures = intervals.area_estimates(confusion, mapped)
+    figures = intervals.area_estimates(confusion, mapped, 0.01, bands.DYNAMIC_WORLD)
     water, trees, grass, flooded, crops, *_, snow = figures["per_class"].values()
     assert water["users_accuracy"] == {"value": 1.0, "standard_error": 0.0, "interval": [1.0, 1.0]}
     assert trees["users_accuracy"]["value"] == 0 and trees["producers_accuracy"] is None  # mapped, never a label
@@ -108,7 +108,7 @@ def test_what_cannot_be_estimated_is_none():
     assert water["mapped_share"] == 0.6 and water["area_share"]["value"] == pytest.approx((6 + 3 * 2 / 6) / 9)
     assert figures["unsampled_share"] == pytest.approx(0.1)
     assert sum(row["area_ha"]["value"] for row in (water, grass)) == pytest.approx(9.0)
-    nothing = intervals.area_estimates(np.zeros((9, 9), np.int64), np.zeros(9, np.int64))
+    nothing = intervals.area_estimates(np.zeros((9, 9), np.int64), np.zeros(9, np.int64), 0.01, bands.DYNAMIC_WORLD)
     assert nothing["overall_accuracy"] is None and nothing["unsampled_share"] is None
     assert {value for row in nothing["per_class"].values() for value in row.values()} == {0.0, None}
 
@@ -125,11 +125,11 @@ def test_a_pixel_is_as_large_as_its_crs_says():
 
 def test_tiles_of_unknown_pixel_size_have_shares_and_no_hectares():
     tally = random_tally(5)
-    known = figures_of(tally)["area"]
+    known = figures_of(tally, bands.DYNAMIC_WORLD)["area"]
     expected = (tally.mapped * tally.columns[intervals.PIXEL_AREA][:, None]).sum(axis=0)
     assert [row["mapped_ha"] for row in known["per_class"].values()] == pytest.approx(expected.tolist())
     tally.columns[intervals.PIXEL_AREA][2] = np.nan
-    figures = figures_of(tally)
+    figures = figures_of(tally, bands.DYNAMIC_WORLD)
     area, pixels = figures["area"], tally.mapped.sum(axis=0)
     assert area["mapped_ha"] is None and area["shares_of"].startswith("pixels") and known["shares_of"] == "area"
     for name, row, share in zip(bands.CLASSES, area["per_class"].values(), pixels / pixels.sum(), strict=True):
@@ -139,19 +139,22 @@ def test_tiles_of_unknown_pixel_size_have_shares_and_no_hectares():
         assert low <= row["area_share"]["value"] <= high
         assert f"area.per_class.{name}.area_ha" not in figures["intervals"]
     without = dataclasses.replace(tally, columns={})
-    assert figures_of(without)["area"] == area
+    assert figures_of(without, bands.DYNAMIC_WORLD)["area"] == area
 
 
 def test_intervals_equal_tiles_drawn_one_by_one():
     tally, rounds = random_tally(7), 50
-    found = intervals.intervals(tally, rounds, seed=3)
+    found = intervals.intervals(tally, bands.DYNAMIC_WORLD, rounds, seed=3)
     weights = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), size=rounds)
     draws: dict[str, list[float]] = {}
     for counts in weights:
         drawn = tally.choose(np.repeat(np.arange(7), counts))
         confusion = drawn.confusion.sum(axis=0)
         mapped_ha = (drawn.mapped * drawn.columns[intervals.PIXEL_AREA][:, None]).sum(axis=0)
-        figures, area = metrics.summarise(confusion), intervals.area_estimates(confusion, mapped_ha, 1.0)
+        figures, area = (
+            metrics.summarise(confusion, bands.DYNAMIC_WORLD),
+            intervals.area_estimates(confusion, mapped_ha, 1.0, bands.DYNAMIC_WORLD),
+        )
         bins, boundary = drawn.reliability.sum(axis=0), drawn.boundary.sum(axis=0)
         for name, value in {
             "mean_iou": figures["mean_iou"],
@@ -174,7 +177,7 @@ def test_intervals_equal_tiles_drawn_one_by_one():
 def test_intervals_of_what_is_not_there():
     confusion = np.zeros((5, 9, 9), np.int64)
     confusion[:, 0, 0], confusion[:, 1, 0], confusion[0, 2, 2] = 10, range(5), 3  # grass in one tile of five
-    found = intervals.intervals(tally_of(confusion))
+    found = intervals.intervals(tally_of(confusion), bands.DYNAMIC_WORLD)
     assert "per_class.grass.iou" not in found  # every round that has it draws the same tile
     assert found["per_class.trees.recall"] == [0.0, 0.0] and found["per_class.water.recall"] == [1.0, 1.0]
     assert not any("snow" in name or "calibration" in name or "boundary" in name for name in found)
@@ -184,9 +187,9 @@ def test_intervals_of_what_is_not_there():
         < found["overall_accuracy"][1]
     )
     alone = confusion * (np.arange(5) == 3)[:, None, None]
-    assert intervals.intervals(tally_of(alone)) == {}  # five tiles, of which one is labelled
-    assert intervals.intervals(tally_of(confusion[:1])) == {}
-    assert intervals.intervals(tally_of(confusion[:0])) == {}
+    assert intervals.intervals(tally_of(alone), bands.DYNAMIC_WORLD) == {}  # five tiles, of which one is labelled
+    assert intervals.intervals(tally_of(confusion[:1]), bands.DYNAMIC_WORLD) == {}
+    assert intervals.intervals(tally_of(confusion[:0]), bands.DYNAMIC_WORLD) == {}
 
 
 def test_intervals_cover_as_often_as_they_say():
@@ -197,16 +200,16 @@ def test_intervals_cover_as_often_as_they_say():
         right = np.rint(1000 * np.clip(rng.normal(0.7, 0.1, 60), 0, 1)).astype(np.int64)
         confusion = np.zeros((60, 9, 9), np.int64)
         confusion[:, 0, 0], confusion[:, 0, 1] = right, 1000 - right
-        low, high = intervals.intervals(tally_of(confusion), 300)["overall_accuracy"]
+        low, high = intervals.intervals(tally_of(confusion), bands.DYNAMIC_WORLD, 300)["overall_accuracy"]
         covered += low <= 0.7 <= high
     assert 178 <= covered <= 198
 
 
 def test_thousand_rounds_of_299_tiles_take_no_time():
     tally = random_tally(299)
-    intervals.intervals(tally, 2)
+    intervals.intervals(tally, bands.DYNAMIC_WORLD, 2)
     start = time.process_time()
-    intervals.intervals(tally)
+    intervals.intervals(tally, bands.DYNAMIC_WORLD)
     assert time.process_time() - start < 2  # measured: 0.2 s
 
 
@@ -239,7 +242,7 @@ def test_paired_difference_sees_what_single_intervals_do_not():
     found = apart["figures"]["overall_accuracy"]
     assert found["difference"] == pytest.approx(found["a"] - found["b"]) and found["interval"][0] > 0
     assert found["p_value"] < 0.01 and apart["tiles"] == 40 and apart["labelled_pixels"] == {"a": 40_000, "b": 40_000}
-    low, high = intervals.intervals(better)["overall_accuracy"]
+    low, high = intervals.intervals(better, bands.DYNAMIC_WORLD)["overall_accuracy"]
     assert low < found["b"] < high
     back = intervals.paired_difference(worse, better.choose(np.arange(40)[::-1]))["figures"]["overall_accuracy"]
     assert back["difference"] == pytest.approx(
@@ -253,5 +256,5 @@ def test_paired_difference_sees_what_single_intervals_do_not():
 
 
 def test_class_names_have_intervals():
-    found = intervals.intervals(random_tally(9), 20)
+    found = intervals.intervals(random_tally(9), bands.DYNAMIC_WORLD, 20)
     assert {f"per_class.{name}.iou" for name in bands.CLASSES} < set(found)

@@ -42,10 +42,10 @@ EXPECTED["corine"] = (
 
 @pytest.mark.parametrize("name", legends.LEGENDS)
 def test_every_code(name):
-    legend = legends.find(name)
+    legend = legends.find(name, bands.DYNAMIC_WORLD)
     assert {code.code for code in legend.codes} | set(legend.nodata) == set(EXPECTED[name])
     for code, expected in EXPECTED[name].items():
-        ids = legends.class_ids(np.full((2, 3), code, np.uint16), legend)
+        ids = legends.class_ids(np.full((2, 3), code, np.uint16), legend, bands.DYNAMIC_WORLD)
         assert ids.dtype == np.uint8 and (ids == expected).all(), code
     for code in legend.codes:
         assert code.becomes or code.reason, f"{code.called} is left out without a reason"
@@ -53,15 +53,17 @@ def test_every_code(name):
 
 @pytest.mark.parametrize("name", legends.LEGENDS)
 def test_every_other_code_is_refused(name):
-    legend = legends.find(name)
+    legend = legends.find(name, bands.DYNAMIC_WORLD)
     for code in set(range(-2, 1100)) - set(EXPECTED[name]):
         with pytest.raises(ValueError, match=rf"^x.tif holds the code {code}, which legend {name} does not have"):
-            legends.class_ids(np.array([[legend.codes[0].code, code]], np.int32), legend, "x.tif")
+            legends.class_ids(np.array([[legend.codes[0].code, code]], np.int32), legend, bands.DYNAMIC_WORLD, "x.tif")
 
 
 def test_pixels_keep_their_places():
     codes = np.array([[80, 10, 0], [100, 95, 30]], np.uint8)
-    np.testing.assert_array_equal(legends.class_ids(codes, legends.WORLDCOVER), [[0, 1, 255], [255, 3, 2]])
+    np.testing.assert_array_equal(
+        legends.class_ids(codes, legends.WORLDCOVER, bands.DYNAMIC_WORLD), [[0, 1, 255], [255, 3, 2]]
+    )
 
 
 def test_only_rangeland_merges_classes():
@@ -75,19 +77,19 @@ def test_unknown_codes_are_named_in_one_line():
     with pytest.raises(
         ValueError, match=r"codes 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\., which .* it has 10, 20, .*100"
     ) as error:
-        legends.class_ids(codes, legends.WORLDCOVER)
+        legends.class_ids(codes, legends.WORLDCOVER, bands.DYNAMIC_WORLD)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="no legend 'modis', expected one of dynamic_world, "):
-        legends.find("modis")
+        legends.find("modis", bands.DYNAMIC_WORLD)
 
 
 def test_label_codes_in_a_product_are_refused():
     with pytest.raises(ValueError, match=r"code 9.*count from 1: give --legend dynamic_world_labels"):
-        legends.class_ids(np.array([[1, 9]], np.uint8), legends.DYNAMIC_WORLD)
+        legends.class_ids(np.array([[1, 9]], np.uint8), legends.DYNAMIC_WORLD, bands.DYNAMIC_WORLD)
     with pytest.raises(ValueError, match=r"codes 9, 10.*count from 1"):
-        legends.class_ids(np.array([[10, 9]], np.uint8), legends.DYNAMIC_WORLD)
+        legends.class_ids(np.array([[10, 9]], np.uint8), legends.DYNAMIC_WORLD, bands.DYNAMIC_WORLD)
     with pytest.raises(ValueError, match=r"code 30.*another --legend"):
-        legends.class_ids(np.array([[1, 30]], np.uint8), legends.DYNAMIC_WORLD)
+        legends.class_ids(np.array([[1, 30]], np.uint8), legends.DYNAMIC_WORLD, bands.DYNAMIC_WORLD)
 
 
 def joint_of(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:

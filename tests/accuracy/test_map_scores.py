@@ -25,7 +25,7 @@ def test_a_folder_of_tiles(world, tmp_path, capsys):
     figures = row["labels"]["label"]
     confusion = expected_confusion(world, 1)
     np.testing.assert_array_equal(figures["confusion_matrix"], confusion)
-    assert figures["mean_iou"] == metrics.summarise(confusion)["mean_iou"]
+    assert figures["mean_iou"] == metrics.summarise(confusion, bands.DYNAMIC_WORLD)["mean_iou"]
     assert figures["tiles"] == 3 and figures["labelled_pixels"] == found["labelled_pixels"]["label"] == confusion.sum()
     low, high = figures["intervals"]["overall_accuracy"]
     assert low <= figures["overall_accuracy"] <= high
@@ -214,11 +214,11 @@ def test_merging_takes_away_what_cannot_be_merged():
         np.ones(1),
         np.ones(1),
     )
-    merged = merge_tally(tally, [("grass", "shrub_and_scrub")])
+    merged = merge_tally(tally, [("grass", "shrub_and_scrub")], bands.DYNAMIC_WORLD)
     assert (
         merged.confusion.sum() == confusion.sum()
         and merged.confusion[0, 2, 2] == confusion[0][np.ix_([2, 5], [2, 5])].sum()
     )
     np.testing.assert_array_equal(merged.mapped, merged.confusion.sum(axis=1))
     assert merged.reliability is None and not merged.boundary.any()
-    assert merge_tally(tally, []) is tally and tally.confusion[0, 5, 5] == 50
+    assert merge_tally(tally, [], bands.DYNAMIC_WORLD) is tally and tally.confusion[0, 5, 5] == 50

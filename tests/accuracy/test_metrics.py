@@ -41,7 +41,7 @@ def test_against_scikit_learn(case):
         pair = label[place][marked], log_p[place].argmax(axis=-1)[marked]
         confusion = tally.confusion[place] if isinstance(place, int) else tally.confusion.sum(axis=0)
         np.testing.assert_array_equal(confusion, reference.confusion_matrix(*pair, labels=range(9)))
-        figures = metrics.summarise(confusion)
+        figures = metrics.summarise(confusion, bands.DYNAMIC_WORLD)
         for name, of in KEYS.items():
             assert figures[name] == pytest.approx(of(*pair), abs=1e-12), name
             assert metrics.headline(tally.confusion)[name].shape == (3,)
@@ -59,13 +59,15 @@ def test_against_scikit_learn(case):
 def test_one_matrix_or_many():
     tally = tally_of(*tiles())
     for name, values in metrics.headline(tally.confusion).items():
-        np.testing.assert_array_equal(values, [metrics.summarise(tile)[name] for tile in tally.confusion])
+        np.testing.assert_array_equal(
+            values, [metrics.summarise(tile, bands.DYNAMIC_WORLD)[name] for tile in tally.confusion]
+        )
 
 
 def test_absent_classes_are_null_and_do_not_count():
     confusion = np.zeros((9, 9), np.int64)
     confusion[0, 0], confusion[0, 1], confusion[2, 2] = 6, 2, 4
-    figures = metrics.summarise(confusion)
+    figures = metrics.summarise(confusion, bands.DYNAMIC_WORLD)
     assert figures["per_class"]["built"] == {"iou": None, "f1": None, "precision": None, "recall": None, "pixels": 0}
     assert figures["per_class"]["trees"]["iou"] == 0.0 and figures["per_class"]["trees"]["recall"] is None
     assert figures["mean_iou"] == pytest.approx((6 / 8 + 0 + 1) / 3)
@@ -75,14 +77,14 @@ def test_absent_classes_are_null_and_do_not_count():
 def test_one_class_only_has_no_kappa():
     confusion = np.zeros((9, 9), np.int64)
     confusion[4, 4] = 7
-    figures = metrics.summarise(confusion)
+    figures = metrics.summarise(confusion, bands.DYNAMIC_WORLD)
     assert [figures[name] for name in metrics.HEADLINE] == [1.0, 1.0, 1.0, 1.0, None]
 
 
 def test_nothing_labelled_has_no_figure():
     label, log_p = tiles(labelled=0.0)
     tally = tally_of(label, log_p)
-    figures = metrics.summarise(tally.confusion.sum(axis=0))
+    figures = metrics.summarise(tally.confusion.sum(axis=0), bands.DYNAMIC_WORLD)
     assert [figures[name] for name in metrics.HEADLINE] == [None] * 5
     assert not tally.boundary.any() and not tally.reliability.any()
     calibrated = calibration.summarise(tally)
@@ -118,7 +120,9 @@ def test_boundary_bands_pixel_by_pixel(shape, distance):
     known = label != bands.IGNORE
     assert max(1, round(0.02 * math.hypot(*shape))) == distance
     of_label, of_prediction = (band_by_hand(ids, known, distance) for ids in (label, prediction))
-    ours = np.asarray(metrics.boundary_sums(jnp.asarray(label)[None].astype(jnp.uint8), jnp.asarray(prediction)[None]))
+    ours = np.asarray(
+        metrics.boundary_sums(jnp.asarray(label)[None].astype(jnp.uint8), jnp.asarray(prediction)[None], 9)
+    )
     for i in range(9):
         one, two = of_label & (label == i), of_prediction & (prediction == i)
         assert ours[0, i].tolist() == [(one & two).sum(), (one | two).sum()]
@@ -128,12 +132,12 @@ def test_a_perfect_map_has_perfect_boundaries_and_a_shifted_one_has_not():
     label = np.zeros((1, 50, 50), np.uint8)
     label[:, :, 25:] = 4
     label[:, 10:20, 10:20] = bands.IGNORE
-    perfect = metrics.boundary_iou(np.asarray(metrics.boundary_sums(label, label)).sum(axis=0))
+    perfect = metrics.boundary_iou(np.asarray(metrics.boundary_sums(label, label, 9)).sum(axis=0))
     assert perfect[[0, 4]].tolist() == [1.0, 1.0] and np.isnan(perfect[1])
-    shifted = metrics.boundary_iou(np.asarray(metrics.boundary_sums(label, np.roll(label, 1, axis=2))).sum(axis=0))
+    shifted = metrics.boundary_iou(np.asarray(metrics.boundary_sums(label, np.roll(label, 1, axis=2), 9)).sum(axis=0))
     assert (shifted[[0, 4]] < 0.6).all()
     # Distance of 50 x 50 is 1: one column to either side of the border.
-    assert np.asarray(metrics.boundary_sums(label, label))[0, 4].tolist() == [50, 50]
+    assert np.asarray(metrics.boundary_sums(label, label, 9))[0, 4].tolist() == [50, 50]
 
 
 def test_sums_are_exact_and_do_not_depend_on_the_batch():
@@ -152,7 +156,7 @@ def test_a_network_that_diverged_has_figures_still():
     label, log_p = tiles()
     tally = tally_of(label, np.full_like(log_p, np.nan))
     assert np.isfinite(tally.nll).all() and tally.confusion[:, :, 0].sum() == (label != bands.IGNORE).sum()
-    assert metrics.summarise(tally.confusion.sum(axis=0))["overall_accuracy"] < 0.2
+    assert metrics.summarise(tally.confusion.sum(axis=0), bands.DYNAMIC_WORLD)["overall_accuracy"] < 0.2
 
 
 def test_the_map_is_the_one_that_is_counted():
@@ -175,7 +179,7 @@ def test_the_map_is_the_one_that_is_counted():
 def test_table_has_a_line_a_figure_with_its_interval_and_a_line_a_group():
     confusion = np.zeros((3, 9, 9), np.int64)
     confusion[:, 0, 0], confusion[:, 0, 1], confusion[:, 2, 2] = 6, 2, (4, 0, 0)
-    figures = metrics.summarise(confusion.sum(axis=0))
+    figures = metrics.summarise(confusion.sum(axis=0), bands.DYNAMIC_WORLD)
     assert "mIoU                  58.3\n" in metrics.table(figures)
     groups = {"biome": metrics.grouped(confusion, np.array([4, 4, 0]), "biome")}
     assert list(groups["biome"]) == ["unknown", "4"] and groups["biome"]["4"]["tiles"] == 2
@@ -186,7 +190,9 @@ def test_table_has_a_line_a_figure_with_its_interval_and_a_line_a_group():
     text = metrics.table(figures | {"intervals": {"mean_iou": [0.5, 0.625]}, "groups": groups})
     assert "mIoU                  58.3  (50.0 to 62.5)\n" in text
     assert "temperate broadleaf and mixed forests" in text and "unknown" in text
-    assert "mIoU                     -\n" in metrics.table(metrics.summarise(np.zeros((9, 9), np.int64)))
+    assert "mIoU                     -\n" in metrics.table(
+        metrics.summarise(np.zeros((9, 9), np.int64), bands.DYNAMIC_WORLD)
+    )
 
 
 def test_each_tile_of_a_split_is_there_once_with_what_is_known_of_it(small_run, tmp_path, capsys):
@@ -228,7 +234,7 @@ def test_against_torchmetrics():
     p = torch.from_numpy(np.asarray(jnp.exp(log_p))[known].astype(np.float64))
     target = torch.from_numpy(label[known].astype(np.int64))
     tally = tally_of(label, log_p)
-    figures = metrics.summarise(tally.confusion.sum(axis=0))
+    figures = metrics.summarise(tally.confusion.sum(axis=0), bands.DYNAMIC_WORLD)
     settings = {"num_classes": 9, "average": "macro"}
     # It counts in float32; to 1e-9 see scikit-learn, above, and test_calibration.
     assert figures["mean_iou"] == pytest.approx(of.multiclass_jaccard_index(p, target, **settings).item(), abs=1e-6)

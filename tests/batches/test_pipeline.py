@@ -257,7 +257,6 @@ def test_a_damaged_block_counts_as_a_record_that_cannot_be_read(both_layouts, mo
             assert len(set(next(batches)["tile_id"])) < 6
 
 
-def test_a_network_of_other_classes_is_not_trained(builder):
+def test_classes_are_those_of_the_data_set(builder):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, classes=4))
-    with pytest.raises(ValueError, match=r"model.classes is 4, expected 9"):
-        dataset.resolve(config, builder)
+    assert dataset.resolve(config, builder)[0].model.classes == 9

@@ -171,3 +171,31 @@ def test_no_zoom_is_0_or_1_and_draws_nothing():
     start = rng.integers(0, before["label"].shape[0] - 32 + 1), rng.integers(0, before["label"].shape[1] - 32 + 1)
     cut = augmented(5, zoom=1.0, crop_px=32)[1]["s2"]
     np.testing.assert_array_equal(cut, before["s2"][start[0] : start[0] + 32, start[1] : start[1] + 32])
+
+
+def test_gaps_are_patches_of_one_sensor_and_no_pixel_loses_both():
+    shares = []
+    for seed in range(60):
+        before, after = augmented(seed, sensor_gaps=(0.5, 0.4), sensor_drop=(0.2, 0.2))
+        seen = bands.s2_seen(after["s2"]), bands.s1_seen(after["s1"])
+        assert (seen[0] | seen[1])[3:].all()  # above neither has data before
+        shares.append([1 - mask[3:].mean() for mask in seen])
+        np.testing.assert_array_equal(after["label"], before["label"])
+    partly = (np.array(shares) > 0) & (np.array(shares) < 1)
+    assert (partly.mean(axis=0) > 0.15).all()
+
+
+def test_a_sensor_that_may_be_missed_counts_where_all_its_bands_have_data():
+    rng = np.random.default_rng(0)
+    s2 = rng.integers(1, 4000, (4, 4, len(STATISTICS.s2.bands))).astype(np.uint16)
+    s1 = rng.uniform(-20, 0, (4, 4, len(STATISTICS.s1.bands))).astype(np.float32)
+    s2[0, 0, 0], s1[1, 1, 0] = 0, np.nan
+    whole = preprocess.standardise(s2, s1, STATISTICS, "standard", ("s2", "s1"))
+    parts = preprocess.standardise(s2, s1, STATISTICS)
+    assert (np.asarray(whole[0])[0, 0] == 0).all() and (np.asarray(whole[1])[1, 1] == 0).all()
+    for sensor, hole in ((0, (0, 0)), (1, (1, 1))):
+        differ = (np.asarray(whole[sensor]) != np.asarray(parts[sensor])).any(axis=-1)
+        assert not differ[[k for k in range(4) if k != hole[0]]].any()
+    valid = bands.valid_pixels(s2, s1, ("s2", "s1"), ("s2", "s1"))
+    assert valid.all() and bands.valid_pixels(s2, s1, ("s2", "s1")).sum() == 14
+    assert bands.valid_pixels(s2, s1, ("s2", "s1"), ("s2",)).sum() == 15

@@ -57,7 +57,6 @@ def test_a_preset_is_a_whole_network_and_later_assignments_change_it():
         ("data.s2_bands=B2,B2", "each band once"),
         ("data.name=a/b", "expected letters"),
         ("data.name=", "expected letters"),
-        ("loss.alpha=1,1", "0 or 9 numbers"),
         ("loss.alpha=0,0,0,0,0,0,0,0,0", "above 0 for some class"),
         ("optimizer.group_rates=decoder", "NAME=FACTOR"),
         ("optimizer.group_rates=decoder=-1", "NAME=FACTOR"),

@@ -7,9 +7,11 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import rasterio
 from conftest import REPOSITORY, command, small_config, small_flags, write_folder
+from drawn_labels import FOUR_CLASSES, draw_over
 from matplotlib.image import imread
 
 from specsar_jax import evaluate, export, predict, train
@@ -136,6 +138,46 @@ def test_bfloat16_maps_real_chips_as_float32_does(chips):
     batch = {name: np.stack([tile[name] for tile in tiles]) for name in ("s2", "s1")}
     differs = classes("float32", batch) != classes("bfloat16", batch)
     assert 0 < differs[bands.valid_pixels(batch["s2"], batch["s1"], ("s2", "s1"))].mean() < 0.005
+
+
+@pytest.mark.slow
+def test_own_labels_in_four_commands(real, tmp_path):
+    """Polygons drawn over a real scene, of four classes of their own, become a map; it, its style, the report and ONNX have them."""
+    place = real / "scene_pakistan"
+    s2, s1 = next((place / "s2_l2a").glob("20200813*")), next((place / "s1").glob("*_20200903T*"))
+    draw_over(s2, tmp_path / "fields.geojson")
+    (tmp_path / "classes.csv").write_text(FOUR_CLASSES)
+    names = [row.split(",")[1] for row in FOUR_CLASSES.splitlines()[1:]]
+    colours = [tuple(bytes.fromhex(row.split(",")[2])) for row in FOUR_CLASSES.splitlines()[1:]]
+    small = ("widths=(8,16)", "blocks=(1,1)", "heads=(1,1)", "reductions=(4,2)", "decoder_width=16")
+    settings = [f"--config.model.{setting}" for setting in small]
+    settings += ["--config.data.name=own", "--config.data.crop_px=32", "--config.optimizer.learning_rate=5e-3"]
+    settings += ["--config.train.steps=300", "--config.train.batch_size=16", "--config.train.eval_every=100"]
+    cutting = ("--block_m", 320, "--gap_m", 20, "--tile_size_px", 33)
+    scene = ("--s2", s2, "--s1", s1)
+    labels = ("--labels", "fields.geojson", "--field", "cover", "--classes", "classes.csv")
+    for module, *arguments in (
+        ("tfds_dwplus.cut", *scene, *labels, "--output", "tiles", *cutting),
+        ("tfds_dwplus.prepare", "--tiles", "tiles", "--name", "own", "--data_dir", "data", "--tile_size_px", 33),
+        ("specsar_jax.train", "--workdir", "run", *settings),
+        ("specsar_jax.predict", "--workdir", "run", *scene, "--output", "map.tif"),
+        ("specsar_jax.report", "--workdir", "run", "--data_dir", "data", "--output", "report.html"),
+        ("specsar_jax.export", "--workdir", "run", "--format", "onnx", "--output", "own.onnx"),
+    ):
+        result = command(module, *arguments, cwd=tmp_path, timeout=900)
+        assert result.returncode == 0, result.stderr
+    figures = figures_of(tmp_path / "run")
+    assert list(figures["per_class"]) == names and figures["overall_accuracy"] >= 0.6
+    with rasterio.open(tmp_path / "map.tif") as made:
+        assert [made.colormap(1)[place][:3] for place in range(4)] == colours
+        assert [made.tags()[f"class_{place}"] for place in range(4)] == names
+        assert set(np.unique(made.read(1))) <= {0, 1, 2, 3, bands.IGNORE}
+    style, report = ((tmp_path / name).read_text() for name in ("map.qml", "report.html"))
+    stored = {each.key: each.value for each in onnx.load(tmp_path / "own.onnx").metadata_props}
+    for name, colour in zip(names, colours, strict=True):
+        assert f'color="#{bytes(colour).hex()}" alpha="255" label="{name}"' in style
+        assert name in report and bytes(colour).hex() in report
+    assert json.loads(stored["classes"]) == names
 
 
 @pytest.mark.slow

@@ -65,6 +65,18 @@ def test_imagery_may_be_on_the_web_and_a_network_on_a_hub(monkeypatch):
     [
         ("tfds_dwplus.prepare", "--simulated", "--name", "a", "--data_dir", "gs://box/data"),
         ("tfds_dwplus.prepare", "--simulated", "--name", "a", "--data_dir", "hub:box/data"),
+        (
+            "tfds_dwplus.cut",
+            "--s2",
+            "a.tif",
+            "--labels",
+            "gs://box/fields.gpkg",
+            "--field",
+            "class",
+            "--output",
+            "tiles",
+        ),
+        ("tfds_dwplus.cut", "--s2", "a.tif", "--labels", "a.gpkg", "--field", "class", "--output", "s3://box/tiles"),
         ("specsar_jax.train", "--workdir", "abfs://box/run"),
         ("specsar_jax.train", "--config.data.data_dir=gs://box/data"),
         ("specsar_jax.train", "--config.train.finetune=s3://box/run"),

@@ -68,7 +68,7 @@ def test_files_are_as_promised(run, tmp_path):
             tile.transform,
         )
         assert (raster.count, raster.dtypes[0], raster.nodata) == (1, "uint8", 255)
-        assert [raster.colormap(1)[i][:3] for i in range(9)] == bands.class_rgb()
+        assert [raster.colormap(1)[i][:3] for i in range(9)] == bands.DYNAMIC_WORLD.rgb()
         assert raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert raster.tags()["class_3"] == "flooded_vegetation"
     assert nodata.any() and ((ids == 255) == nodata).all() and ids[~nodata].max() <= 8
@@ -143,10 +143,11 @@ def test_the_map_does_not_depend_on_how_much_is_read_together(monkeypatch):
                 network,
                 tile.s2[:40],
                 tile.s1[:40],
+                bands.valid_pixels(tile.s2[:40], tile.s1[:40], ("s2", "s1")),
                 rows,
                 columns,
-                sensors=config.model.sensors,
                 window_px=config.predict.window_px,
+                classes=bands.DYNAMIC_WORLD,
             )
         )
     assert not np.isnan(maps[0]).all()
@@ -201,7 +202,7 @@ def test_blending_leaves_no_seam(tmp_path):
     whole, seen = np.zeros((size, size, 9)), np.zeros((size, size), int)
     with open_scene(s2, s1, bands.S2_BANDS, bands.S1_BANDS) as scene:
         strips, bar = range(len(axis.starts)), progress(disable=True)
-        for block in mapping.probability_blocks(scene.read, network, axis, axis, 1, strips, bar):
+        for block in mapping.probability_blocks(scene.read, network, axis, axis, 1, strips, bar, bands.DYNAMIC_WORLD):
             whole[block.rows, block.columns] = block.probability
             seen[block.rows, block.columns] += 1
     assert (seen == 1).all()

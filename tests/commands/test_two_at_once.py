@@ -8,9 +8,11 @@ import sys
 
 import pytest
 from conftest import REPOSITORY, small_flags
+from drawn_labels import checkered
+from small_scenes import files_of, scene
 
 from specsar_jax import evaluate, export, report, sweep, train
-from tfds_dwplus import describe, look, prepare
+from tfds_dwplus import cut, describe, look, prepare
 
 HOLDS = """
 import contextlib, sys, time
@@ -23,7 +25,7 @@ with contextlib.ExitStack() as stack:
     for name in ("run.json", "maps.json", "r.html", "l.png", "d.json"):
         (folder / name).write_text("older")
         stack.enter_context(output_claimed(folder / name, "--output"))
-    for name in ("maps", "b.safetensors", "bundle"):
+    for name in ("maps", "b.safetensors", "bundle", "tiles"):
         stack.enter_context(workplace(beside(folder / name), folder / name, "--output"))
     for name in ("sweep", "run", "data/dynamic_world_plus"):
         (folder / name).mkdir(parents=True)
@@ -65,7 +67,11 @@ def test_a_second_process_is_refused(held, small_run):
         "--dataset",
         "mine",
     ]
+    scene(held, 40, 40)
+    (s2,), _ = files_of(held)
+    labels = checkered(s2, held / "l.geojson", ("water", "trees"))
     commands = {
+        "cut": (cut, ["--s2", s2, "--labels", labels, "--field", "class", "--output", held / "tiles"]),
         "evaluate": (evaluate, ["--workdir", run, "--output", held / "run.json"]),
         "evaluate --maps": (evaluate, ["--workdir", run, "--output", held / "m.json", "--maps", held / "maps"]),
         "evaluate --prediction": (evaluate, [*of_map, "--output", held / "maps.json"]),

@@ -39,7 +39,9 @@ def made(tmp_path_factory):
     probability = np.full((40, 30, 9), 0.025, np.float32)
     probability[:20, :, 1], probability[20:, :, 6] = 0.8, 0.8
     probability[:5] = np.nan
-    map_files.write_map(GRID, Outputs(folder / "map.tif", folder / "shares.tif"), TAGS, probability)
+    map_files.write_map(
+        GRID, Outputs(folder / "map.tif", folder / "shares.tif"), bands.DYNAMIC_WORLD, TAGS, probability
+    )
     profile = {"driver": "GTiff", "crs": GRID.crs, "transform": GRID.transform, "height": 40, "width": 30}
     with rasterio.open(folder / "s2.tif", "w", count=3, dtype="uint16", **profile) as raster:
         raster.write(np.random.default_rng(0).integers(200, 3000, (3, 40, 30), np.uint16))

@@ -19,7 +19,7 @@ pytest.importorskip("shapely", reason="extra 'acquire' or 'region'")
 
 from seasons_archive import LEFT, SCENES, SIZE_PX, TOP, arguments, region_file, served
 
-from tfds_dwplus import acquire
+from tfds_dwplus import acquire, bands
 from tfds_dwplus.command_line import run
 from tfds_dwplus.tiles.labelling.folder import write_labels
 from tfds_dwplus.tiles.labelling.pixels import counted
@@ -121,7 +121,8 @@ def test_labels_stay_unless_a_network_made_them_of_other_pixels(seasons, finishe
     for record in list_tiles(output):
         tile = read_tile(output, record, ("B2", "B3", "B4"), labels="")
         codes = np.full(tile.label.shape, 2, np.uint8)
-        write_labels(output, tile, codes, None, named, {}, counted(codes, codes > 0, codes > 9))
+        counts = counted(codes, codes > 0, codes > 9, 9)
+        write_labels(output, tile, codes, None, named, {}, counts, bands.DYNAMIC_WORLD)
     lost, corrected = sorted(output.glob("s2/*.tif"))[:2]
     with rasterio.open(output / "label" / corrected.name, "r+") as raster:
         raster.write(np.full((24, 24), 5, np.uint8), 1)

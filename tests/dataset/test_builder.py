@@ -36,7 +36,7 @@ def test_records_equal_the_tiles(tile_folder, tmp_path):
     records = {record["tile_id"].decode(): record for record in source}
     tiles = {r.tile_id: r for r in tile_files.list_tiles(tile_folder) if r.split == "train"}
     assert records.keys() == tiles.keys()
-    statistics = TileStatistics(bands.S2_BANDS, bands.S1_BANDS)
+    statistics = TileStatistics(bands.S2_BANDS, bands.S1_BANDS, bands.DYNAMIC_WORLD)
     for tile_id, record in records.items():
         tile = tile_files.read_tile(tile_folder, tiles[tile_id], bands.S2_BANDS)
         statistics.update(tile.s2, tile.s1, tile.label)

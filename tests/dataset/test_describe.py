@@ -101,8 +101,8 @@ def test_a_pixel_counts_that_any_band_saw_or_somebody_marked():
     label = np.array([[0, bands.IGNORE, bands.IGNORE, bands.IGNORE]], np.uint8)
     s2 = np.array([[[0, 0], [0, 5], [0, 0], [0, 0]]], np.uint16)
     s1 = np.array([[[np.nan] * 2, [np.nan] * 2, [np.nan, -9], [np.nan] * 2]], np.float32)
-    assert contents.record_sums({"label": label, "s2": s2, "s1": s1}).pixels == 3
-    assert contents.record_sums({"label": label, "s2": s2, "s1": s1[..., :0]}).pixels == 2
+    assert contents.record_sums({"label": label, "s2": s2, "s1": s1}, 9).pixels == 3
+    assert contents.record_sums({"label": label, "s2": s2, "s1": s1[..., :0]}, 9).pixels == 2
 
 
 def test_scenes(recorded):

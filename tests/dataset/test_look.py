@@ -24,7 +24,9 @@ def data(tmp_path_factory):
 
 
 def test_class_colours():
-    picture = tile_pictures.class_colour(np.where(squares(4) == 6, np.uint8(bands.IGNORE), squares(4)))
+    picture = tile_pictures.class_colour(
+        np.where(squares(4) == 6, np.uint8(bands.IGNORE), squares(4)), bands.DYNAMIC_WORLD
+    )
     assert [picture[row, column].tolist() for row, column in ((0, 0), (0, 3), (3, 0), (3, 3))] == [
         [0x41, 0x9B, 0xDF],
         [0x39, 0x7D, 0x49],
@@ -53,14 +55,16 @@ def test_sar_colour_is_vv_vh_vv_and_calm_water_stays_dark():
 def test_panels_show_the_tile_without_its_padding(data):
     builder = open_dataset(data, "mine")
     record = read_split(builder, "train")[0]
-    pictures = tile_pictures.panels(record, bands.S2_BANDS)
+    pictures = tile_pictures.panels(record, bands.S2_BANDS, bands.DYNAMIC_WORLD)
     assert {title: picture.shape for title, picture in pictures.items()} == {
         "Sentinel-2, true colour": (64, 64, 3),
         "Sentinel-1, VV VH VV": (64, 64, 3),
         "label": (64, 64, 3),
     }
-    np.testing.assert_array_equal(pictures["label"], tile_pictures.class_colour(record["label"][:64, :64]))
-    one_sensor = tile_pictures.panels(record | {"s1": record["s1"][..., :0]}, bands.S2_BANDS)
+    np.testing.assert_array_equal(
+        pictures["label"], tile_pictures.class_colour(record["label"][:64, :64], bands.DYNAMIC_WORLD)
+    )
+    one_sensor = tile_pictures.panels(record | {"s1": record["s1"][..., :0]}, bands.S2_BANDS, bands.DYNAMIC_WORLD)
     assert list(one_sensor) == ["Sentinel-2, true colour", "label"]
 
 
@@ -97,7 +101,7 @@ def test_command_writes_a_png(data, tmp_path):
     # The classes that the tiles hold are there in their colours: in the panels, and in the bars.
     builder = open_dataset(data, "mine")
     pixels = contents.class_pixels(builder, "train", read_split(builder, "train"))
-    largest = np.array(bands.class_rgb()[int(pixels.argmax())]) / 255
+    largest = np.array(bands.DYNAMIC_WORLD.rgb()[int(pixels.argmax())]) / 255
     assert (np.abs(picture - largest).max(axis=-1) < 0.01).sum() > 5000
 
 

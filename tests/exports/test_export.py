@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import REPOSITORY, SMALL, command, refused
+from drawn_networks import gaps
 from scored_tiles import tally_of, tiles
 
 from specsar_jax import config as configs
@@ -59,9 +60,10 @@ def real_pixels(real: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def expected(trained: Trained, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and classes by `apply`, said once more."""
-    given = preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling)
+    may_miss = trained.config.may_miss
+    given = preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling, may_miss)
     logits = jax.jit(lambda s2, s1: model.apply(trained.variables, s2, s1, config=trained.config.model))(*given)
-    valid = bands.valid_pixels(s2, s1, trained.config.model.sensors)
+    valid = bands.valid_pixels(s2, s1, trained.config.model.sensors, may_miss)
     probabilities = np.asarray(jax.nn.softmax(logits / trained.temperature))
     return probabilities, np.where(valid, probabilities.argmax(axis=-1), bands.IGNORE)
 
@@ -103,6 +105,17 @@ def test_stablehlo_in_a_process_with_jax_alone(trained, tmp_path):
     written = tmp_path / "a.stablehlo"
     export.main(["--workdir", str(BUNDLE), "--format", "stablehlo", "--output", str(written)])
     check_consumer(trained, "consume_stablehlo.py", [written], tmp_path, sizes_of(*pixels(64, 96, 2), (33, 57)))
+
+
+def test_stablehlo_of_pixels_that_one_sensor_alone_has_seen(trained, tmp_path):
+    config = dataclasses.replace(trained.config, data=dataclasses.replace(trained.config.data, sensor_drop=(0.3, 0.3)))
+    trained = dataclasses.replace(trained, config=config)
+    s2, s1 = gaps(*pixels(64, 96, 2))
+    given = trained_network.named_weights(trained.variables), *map(jnp.asarray, (s2, s1))
+    found = [np.asarray(x) for x in stablehlo.program(trained)(*given)]
+    check(tuple(found), expected(trained, s2, s1))
+    seen = (s2 != 0).all(-1) | np.isfinite(s1).all(-1)
+    np.testing.assert_array_equal(found[1] != bands.IGNORE, seen)
 
 
 def test_stablehlo_of_a_real_tile_with_its_weights_beside(trained, real, tmp_path):
@@ -186,7 +199,12 @@ def test_card_tells_the_scores_of_these_weights_only(trained, tmp_path):
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes(BUNDLE.read_bytes())
     label, log_p = tiles()
-    figures = figures_of(tally_of(label, log_p)) | {"dataset": "d/mine", "split": "test", "step": 18, "tiles": 3}
+    figures = figures_of(tally_of(label, log_p), bands.DYNAMIC_WORLD) | {
+        "dataset": "d/mine",
+        "split": "test",
+        "step": 18,
+        "tiles": 3,
+    }
     (tmp_path / "mine.evaluation_test.json").write_text(json.dumps(figures))
     (tmp_path / "mine.evaluation_train.json").write_text(json.dumps(figures | {"step": 12, "split": "train"}))
     output = tmp_path / "b.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_networks import SMALL_PRESETS, drawn, expected, real_tile, tiles
+from drawn_networks import SMALL_PRESETS, TWO_SENSORS, drawn, expected, gaps, real_tile, tiles
 
 from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import model_preset
@@ -61,6 +61,12 @@ def test_every_preset_at_any_size_without_this_package(tmp_path):
     for preset in ("specsar_former", "dynamic_world"):
         networks[preset][1].extend([tiles(3, 47, 33), tiles(1, 32, 90)])
         networks[f"{preset}_log"] = (drawn(SMALL_PRESETS[preset], scaling="log"), [tiles(1, 64, 49)])
+    consumed(tmp_path, networks)
+
+
+def test_pixels_that_one_sensor_alone_has_seen(tmp_path):
+    any_sensor = {"scaling": "log", "sensor_drop": (0.3, 0.3)}
+    networks = {name: (drawn(SMALL_PRESETS[name], **any_sensor), [gaps(*tiles(2, 64, 49))]) for name in TWO_SENSORS}
     consumed(tmp_path, networks)
 
 

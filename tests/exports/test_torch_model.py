@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from drawn_networks import SIZES, SMALL_PRESETS, drawn, expected, real_tile, tiles
+from drawn_networks import SIZES, SMALL_PRESETS, TWO_SENSORS, drawn, expected, gaps, real_tile, tiles
 
 from specsar_jax.batches import preprocess
 from specsar_jax.config import Model
@@ -65,6 +65,12 @@ def test_every_preset_at_any_size_from_the_one_folder(tmp_path):
     for preset in ("specsar_former", "dynamic_world"):
         networks[preset][1].extend([tiles(3, 47, 33), tiles(1, 32, 90)])
         networks[f"{preset}_log"] = (drawn(SMALL_PRESETS[preset], scaling="log"), [tiles(1, 64, 49)])
+    consumed(tmp_path, networks)
+
+
+def test_pixels_that_one_sensor_alone_has_seen(tmp_path):
+    any_sensor = {"scaling": "log", "sensor_drop": (0.3, 0.3)}
+    networks = {name: (drawn(SMALL_PRESETS[name], **any_sensor), [gaps(*tiles(2, 64, 49))]) for name in TWO_SENSORS}
     consumed(tmp_path, networks)
 
 

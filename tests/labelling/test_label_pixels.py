@@ -42,10 +42,10 @@ def test_counts():
     codes = np.array([[1, 1, 9, 0], [0, 0, 0, 0]], np.uint8)
     valid = np.array([[True] * 4, [True, True, True, False]])
     cloud = np.array([[False] * 4, [True, False, False, True]])
-    counts = counted(codes, valid, cloud)
+    counts = counted(codes, valid, cloud, 9)
     assert (counts.nodata, counts.cloud, counts.unsure, counts.labelled, counts.pixels) == (1, 1, 3, 3, 8)
     assert sum([counts, counts], Counts()).classes == (4, *(0,) * 7, 2)
-    text = counts.text(0.35)
+    text = counts.text(0.35, bands.CLASSES)
     assert text.startswith("8 pixels: 37.5 % labelled, 37.5 % unsure (below 0.35), 12.5 % cloud, 12.5 % without data")
     assert f"{bands.CLASSES[0]} 66.7 %" in text
-    assert "0 pixels: 0.0 % labelled" in Counts().text(0.0)
+    assert "0 pixels: 0.0 % labelled" in Counts().text(0.0, bands.CLASSES)

@@ -16,6 +16,7 @@ from specsar_jax.config import Predict
 from specsar_jax.maps import scene_map
 from specsar_jax.maps.map_files import Outputs, UnfinishedMap
 from specsar_jax.trained.loading import load_trained
+from tfds_dwplus import bands
 from tfds_dwplus.imagery.rasters import Scene
 from tfds_dwplus.imagery.scenes import Reading
 
@@ -148,26 +149,26 @@ def test_a_file_behind_a_vrt_changes(trained, tall, tmp_path, monkeypatch):
 def test_settings_are_kept_with_strips_alone(tmp_path):
     """A folder in which nothing is finished takes the settings of the next map; one with a strip, or at work, does not."""
     outputs = Outputs(tmp_path / "map.tif")
-    UnfinishedMap(GRID, outputs, {}, [0], {"a": 1})
-    unfinished = UnfinishedMap(GRID, outputs, {}, [0], {"a": 2})
+    UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {"a": 1})
+    unfinished = UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {"a": 2})
     with unfinished.held("part_1_of_1", wait=False), pytest.raises(ValueError, match=r"other settings \(a\); finish"):
-        UnfinishedMap(GRID, outputs, {}, [0], {"a": 1})
+        UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {"a": 1})
     unfinished.write(0, np.zeros((40, 30), np.uint8))
     with pytest.raises(ValueError, match=r"other settings \(a\); finish it with those, or remove the folder"):
-        UnfinishedMap(GRID, outputs, {}, [0], {"a": 1})
+        UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {"a": 1})
     for content in ("{", "3", None):
         path = unfinished.folder / "settings.json"
         path.unlink() if content is None else path.write_text(content)
         with pytest.raises(
             ValueError, match=r"nobody knows, for .*settings.json( is damaged)?; give another --output, or"
         ):
-            UnfinishedMap(GRID, outputs, {}, [0], {"a": 2})
+            UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {"a": 2})
 
 
 def test_strips_are_removed_at_once(tmp_path, monkeypatch):
     """Killed while it removes the folder: what is left of it is not taken for strips of the next map."""
     outputs = Outputs(tmp_path / "map.tif")
-    unfinished = UnfinishedMap(GRID, outputs, {}, [0, 20], {"a": 1})
+    unfinished = UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0, 20], {"a": 1})
     for strip in (0, 1):
         unfinished.write(strip, np.zeros((20, 30), np.uint8))
 
@@ -179,7 +180,7 @@ def test_strips_are_removed_at_once(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", killed)
         unfinished.remove()
-    again = UnfinishedMap(GRID, outputs, {}, [0, 20], {"a": 2})
+    again = UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0, 20], {"a": 2})
     assert again.missing == [0, 1]
     again.remove()
     assert list(tmp_path.iterdir()) == []
@@ -227,18 +228,18 @@ def test_a_folder_that_somebody_else_made(tmp_path):
     folder.mkdir(mode=0o777)
     (folder / "part_1_of_1.lock").symlink_to(victim)
     with pytest.raises(ValueError, match="is a link, expected a file of our own"):
-        UnfinishedMap(GRID, Outputs(tmp_path / "map.tif"), {}, [0], {})
+        UnfinishedMap(GRID, Outputs(tmp_path / "map.tif"), bands.DYNAMIC_WORLD, {}, [0], {})
     assert victim.read_text() == "years of work" and folder.stat().st_mode & 0o777 == 0o700
     (folder / "part_1_of_1.lock").unlink()
     folder.rename(tmp_path / "real")
     folder.symlink_to(tmp_path / "real")
     with pytest.raises(ValueError, match=r"unfinished is a link, expected a folder"):
-        UnfinishedMap(GRID, Outputs(tmp_path / "map.tif"), {}, [0], {})
+        UnfinishedMap(GRID, Outputs(tmp_path / "map.tif"), bands.DYNAMIC_WORLD, {}, [0], {})
 
 
 def test_the_folder_is_removed_before_the_end(tmp_path):
     outputs = Outputs(tmp_path / "map.tif")
-    unfinished = UnfinishedMap(GRID, outputs, {}, [0], {})
+    unfinished = UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {})
     unfinished.write(0, np.zeros((40, 30), np.uint8))
     shutil.rmtree(unfinished.folder)
     with pytest.raises(ValueError, match="unfinished was removed before the map was whole; map again"):

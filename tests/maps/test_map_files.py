@@ -16,6 +16,7 @@ from specsar_jax.config import Predict
 from specsar_jax.maps import map_files, mapping, scene_map, windows
 from specsar_jax.maps.map_files import Outputs, UnfinishedMap
 from specsar_jax.trained.loading import load_trained
+from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 from tfds_dwplus.imagery.grids import Grid
 
@@ -80,7 +81,7 @@ def test_parts_make_the_same_file(small_run, tmp_path):
 
 def test_a_part_is_done_by_one_process(small_run, tmp_path):
     outputs = Outputs(tmp_path / "map.tif")
-    one, two = (UnfinishedMap(GRID, outputs, {}, [0], {}) for _ in range(2))
+    one, two = (UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {}) for _ in range(2))
     with (
         one.held("part_1_of_2", wait=False),
         two.held("part_2_of_2", wait=False),
@@ -104,7 +105,7 @@ def test_several_devices_make_the_same_map(small_run):
     for devices in (jax.local_devices()[:1], jax.local_devices()):
         at_once = mapping.windows_at_once(columns, trained.config.predict.window_px, len(devices))
         network, bar = mapping.make_probabilities(trained, devices), progress(disable=True)
-        blocks = mapping.probability_blocks(read, network, rows, columns, at_once, range(1), bar)
+        blocks = mapping.probability_blocks(read, network, rows, columns, at_once, range(1), bar, bands.DYNAMIC_WORLD)
         maps.append(np.concatenate([block.probability for block in blocks], axis=1))
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
 
@@ -123,6 +124,7 @@ def test_a_constant_network_makes_a_constant_map():
         2,
         range(len(rows.starts)),
         progress(disable=True),
+        bands.DYNAMIC_WORLD,
     )
     assert max(np.abs(block.probability - share).max() for block in blocks) < 1e-6
 
@@ -139,8 +141,10 @@ def test_windows_without_a_pixel_are_not_mapped():
         asked.append(len(s2))
         return np.full((*s2.shape[:3], 9), 1 / 9, np.float32)
 
-    for block in mapping.probability_blocks(read, network, axis, axis, 1, range(2), progress(disable=True)):
-        np.testing.assert_allclose(block.probability[block.valid], 1 / 9, atol=1e-6)
+    for block in mapping.probability_blocks(
+        read, network, axis, axis, 1, range(2), progress(disable=True), bands.DYNAMIC_WORLD
+    ):
+        np.testing.assert_allclose(block.probability[block.seen > 0], 1 / 9, atol=1e-6)
     reached = sum(start + 64 > 128 for start in axis.starts)
     assert len(asked) == 2 * reached < 2 * len(axis.starts)
 
@@ -149,7 +153,9 @@ def test_a_map_of_one_strip(tmp_path):
     probability = np.zeros((40, 30, 9), np.float32)
     probability[:20, :, 3], probability[20:, :, 4] = 0.8, 0.6
     probability[:5] = np.nan
-    map_files.write_map(GRID, Outputs(tmp_path / "map.tif"), {"made": "<by> & 'hand'"}, probability)
+    map_files.write_map(
+        GRID, Outputs(tmp_path / "map.tif"), bands.DYNAMIC_WORLD, {"made": "<by> & 'hand'"}, probability
+    )
     with rasterio.open(tmp_path / "map.tif") as raster:
         assert Grid.of(raster) == GRID and raster.tags()["made"] == "<by> & 'hand'"
         assert [raster.read(1)[row, 0] for row in (4, 5, 19, 20)] == [255, 3, 3, 4]
@@ -158,7 +164,7 @@ def test_a_map_of_one_strip(tmp_path):
 
 def test_a_full_disk_at_the_end_keeps_the_strips(tmp_path, monkeypatch):
     outputs = Outputs(tmp_path / "map.tif")
-    unfinished = UnfinishedMap(GRID, outputs, {}, [0], {})
+    unfinished = UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {})
     unfinished.write(0, np.zeros((40, 30), np.uint8), np.zeros((40, 30, 9), np.uint8))
 
     def fail(*_, **__):
@@ -168,7 +174,7 @@ def test_a_full_disk_at_the_end_keeps_the_strips(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"cannot write map.tif in .*write failed.*strips are kept"):
         unfinished.finish()
     monkeypatch.undo()
-    assert UnfinishedMap(GRID, outputs, {}, [0], {}).finish()
+    assert UnfinishedMap(GRID, outputs, bands.DYNAMIC_WORLD, {}, [0], {}).finish()
 
 
 def test_command_refuses_shards(small_run, tmp_path):

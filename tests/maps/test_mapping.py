@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from specsar_jax.maps import mapping, windows
+from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 
 
@@ -36,7 +37,9 @@ def test_nothing_reads_on_after_an_error(where):
         raise SystemExit(143)
 
     with pytest.raises(SystemExit) as error:
-        blocks = mapping.probability_blocks(read, network, rows, columns, 1, range(2), progress(disable=True))
+        blocks = mapping.probability_blocks(
+            read, network, rows, columns, 1, range(2), progress(disable=True), bands.DYNAMIC_WORLD
+        )
         with contextlib.closing(blocks):
             for _ in blocks:
                 stopped()

@@ -12,6 +12,7 @@ from small_scenes import GRID, write
 
 from specsar_jax.maps import map_files, publishing
 from specsar_jax.maps.map_files import Outputs
+from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import hidden_name
 from tfds_dwplus.imagery.inputs.sidecars import sidecars
 
@@ -37,7 +38,7 @@ def older(path: Path) -> Path:
 def write_map(output: Path, class_id: int = 3, confidence: Path | None = None) -> None:
     probability = np.zeros((40, 30, 9), np.float32)
     probability[..., class_id] = 1
-    map_files.write_map(GRID, Outputs(output, confidence=confidence), {}, probability)
+    map_files.write_map(GRID, Outputs(output, confidence=confidence), bands.DYNAMIC_WORLD, {}, probability)
 
 
 def is_new(path: Path) -> bool:
@@ -169,7 +170,7 @@ def test_a_disk_that_is_full_at_the_end(tmp_path, kb):
     """GDAL raises errors of several classes, or none: the older map stays, and the strips."""
     path = older(tmp_path / "m.tif")
     random = np.random.default_rng(0).integers(0, 9, (40, 30))
-    unfinished = map_files.UnfinishedMap(GRID, Outputs(path), {}, [0], {})
+    unfinished = map_files.UnfinishedMap(GRID, Outputs(path), bands.DYNAMIC_WORLD, {}, [0], {})
     unfinished.write(0, random.astype(np.uint8))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (kb * 256, before[1]))

@@ -7,7 +7,7 @@ from tfds_dwplus import bands
 
 
 def test_style():
-    text = qgis.style()
+    text = qgis.style(bands.DYNAMIC_WORLD)
     assert text.startswith("<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<qgis ")
     root = ElementTree.fromstring(text)
     renderer = root.find("pipe/rasterrenderer")

@@ -103,7 +103,7 @@ def test_windows_equal_the_whole(published, real):
     for origin in (0, 5):  # of an odd place on the grid too
         axis = windows.plan(200, 128, 2 * dynamic_world.MARGIN_PX / 128, origin, **known)
         assert len(axis.starts) > 1
-        windowed = map_pixels(network, dn, none, axis, axis, ("s2",), 510)
+        windowed = map_pixels(network, dn, none, bands.s2_seen(dn), axis, axis, 510, published.classes)
         seen = ~np.isnan(windowed[..., 0])
         assert seen.any()
         np.testing.assert_allclose(windowed[seen], whole[seen], atol=1e-5)

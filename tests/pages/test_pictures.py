@@ -26,6 +26,6 @@ def test_the_classifier_gives_the_map_that_is_counted(small_run, tmp_path):
         with rasterio.open(tmp_path / f"{record['tile_id'].decode()}.tif") as raster:
             assert (class_id == raster.read(1)).mean() > 0.999  # but for ties
         assert ((probability == 0.0) == (class_id == bands.IGNORE)).all() and probability.max() <= 1.0
-        shown = pictures.panels(record, bands.S2_BANDS, class_id)
-        np.testing.assert_array_equal(shown["prediction"], tile_pictures.class_colour(class_id))
-        assert list(shown) == [*tile_pictures.panels(record, bands.S2_BANDS), "prediction"]
+        shown = pictures.panels(record, bands.S2_BANDS, class_id, bands.DYNAMIC_WORLD)
+        np.testing.assert_array_equal(shown["prediction"], tile_pictures.class_colour(class_id, bands.DYNAMIC_WORLD))
+        assert list(shown) == [*tile_pictures.panels(record, bands.S2_BANDS, bands.DYNAMIC_WORLD), "prediction"]

@@ -215,6 +215,7 @@ def test_runs_that_cannot_be_compared(folder, workdir, tmp_path):
     shutil.copytree(workdir, other)
     text = (other / FIGURES).read_text()
     (other / FIGURES).write_text(text.replace('"built"', '"houses"'))
+    edit(other / FIGURES, class_colours=list(bands.CLASS_COLOURS))
     with pytest.raises(ValueError, match=r"have different classes .*houses.* report on each by itself"):
         write(folder, "x.html", "--workdir", workdir, "--workdir", other)
     with pytest.raises(ValueError, match="is given twice"):
@@ -396,4 +397,4 @@ def decoded(uri: str) -> np.ndarray:
 
 def by_class(picture: np.ndarray) -> list[int]:
     """Pixels of each class's colour."""
-    return [int((picture == (*rgb, 255)).all(axis=-1).sum()) for rgb in bands.class_rgb()]
+    return [int((picture == (*rgb, 255)).all(axis=-1).sum()) for rgb in bands.DYNAMIC_WORLD.rgb()]

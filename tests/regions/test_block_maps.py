@@ -4,20 +4,24 @@ import contextlib
 import dataclasses
 import json
 import threading
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import rasterio
+from drawn_networks import OWN, many
 
+from specsar_jax import map_region
 from specsar_jax.regions import region_map
 
 pytest.importorskip("shapely", reason="extra 'region'")
 pytest.importorskip("distributed", reason="extra 'region'")
 
 from specsar_jax.batches.preprocess import SensorStatistics, Statistics
-from specsar_jax.config import Config, Data
-from specsar_jax.maps import windows
-from specsar_jax.regions import block_maps, composites, region_files
+from specsar_jax.config import Config, Data, Model
+from specsar_jax.maps import qgis, windows
+from specsar_jax.pages import viewed_classes
+from specsar_jax.regions import block_maps, composites, mosaics, region_files
 from specsar_jax.regions.composites import Composite, Recipe
 from specsar_jax.regions.region_files import Job
 from specsar_jax.trained.trained_network import Trained
@@ -51,7 +55,7 @@ def job(tmp_path):
 def ground(monkeypatch):
     """An archive whose first band is a class and one: stripes of 20 pixels of the zone, every fifth without data."""
 
-    def composite(grid, recipe, archive):
+    def composite(grid, recipe, archive, may_miss=()):
         first = round(grid.transform.c / 10)
         stripe = np.arange(first, first + grid.width) // 20 % 5
         s2 = np.broadcast_to(np.where(stripe == 4, 0, stripe + 1)[:, None], (*grid.shape, len(bands.S2_BANDS)))
@@ -92,6 +96,73 @@ def test_areas_of_classes_are_those_of_their_pixels(job, ground):
         if e["status"] == "empty" and blocks.inside(block, job.region).any()
     }
     assert set(summary["blocks_without_imagery"]) == without
+
+
+def test_pixels_that_one_sensor_alone_saw(job, ground):
+    """Every fifth stripe has no Sentinel-2: its class is what the network says of Sentinel-1."""
+    config = dataclasses.replace(job.trained.config, data=Data(crop_px=64, sensor_drop=(0.3, 0.3)))
+    job = dataclasses.replace(job, trained=dataclasses.replace(job.trained, config=config))
+
+    def of_both(s2: np.ndarray, s1: np.ndarray) -> np.ndarray:
+        return np.eye(9, dtype=np.float32)[np.where(s2[..., 0] == 0, 8, s2[..., 0].astype(int) - 1)]
+
+    for block in BLOCKS:
+        assert block_maps.map_block(block, job, of_both)["status"] in ("done", "empty")
+        wanted, stripe = blocks.inside(block, job.region), np.array(block.columns) // 20 % 5
+        with rasterio.open(job.output / "blocks" / f"{block.name}.tif") as raster:
+            np.testing.assert_array_equal(raster.read(1), np.where(wanted, np.where(stripe == 4, 8, stripe), 255))
+        item = json.loads((job.output / "blocks" / f"{block.name}.json").read_text())
+        with rasterio.open(job.output / "blocks" / item["assets"]["sensors_seen"]["href"]) as raster:
+            np.testing.assert_array_equal(raster.read(1), np.where(wanted, np.where(stripe == 4, 2, 3), 255))
+
+
+def test_a_region_of_own_classes(job, ground):
+    statistics = dataclasses.replace(job.trained.statistics, label_pixels=(1,) * 4, classes=OWN)
+    config = dataclasses.replace(job.trained.config, model=Model(classes=4))
+    job = dataclasses.replace(job, trained=dataclasses.replace(job.trained, config=config, statistics=statistics))
+    for block in BLOCKS:
+        entry = block_maps.map_block(
+            block, job, lambda s2, _: np.eye(5, 4, dtype=np.float32)[s2[..., 0].astype(int) - 1]
+        )
+        assert entry["status"] in ("done", "empty"), entry
+    summary = region_files.write_summary(job.output, job, BLOCKS, {})
+    assert list(summary["hectares"]) == list(OWN.names) and min(summary["hectares"].values()) > 0
+    assert f"{OWN.names[0]:<20} " in region_files.table(summary)
+    pystac = pytest.importorskip("pystac", reason="extra 'region'")
+    item = pystac.Item.from_file(str(job.output / "blocks" / f"{BLOCKS[0].name}.json"))
+    kinds = item.assets["map"].extra_fields["classification:classes"]
+    assert [kind["title"] for kind in kinds] == list(OWN.names)
+    assert [kind["name"] for kind in kinds] == ["wheat_barley", "foret_dense", "the_old_town", "desert_s_edge"]
+    assert [(kind["value"], kind["color_hint"]) for kind in kinds] == list(enumerate(OWN.colours))
+    for path in mosaics.write_mosaics(job.output, BLOCKS, OWN):
+        with rasterio.open(path) as raster:
+            assert [raster.colormap(1)[i][:3] for i in range(4)] == OWN.rgb()
+            assert set(np.unique(raster.read(1))) <= {0, 1, 2, 3, 255}
+            assert viewed_classes.classes_of_map(str(path), raster) == OWN
+        names = ElementTree.parse(path).getroot().findall(".//Category")
+        assert [name.text for name in names] == list(OWN.names)
+        assert qgis.style(OWN) == path.with_suffix(".qml").read_text()
+
+
+def test_a_folder_is_of_one_networks_classes(job, ground):
+    own = dataclasses.replace(job.trained.statistics, classes=many(9))
+    tags = {"weights_sha256": "same"}
+    nine, other = (
+        map_region._asked(
+            dataclasses.replace(job, tags=tags, trained=dataclasses.replace(job.trained, statistics=of)), 100
+        )
+        for of in (job.trained.statistics, own)
+    )
+    assert "classes" not in nine
+    with region_files.opened(job.output, nine):
+        block_maps.map_block(BLOCKS[0], job, network)
+    with (
+        pytest.raises(
+            ValueError, match=r"was made with classes null, and is now to be with .*class 0.*another --output"
+        ),
+        region_files.opened(job.output, other),
+    ):
+        pass
 
 
 def test_two_workers_at_one_block(job, ground):

@@ -35,7 +35,7 @@ def test_backscatter_percentiles_to_a_hundredth_of_a_db():
 
 def test_merged_parts_equal_the_whole():
     tiles = [simulated_tile(3, "train", index, 48) for index in range(5)]
-    whole, left, right = (TileStatistics(bands.S2_BANDS, bands.S1_BANDS) for _ in range(3))
+    whole, left, right = (TileStatistics(bands.S2_BANDS, bands.S1_BANDS, bands.DYNAMIC_WORLD) for _ in range(3))
     for place, tile in enumerate(tiles):
         for statistics in (whole, left if place < 2 else right):
             statistics.update(tile.s2, tile.s1, tile.label)

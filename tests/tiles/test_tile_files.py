@@ -32,7 +32,7 @@ def test_bands_come_by_name_not_by_place(tmp_path):
 
 def test_codes_to_class_ids():
     codes = np.array([[0, 1, 9, 10]], np.uint8)
-    np.testing.assert_array_equal(tile_files.class_ids(codes), [[255, 0, 8, 255]])
+    np.testing.assert_array_equal(tile_files.class_ids(codes, bands.DYNAMIC_WORLD), [[255, 0, 8, 255]])
 
 
 def test_place_is_taken_from_the_raster_where_the_table_has_none(tmp_path):

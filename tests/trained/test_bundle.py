@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from drawn_networks import OWN, SMALL_PRESETS, drawn, many
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,14 @@ def trained() -> Trained:
 def whole(trained, tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("bundle") / "b.safetensors"
     write_bundle(trained, path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> bytes:
+    """A bundle of four classes of its own."""
+    path = tmp_path_factory.mktemp("bundle") / "b.safetensors"
+    write_bundle(drawn(SMALL_PRESETS["specsar_former"], classes=OWN), path)
     return path.read_bytes()
 
 
@@ -99,6 +108,34 @@ def test_what_travels_comes_back(trained, tmp_path, dtype):
         np.testing.assert_allclose(two, one, rtol=near if place[0].key == "params" else 0, atol=1e-7)
     if dtype != "float32":
         assert (tmp_path / "b.safetensors").stat().st_size < 0.7 * len(write_and_read(given, tmp_path))
+
+
+@pytest.mark.parametrize("classes", [many(2), OWN, many(64)], ids=len)
+def test_own_classes_travel(classes, tmp_path):
+    given = drawn(SMALL_PRESETS["specsar_former"], classes=classes)
+    metadata = write_bundle(given, tmp_path / "b.safetensors")
+    back = read_bundle(tmp_path / "b.safetensors")
+    assert back.classes == classes and back.statistics == given.statistics and back.sha256 == given.sha256
+    assert json.loads(metadata["classes"]) == list(classes.names)
+    assert json.loads(metadata["class_colours"]) == list(classes.colours)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("config.model", {"classes": 5}, "its network has 5 classes, its statistics have 4"),
+        ("statistics", {"class_colours": ["419bdf"]}, "1 colours for 4 classes"),
+        ("statistics", {"class_colours": ["419bdf"] * 4}, "its class colours are"),
+        ("statistics", {"class_colours": ["red"] * 4}, "has the colour 'red'"),
+        ("statistics", {"class_colours": 7}, "class_colours"),
+        ("statistics", {"label_pixels": {"one": 1}}, "1 classes, expected 2 to 64"),
+        ("statistics", {"label_pixels": {"a": 1, "A": 1, "b": 1, "c": 1}}, "two classes are named 'A'"),
+        ("statistics", {"label_pixels": {"a": 1, "b": 1, "c": 1, "d\x1b[2J": 1}}, "a class is named"),
+        ("statistics", {"label_pixels": {"a": 1, "b": 1, "c": 1, "d": 1}}, "its classes are"),
+    ],
+)
+def test_classes_that_do_not_go_together(own, section, changes, message, tmp_path):
+    assert message in refusal(forged(own, section, **changes), tmp_path)
 
 
 def write_and_read(trained: Trained, folder: Path) -> bytes:

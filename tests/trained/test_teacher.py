@@ -107,6 +107,25 @@ def test_a_teacher_that_is_not_there(small_run, tmp_path):
 def test_the_tree_of_weights_is_no_constant_of_the_program(small_run):
     teacher = teacher_of(small_run, 0.0)
     batch = {"s2": jnp.ones((1, 64, 64, 9), jnp.uint16), "s1": jnp.zeros((1, 64, 64, 2))}
+    batch["label"] = jnp.full((1, 64, 64), bands.IGNORE, jnp.uint8)
     zero = jax.tree.map(np.zeros_like, model.for_inference(teacher.trained.variables, teacher.trained.config.model))
     made = jax.jit(lambda variables: teacher.label(variables, batch, ("s2",)))(zero)
     np.testing.assert_allclose(made["probability"], 1 / 9, atol=1e-6)
+
+
+def test_what_the_labels_of_the_tiles_call_water_stays_water(small_run):
+    """Dynamic World's network takes the darkest water for trees; its labels on disk do not, by `labelling.water`."""
+    rng = np.random.default_rng(0)
+    s2 = rng.integers(200, 4000, (1, 64, 64, 9)).astype(np.uint16)
+    label = np.full((1, 64, 64), bands.IGNORE, np.uint8)
+    label[0, :8] = bands.CLASSES.index("water")
+    label[0, 8:16] = bands.CLASSES.index("built")
+    batch = {"s2": s2, "s1": rng.normal(-12, 4, (1, 64, 64, 2)).astype(np.float32), "label": label}
+    teacher = teacher_of(small_run, 0.5)
+    made, free = (
+        teacher.label(teacher.trained.variables, jax.tree.map(jnp.asarray, of), ("s2", "s1"))
+        for of in (batch, batch | {"label": np.full_like(label, bands.IGNORE)})
+    )
+    assert (np.asarray(made["label"])[0, :8] == 0).all()
+    np.testing.assert_array_equal(np.asarray(made["probability"])[0, :8], np.broadcast_to(np.eye(9)[0], (8, 64, 9)))
+    np.testing.assert_array_equal(made["label"][0, 8:], free["label"][0, 8:])

@@ -58,8 +58,8 @@ def test_alpha_balances_and_averages_to_one():
 
 def test_given_alpha_is_taken_as_it_is():
     assert losses.class_alpha((5,) * 9, Loss(alpha=(2.0,) * 9)) == (2.0,) * 9
-    with pytest.raises(ValueError, match="expected 0 or 9 numbers of 0 or more"):
-        Loss(alpha=(2.0, 1.0))
+    with pytest.raises(ValueError, match="has 2 weights, expected one for each of the 9 classes of the data set"):
+        losses.class_alpha((5,) * 9, Loss(alpha=(2.0, 1.0)))
 
 
 def test_smoothing_goes_by_annotator_and_equals_optax():

@@ -70,7 +70,8 @@ def folder_written_whole(path: Path, option: str) -> Iterator[Path]:
 
 def check_new_folder(path: Path, option: str) -> None:
     """Raises a ValueError if a new folder cannot be made at `path`, or something is there."""
-    recover(beside(path), path.parent)
+    if path.name:  # not `.`, which is there
+        recover(beside(path), path.parent)
     if path.exists() or path.is_symlink():
         raise ValueError(f"{path} is there already; remove it, or give another {option}")
     check_output(path, option)

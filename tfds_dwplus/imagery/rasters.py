@@ -313,14 +313,25 @@ class Scene:
 
     def read(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, Bool[np.ndarray, "rows columns"]]:
         """Reads digital numbers and dB of a window, and a mask of pixels to map. A sensor that is None has no bands."""
+        s2, s1 = self.pixels(rows, columns)
+        valid = bands.valid_pixels(s2, s1, ("s2", "s1"))
+        if self.cloud:
+            valid &= ~self.clouded(rows, columns)
+        return s2, s1, valid
+
+    def pixels(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Reads digital numbers and dB of a window, also of clouds. A sensor that is None has no bands."""
         nothing = (rows.stop - rows.start, columns.stop - columns.start, 0)
         s2 = self.s2.read(self.grid, rows, columns) if self.s2 else np.empty(nothing, np.uint16)
         s1 = self.s1.read(self.grid, rows, columns) if self.s1 else np.empty(nothing, np.float32)
-        valid = bands.valid_pixels(s2, s1, ("s2", "s1"))
-        if self.cloud:
-            mask, _ = self.cloud.read(self.grid, rows, columns)
-            valid &= ~(np.isin(mask, self.cloud_values) if self.cloud_values else np.nan_to_num(mask) != 0)
-        return s2, s1, valid
+        return s2, s1
+
+    def clouded(self, rows: slice, columns: slice) -> Bool[np.ndarray, "rows columns"]:
+        """Reads a mask of pixels of a window that are cloud; of none without a cloud mask."""
+        if not self.cloud:
+            return np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool)
+        mask, _ = self.cloud.read(self.grid, rows, columns)
+        return np.isin(mask, self.cloud_values) if self.cloud_values else np.nan_to_num(mask) != 0
 
 
 def check_can_be_warped(name: str, grid: Grid, target: Grid) -> None:

@@ -154,6 +154,21 @@ def open_scene(
         yield scene
 
 
+def s2_bands_of(s2: Sequence[str | Path], reading: Reading = AS_FILES_SAY) -> tuple[str, ...]:
+    """Finds which bands of Sentinel-2 the files of a scene hold, in the order of `bands.S2_ALL_BANDS`.
+
+    Raises:
+        ValueError: as `open_scene`.
+    """
+    addresses = [str(path) for path in s2]
+    with contextlib.ExitStack() as stack:
+        if any(map(is_remote, addresses)):
+            stack.enter_context(rasterio.Env(**remote_settings(all(map(is_remote, addresses)))))
+        files = _opened(s2, stack, reading.any_vrt_source)
+        places = _places(files, s2, bands.S2_ALL_BANDS, (), reading.s2_bands, lambda _: None)
+    return tuple(name for name in bands.S2_ALL_BANDS if name in places)
+
+
 def _opened(paths: Sequence[str | Path], stack: contextlib.ExitStack, anywhere: bool) -> list[_File]:
     files = []
     for path in paths:
@@ -197,7 +212,7 @@ def _places(
     if missing:
         raise ValueError(
             f"no band {', '.join(missing)} in {', '.join(shown(str(path)) for path in paths)}; found "
-            f"{', '.join(places) or 'none'}, the network was trained on {', '.join(wanted)}"
+            f"{', '.join(places) or 'none'}, expected {', '.join(wanted)}"
         )
     return places
 
@@ -346,7 +361,7 @@ def _cloud_values(cloud: Layer, given: tuple[int, ...], tell: Callable[[str], No
         if held.size and held.max() > 1 and np.isin(held, np.arange(len(SCL_CLASSES))).all():
             values = CLOUD_CLASSES
     said = f"of {', '.join(map(str, values))}" if values else "that are not 0"
-    tell(f"pixels of {cloud.address} {said} are cloud and not mapped (--cloud_values)")
+    tell(f"pixels of {cloud.address} {said} are cloud and left out (--cloud_values)")
     return values
 
 

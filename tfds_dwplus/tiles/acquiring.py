@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
+from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 from tfds_dwplus.files.addresses import compared_tree, shown_in
 from tfds_dwplus.imagery.acquisitions import ArchiveError, Imagery, ItemError, NoImageryError, Wanted
@@ -32,6 +33,7 @@ from tfds_dwplus.labels.label_files import read_label
 from tfds_dwplus.labels.published import LabelTile
 from tfds_dwplus.places.clear_imagery import clear_imagery
 from tfds_dwplus.places.drawn_tile import Choice, DrawnTile
+from tfds_dwplus.tiles.labelling.class_table import NAME, read_classes
 from tfds_dwplus.tiles.manifest import (
     collect_entry_files,
     is_complete,
@@ -83,11 +85,15 @@ def acquire(
         beam_arguments: pipeline options. If given, Beam does the work; its machines must all see `output` and the labels.
 
     Raises:
-        ValueError: the archive does not answer, the folder was made with other settings or is in use, tiles failed, or no
-            tile has imagery. Finished tiles are kept.
+        ValueError: the archive does not answer, the folder was made with other settings, has other classes than the labels or is in
+            use, tiles failed, or no tile has imagery. Finished tiles are kept.
         OSError: the folder cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
+    if task.choice is None and read_classes(output) != bands.DYNAMIC_WORLD:
+        raise ValueError(
+            f"{output / NAME} has other classes than Dynamic World's, of which the labels are; give another --output"
+        )
     with open_manifest(output, _settings(task)) as (entries, add_entry):
         in_doubt = task.wanted.s2_offset_in_doubt
         kinds = (*task.sensors, *(() if task.choice else ("label",)))

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Int64
 
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.tiles.labelling.class_table import colours_of
+from tfds_dwplus.tiles.prepared import dataset_classes
 
 GROUPS = ("biome", "hemisphere", "annotator")
 """Features by which tiles are grouped, besides the split."""
@@ -27,10 +29,8 @@ class Sums:
     tiles: int = 0
     pixels: int = 0
     """Pixels with data of a sensor, or with a label."""
-    class_pixels: Int64[np.ndarray, "9"] = dataclasses.field(
-        default_factory=lambda: np.zeros(len(bands.CLASSES), np.int64)
-    )
-    """Labelled pixels by class."""
+    class_pixels: Int64[np.ndarray, " class"] | int = 0
+    """Labelled pixels by class; 0 of no tile."""
 
     def add(self, other: "Sums") -> None:
         """Adds the counts of another group."""
@@ -50,6 +50,7 @@ class Description:
     """Sums by `split` and by each of GROUPS in the records, then by value. An empty value is called 'unknown'."""
     scenes: dict[str, dict[int, int]]
     """For each split, how many tiles have a given number of Sentinel-1 scenes (0: not known). Empty if the records lack it."""
+    classes: bands.Classes
 
     @property
     def labelled_by(self) -> dict[str, int]:
@@ -66,7 +67,8 @@ class Description:
             "dataset": self.dataset,
             "source": self.source,
             "labelled_by": self.labelled_by,
-            "classes": list(bands.CLASSES),
+            "classes": list(self.classes.names),
+            **colours_of(self.classes),
             "absent": self.absent(),
             "groups": {
                 name: {
@@ -89,7 +91,8 @@ def describe(builder: tfds.core.DatasetBuilder) -> Description:
     features = builder.info.features
     names = [name for name in GROUPS if name in features]
     origin = builder.info.metadata.get("origin") or {}
-    description = Description(builder.info.full_name, str(origin.get("source", "")), {"split": {}}, {})
+    classes = dataset_classes(builder)
+    description = Description(builder.info.full_name, str(origin.get("source", "")), {"split": {}}, {}, classes)
     description.groups |= {name: {} for name in names}
     splits = {split: info.num_examples for split, info in builder.info.splits.items() if info.num_examples}
     with progress(total=sum(splits.values()), desc="reading", unit="tile") as line:
@@ -98,7 +101,7 @@ def describe(builder: tfds.core.DatasetBuilder) -> Description:
             source = builder.as_data_source(split)
             for place in range(count):
                 record = source[place]
-                sums = record_sums(record)
+                sums = record_sums(record, len(classes))
                 for name, group in description.groups.items():
                     value = split if name == "split" else group_value(name, record[name])
                     group.setdefault(value, Sums()).add(sums)
@@ -110,9 +113,9 @@ def describe(builder: tfds.core.DatasetBuilder) -> Description:
     return description
 
 
-def record_sums(record: dict[str, Any]) -> Sums:
-    """Counts one record."""
-    class_pixels = np.bincount(record["label"].ravel(), minlength=256)[: len(bands.CLASSES)].astype(np.int64)
+def record_sums(record: dict[str, Any], classes: int) -> Sums:
+    """Counts one record, whose labels are of a number of `classes`."""
+    class_pixels = np.bincount(record["label"].ravel(), minlength=256)[:classes].astype(np.int64)
     return Sums(1, int(used_pixels(record).sum()), class_pixels)
 
 
@@ -122,15 +125,16 @@ def used_pixels(record: dict[str, Any]) -> Bool[np.ndarray, "height width"]:
     return used | np.isfinite(record["s1"]).any(axis=-1)
 
 
-def class_pixels(builder: tfds.core.DatasetBuilder, split: str, source: Any) -> Int64[np.ndarray, "9"]:
+def class_pixels(builder: tfds.core.DatasetBuilder, split: str, source: Any) -> Int64[np.ndarray, " class"]:
     """Labelled pixels of a split by class: from the stored statistics for the train split, otherwise counted."""
     stored = builder.info.metadata.get("statistics") if split == "train" else None
+    names = dataset_classes(builder).names
     if stored:
-        return np.array([stored["label_pixels"][name] for name in bands.CLASSES], np.int64)
-    total = np.zeros(len(bands.CLASSES), np.int64)
+        return np.array([stored["label_pixels"][name] for name in names], np.int64)
+    total = np.zeros(len(names), np.int64)
     with progress(total=len(source), desc="counting", unit="tile") as line:
         for place in range(len(source)):
-            total += record_sums(source[place]).class_pixels
+            total += record_sums(source[place], len(names)).class_pixels
             line.update()
     return total
 

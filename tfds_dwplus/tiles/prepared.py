@@ -7,16 +7,19 @@ is checked before TFDS reads it: TFDS imports what `features.json` names, which 
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tfds_dwplus.bands import CLASSES, Classes
 from tfds_dwplus.command_line import local_path
 from tfds_dwplus.files.strangers import a_count, a_list, a_name, a_text, an_object, fault_of_name, one_line, read_object
 from tfds_dwplus.files.workplaces import recover
 from tfds_dwplus.tiles.labelling.annotators import checked
+from tfds_dwplus.tiles.labelling.class_table import classes_from
 
 _TFDS = "tensorflow_datasets.core.features"
 
@@ -73,6 +76,11 @@ def open_dataset(data_dir: Path | str, name: str) -> tfds.core.DatasetBuilder:
         raise ValueError(f"{versions[-1].parent} is no data set that TFDS reads ({one_line(error)})") from None
 
 
+def dataset_classes(builder: tfds.core.DatasetBuilder) -> Classes:
+    """Classes of the labels of a prepared data set, in the order of their ids."""
+    return _classes(builder.info.metadata)
+
+
 def check_folder(folder: Path) -> None:
     """Checks the JSON files of a prepared data set, which TFDS believes.
 
@@ -80,10 +88,13 @@ def check_folder(folder: Path) -> None:
         ValueError: they name types that are not of `FEATURES`, files outside of the folder, sizes that no memory holds, or are no JSON.
     """
     try:
-        _check_features(read_object(folder / "features.json"))
+        features = read_object(folder / "features.json")
+        _check_features(features)
         _check_info(read_object(folder / "dataset_info.json"))
         if (folder / "metadata.json").is_file():
-            _check_metadata(read_object(folder / "metadata.json", finite=False))
+            metadata = read_object(folder / "metadata.json", finite=False)
+            _check_metadata(metadata)
+            _check_shares(features, _classes(metadata))
     except (ValueError, OSError) as error:
         raise ValueError(f"{folder} is no data set of tfds_dwplus.prepare: {one_line(error)}") from None
 
@@ -170,6 +181,23 @@ def _check_metadata(tree: dict[str, Any]) -> None:
     pixels = an_object(stored.get("label_pixels", {}), "label_pixels of metadata.json")
     for name, count in pixels.items():
         a_count(count, f"labelled pixels of {name[:40]}")
+    classes = _classes(tree)
+    if stored and (lacking := [name for name in classes.names if name not in pixels]):
+        raise ValueError(f"label_pixels of metadata.json lack the class {one_line(lacking[0], 60)}")
+    if stored and stored.get("class_colours") != tree.get("class_colours"):
+        raise ValueError("the classes of metadata.json are not those of its statistics")
+
+
+def _classes(tree: Mapping[str, Any]) -> Classes:
+    """The classes that the metadata of a data set name; those of the oldest name none."""
+    return classes_from(tree.get("classes") or list(CLASSES), tree.get("class_colours"), "metadata.json")
+
+
+def _check_shares(tree: dict[str, Any], classes: Classes) -> None:
+    """Raises a ValueError if the records hold shares of another number of classes."""
+    shares = tree["featuresDict"]["features"].get("probability")
+    if shares is not None and int(shares["tensor"]["shape"]["dimensions"][-1]) != len(classes):
+        raise ValueError(f"features.json has not the shares of {len(classes)} classes, as metadata.json names")
 
 
 def workplace_of(folder: Path, name: str) -> Path:

@@ -143,8 +143,8 @@ def lazily(source: Any) -> Any:
     return LazyRecords(source) if whole and getattr(source, "split", None) is not None else source
 
 
-def record_features(size_px: int, s2_bands: int, s1_bands: int, *, probabilities: bool = False) -> Record:
-    """Makes the features of a record for tiles of `size_px` pixels and a number of bands, with shares of the classes or without."""
+def record_features(size_px: int, s2_bands: int, s1_bands: int, *, shares: int = 0) -> Record:
+    """Makes the features of a record for tiles of `size_px` pixels and a number of bands, with the `shares` of as many classes; 0: none."""
 
     def number(dtype: type, shape: tuple[int, ...] = ()) -> tfds.features.Tensor:
         # TFDS's default rounds float64 to float32, which is an error of metres in a UTM northing.
@@ -155,7 +155,7 @@ def record_features(size_px: int, s2_bands: int, s1_bands: int, *, probabilities
             "s2": raster((size_px, size_px, s2_bands), np.uint16),
             "s1": raster((size_px, size_px, s1_bands), np.float32),
             "label": raster((size_px, size_px), np.uint8),
-            **({"probability": raster((size_px, size_px, len(bands.CLASSES)), np.uint8)} if probabilities else {}),
+            **({"probability": raster((size_px, size_px, shares), np.uint8)} if shares else {}),
             "tile_id": tfds.features.Text(),
             "lon": number(np.float64),
             "lat": number(np.float64),

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Num, Shaped, UInt8
 
 from tfds_dwplus import bands
+from tfds_dwplus.tiles.labelling.class_table import colours_of
 
 _COUNTED = ("count", "mean", "squares", "histogram")
 
@@ -85,11 +86,12 @@ class BandStatistics:
 class TileStatistics:
     """Running statistics of both sensors and of the labels."""
 
-    def __init__(self, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...]) -> None:
+    def __init__(self, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...], classes: bands.Classes) -> None:
         """A missing sensor has no bands."""
+        self.classes = classes
         self.s2 = BandStatistics(s2_bands, 0.0, 65535.0, 1.0)
         self.s1 = BandStatistics(s1_bands, *bands.S1_DB_RANGE, 0.01)
-        self.label_pixels = np.zeros(len(bands.CLASSES), np.int64)
+        self.label_pixels = np.zeros(len(classes), np.int64)
 
     def update(
         self, s2: Shaped[np.ndarray, "h w b"], s1: Shaped[np.ndarray, "h w c"], label: UInt8[np.ndarray, "h w"]
@@ -97,7 +99,7 @@ class TileStatistics:
         """Adds one tile: digital numbers, dB, class ids."""
         self.s2.update(s2, s2 != bands.S2_NODATA)
         self.s1.update(s1, np.isfinite(s1))
-        self.label_pixels += np.bincount(label.ravel(), minlength=256)[: len(bands.CLASSES)]
+        self.label_pixels += np.bincount(label.ravel(), minlength=256)[: len(self.classes)]
 
     def merge(self, other: "TileStatistics") -> None:
         """Adds the statistics of another part."""
@@ -112,7 +114,7 @@ class TileStatistics:
 
     def add_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Adds the counts that `arrays` gave in another process."""
-        other = TileStatistics(self.s2.names, self.s1.names)
+        other = TileStatistics(self.s2.names, self.s1.names, self.classes)
         for name in ("s2", "s1"):
             for key in _COUNTED:
                 setattr(getattr(other, name), key, arrays[f"{name} {key}"])
@@ -120,9 +122,12 @@ class TileStatistics:
         self.merge(other)
 
     def summary(self, s1_unit: str = bands.S1_UNIT) -> dict[str, Any]:
-        """`{"s2": ..., "s1": ..., "label_pixels": {class: pixels}}`, ready for JSON."""
+        """`{"s2": ..., "s1": ..., "label_pixels": {class: pixels}}`, ready for JSON, with `class_colours` of other classes than Dynamic
+        World's.
+        """
         return {
             "s2": self.s2.summary(bands.S2_UNIT),
             "s1": self.s1.summary(s1_unit),
-            "label_pixels": dict(zip(bands.CLASSES, self.label_pixels.tolist(), strict=True)),
+            "label_pixels": dict(zip(self.classes.names, self.label_pixels.tolist(), strict=True)),
+            **colours_of(self.classes),
         }

@@ -1,7 +1,8 @@
 """Read and write tiles in a folder of GeoTIFFs.
 
 Enters: a folder with `s2/<tile_id>.tif`, `s1/<tile_id>.tif`, `label/<tile_id>.tif` and `tiles.csv`. The folder `s1/` or `s2/`
-may be missing as a whole. `probability/<tile_id>.tif` may hold the shares of a network that made the label. Leaves: a `Tile` of aligned arrays. A mismatch of size, CRS, grid, type, band names, label codes
+may be missing as a whole. `classes.csv` has the classes where they are not Dynamic World's, see `labelling.class_table`;
+`probability/<tile_id>.tif` may hold the shares of a network that made the label. Leaves: a `Tile` of aligned arrays. A mismatch of size, CRS, grid, type, band names, label codes
 or units is a ValueError that names the file, what it holds and what was expected. Nothing is resampled. What the numbers mean
 is read by the rules of `imagery.decoder`, as everywhere.
 """
@@ -43,7 +44,7 @@ PROVENANCE = ("s2_level", "s1_source", "s1_unit", "s1_orbit", "s1_mean")
 
 
 PROBABILITY = "probability"
-"""Folder of the shares of the classes that a network gave: nine bands of uint8 that sum to 255, or to 0 where they are not known."""
+"""Folder of the shares of the classes that a network gave: a band of uint8 for each that sum to 255, or to 0 where they are not known."""
 
 LABELLED_BY = "labelled_by"
 """Tag of a label file that a network made: the annotator of its tile."""
@@ -109,7 +110,7 @@ class Tile:
     s1: Float32[np.ndarray, "height width s1_band"]
     """VV and VH backscatter in dB."""
     label: UInt8[np.ndarray, "height width"]
-    """Class ids 0 to 8."""
+    """Class ids from 0."""
     crs: str
     """Authority code or WKT; empty if not georeferenced."""
     transform: tuple[float, ...]
@@ -226,6 +227,7 @@ def read_tile(
     labels: str = "label",
     probabilities: bool = False,
     most_px: int | None = None,
+    classes: bands.Classes = bands.DYNAMIC_WORLD,
 ) -> Tile:
     """Reads the rasters of a tile.
 
@@ -237,10 +239,11 @@ def read_tile(
         labels: name of the folder of labels; "" reads none, and no pixel has a label.
         probabilities: whether to read the shares of the classes too. A tile without a file of them has none.
         most_px: most pixels of a side, in which a larger tile is refused before it is read; None: as memory allows, `MOST_TILE_BYTES`.
+        classes: of the folder, as `class_table.read_classes` reads them.
 
     Raises:
         ValueError: a file is missing, cut short or of the wrong type, lacks a band, is on another grid than the first
-            file, has a band without data, a label code outside 0..10, shares that do not sum to 255 or backscatter that is not in dB.
+            file, has a band without data, a label code of no class, shares that do not sum to 255 or backscatter that is not in dB.
     """
     dtypes = {
         "s2": ("uint16", "int16", "uint32", "int32", "float32", "float64"),
@@ -265,8 +268,8 @@ def read_tile(
         for kind, raster in rasters.items():
             check_same_grid(paths[kind], raster, paths[kinds[0]], grid)
         _check_size(record, paths[kinds[0]], grid, 2 * len(s2_bands) + 4 * len(s1_bands) + 1, most_px)
-        codes = label_codes(paths["label"], rasters["label"]) if labels else np.zeros(grid.shape, np.uint8)
-        shares = _shares(paths[PROBABILITY], rasters.get(PROBABILITY), codes) if probabilities else None
+        codes = label_codes(paths["label"], rasters["label"], classes) if labels else np.zeros(grid.shape, np.uint8)
+        shares = _shares(paths[PROBABILITY], rasters.get(PROBABILITY), codes, classes) if probabilities else None
         s2, s1 = np.empty((*grid.shape, 0), np.uint16), np.empty((*grid.shape, 0), np.float32)
         notes: tuple[str, ...] = ()
         if s2_bands:
@@ -281,27 +284,31 @@ def read_tile(
     # The file knows it better: tiles.csv may have been written again since. A person named there corrected the label.
     if maker.startswith(NETWORK) and (not record.annotator or record.annotator.startswith(NETWORK)):
         record = dataclasses.replace(record, annotator=one_line(maker))
-    return Tile(record, s2, s1, class_ids(codes), crs, transform, notes, shares)
+    return Tile(record, s2, s1, class_ids(codes, classes), crs, transform, notes, shares)
 
 
 def _shares(
-    path: Path, raster: rasterio.DatasetReader | None, codes: UInt8[np.ndarray, "height width"]
+    path: Path, raster: rasterio.DatasetReader | None, codes: UInt8[np.ndarray, "height width"], classes: bands.Classes
 ) -> UInt8[np.ndarray, "height width class"]:
     """Reads the shares of the classes; 0 without a file, and where the label is another class than that of the largest share.
 
     Such a label was corrected, by somebody or by a rule of `labelling`, and counts as it is.
     """
     if raster is None:
-        return np.zeros((*codes.shape, len(bands.CLASSES)), np.uint8)
-    if raster.count != len(bands.CLASSES):
-        raise ValueError(f"{path} has {raster.count} bands, expected the shares of {', '.join(bands.CLASSES)}")
+        return np.zeros((*codes.shape, len(classes)), np.uint8)
+    named = [name for name in raster.descriptions if name]
+    if raster.count != len(classes) or (classes != bands.DYNAMIC_WORLD and named not in ([], list(classes.names))):
+        told = f" ({one_line(', '.join(named), 200)})" if named else ""
+        raise ValueError(
+            f"{path} has {raster.count} bands{told}, expected the shares of {one_line(', '.join(classes.names), 200)}; make it again"
+        )
     shares = read_bands(path, raster, tuple(range(1, raster.count + 1)))
     sums = shares.sum(axis=-1, dtype=np.int64)
     if (wrong := (sums != 0) & (sums != WHOLE)).any():
         raise ValueError(
             f"{path} holds shares that sum to {sums[wrong][0]}, expected {WHOLE}, or 0 without any; make it again"
         )
-    labelled = (codes >= 1) & (codes <= len(bands.CLASSES))
+    labelled = (codes >= 1) & (codes <= len(classes))
     own = np.take_along_axis(shares, np.where(labelled, codes - 1, 0)[..., None].astype(np.int64), axis=-1)[..., 0]
     return np.where((labelled & (own < shares.max(axis=-1)))[..., None], np.uint8(0), shares)
 
@@ -323,28 +330,31 @@ def too_large(tile_id: str, height: int, width: int, most_px: int) -> ValueError
     )
 
 
-def class_ids(codes: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-    """Converts label codes to class ids: 1..9 -> 0..8; unmarked (0) and cloud (10) -> 255."""
-    return np.where((codes >= 1) & (codes <= len(bands.CLASSES)), codes - 1, bands.IGNORE).astype(np.uint8)
+def class_ids(codes: UInt8[np.ndarray, "height width"], classes: bands.Classes) -> UInt8[np.ndarray, "height width"]:
+    """Converts label codes to class ids: 1 to the number of classes -> 0 on; unmarked (0) and Dynamic World's cloud (10) -> 255."""
+    return np.where((codes >= 1) & (codes <= len(classes)), codes - 1, bands.IGNORE).astype(np.uint8)
 
 
 def write_tile(folder: Path, tile: Tile, s2_bands: tuple[str, ...]) -> None:
-    """Writes the three rasters of a tile where `read_tile` finds them. Does not write tiles.csv."""
+    """Writes the rasters of a tile where `read_tile` finds them, none of a sensor without bands. Does not write tiles.csv."""
+    for place, content in tile_contents(tile, s2_bands).items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / place, content)
+
+
+def tile_contents(tile: Tile, s2_bands: tuple[str, ...]) -> dict[str, bytes]:
+    """Makes the rasters of a tile in memory, by their paths in the folder."""
     codes = np.where(tile.label == bands.IGNORE, 0, tile.label + 1).astype(np.uint8)
-    for kind, values, descriptions in (
-        ("s2", tile.s2, s2_bands),
-        ("s1", tile.s1, bands.S1_BANDS),
-        ("label", codes[..., None], ("label",)),
-    ):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        content = geotiff(
-            np.moveaxis(values, -1, 0),
-            descriptions=descriptions,
-            crs=tile.crs or None,
-            transform=rasterio.Affine(*tile.transform),
-            compress="deflate",
+    how = {"crs": tile.crs or None, "transform": rasterio.Affine(*tile.transform), "compress": "deflate"}
+    return {
+        f"{kind}/{tile.record.tile_id}.tif": geotiff(np.moveaxis(values, -1, 0), descriptions=descriptions, **how)
+        for kind, values, descriptions in (
+            ("s2", tile.s2, s2_bands),
+            ("s1", tile.s1, bands.S1_BANDS),
+            ("label", codes[..., None], ("label",)),
         )
-        write_whole(folder / kind / f"{tile.record.tile_id}.tif", content)
+        if values.shape[-1]
+    }
 
 
 def _with_centre(record: TileRecord, raster: rasterio.DatasetReader) -> TileRecord:

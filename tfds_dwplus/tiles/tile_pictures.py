@@ -3,6 +3,9 @@
 Enters: bands or class ids. Leaves: red, green, blue for each pixel. Pure functions.
 """
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,9 @@ def sample_tiles(count: int, most: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(count)[:most].tolist())
 
 
-def panels(record: dict[str, Any], s2_bands: tuple[str, ...]) -> dict[str, Num[np.ndarray, "height width 3"]]:
+def panels(
+    record: dict[str, Any], s2_bands: tuple[str, ...], classes: bands.Classes
+) -> dict[str, Num[np.ndarray, "height width 3"]]:
     """Makes a picture of each raster of a record, by title, without the padding."""
     inside = _without_padding(record)
     record = {kind: record[kind][inside] for kind in ("s2", "s1", "label")}
@@ -32,7 +37,7 @@ def panels(record: dict[str, Any], s2_bands: tuple[str, ...]) -> dict[str, Num[n
         pictures["Sentinel-2, true colour"] = true_colour(record["s2"], s2_bands)
     if record["s1"].size:
         pictures["Sentinel-1, VV VH VV"] = sar_colour(record["s1"])
-    return pictures | {"label": class_colour(record["label"])}
+    return pictures | {"label": class_colour(record["label"], classes)}
 
 
 def caption(record: dict[str, Any]) -> str:
@@ -60,11 +65,28 @@ def sar_colour(s1: Float[np.ndarray, "height width 2"]) -> Float[np.ndarray, "he
     return _stretch(s1[..., [0, 1, 0]], np.isfinite(s1).all(axis=-1), _LEAST_SPAN_DB)
 
 
-def class_colour(class_id: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Colours of Dynamic World's classes, 0..255; white for pixels without a class."""
+def class_colour(
+    class_id: UInt8[np.ndarray, "height width"], classes: bands.Classes
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Colours of the classes, 0..255; white for pixels without a class."""
     palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(bands.CLASSES)] = bands.class_rgb()
+    palette[: len(classes)] = classes.rgb()
     return palette[class_id]
+
+
+@contextlib.contextmanager
+def any_letters() -> Iterator[None]:
+    """Lets matplotlib draw names of classes in any script: a box for each letter that its font lacks, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"Glyph \d+ .*missing from|Matplotlib currently does not support", UserWarning
+        )
+        yield
+
+
+def drawn_name(name: str) -> str:
+    """A class name that matplotlib draws as it is: it takes `$` for mathematics, and leaves `_name` out of a legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _stretch(

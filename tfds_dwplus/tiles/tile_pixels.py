@@ -21,11 +21,20 @@ from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.rasters import Layer, Quantity, alpha_band, sentinel1, sentinel2
 
 
-def label_codes(path: Path, raster: rasterio.DatasetReader) -> UInt8[np.ndarray, "height width"]:
-    """Reads label codes of 0 to 10. Raises a ValueError if there are others."""
+def label_codes(
+    path: Path, raster: rasterio.DatasetReader, classes: bands.Classes
+) -> UInt8[np.ndarray, "height width"]:
+    """Reads label codes: 0 to the number of classes, and 10, cloud, of Dynamic World's. Raises a ValueError if there are others."""
     codes = read_bands(path, raster, (1,))[..., 0]
-    if codes.max() > max(bands.LABEL_CODES):
-        raise ValueError(f"{path} holds label code {codes.max()}, expected 0 to {max(bands.LABEL_CODES)}")
+    own = classes != bands.DYNAMIC_WORLD
+    most = len(classes) if own else max(bands.LABEL_CODES)
+    if codes.max() > most:
+        told = (
+            ", as classes.csv of its folder has them; add a class, or write 0 for a pixel without a label"
+            if own
+            else ""
+        )
+        raise ValueError(f"{path} holds label code {codes.max()}, expected 0 to {most}{told}")
     return codes
 
 

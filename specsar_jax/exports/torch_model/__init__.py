@@ -6,9 +6,9 @@
     network.train(); ...; torch_model.save(network, "tuned.safetensors")
 
 This folder needs torch, numpy and safetensors, but neither JAX nor the rest of this package: it may be copied
-elsewhere. `network.bands` are the bands in their order, `network.classes` the names of the classes. In `train()`,
-BatchNorm uses the moments of the batch, and dropout and stochastic depth are as in the config of the bundle
-(`network.config`).
+elsewhere. `network.bands` are the bands in their order, `network.classes` the names of the classes,
+`network.class_colours` their colours, hexadecimal red, green, blue. In `train()`, BatchNorm uses the moments of the
+batch, and dropout and stochastic depth are as in the config of the bundle (`network.config`).
 
 `bundle_files.py` reads and writes bundles. `pixels.py` is what both networks share: from pixels to scaled numbers, and
 from logits to probabilities. `specsar_former.py` and `dynamic_world.py` are the networks of `specsar_jax/network`, module

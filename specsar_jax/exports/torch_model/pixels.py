@@ -34,8 +34,13 @@ class PixelNetwork(nn.Module):
         self.config: dict[str, Any] = json.loads(metadata["config"])
         self.temperature = float(metadata.get("temperature", 1.0))
         self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
+        self.class_colours: tuple[str, ...] = tuple(json.loads(metadata.get("class_colours", "[]")))
         self.sensors = {"spectral": ("s2",), "sar": ("s1",)}.get(self.config["model"]["branches"], ("s2", "s1"))
-        self.scaling = self.config.get("data", {}).get("scaling", "standard")
+        data = self.config.get("data", {})
+        # Sensors that some of its training tiles lacked: a network of both works without such a one.
+        dropped = zip(("s2", "s1"), data.get("sensor_drop", ()), strict=False)
+        self.may_miss = [sensor for sensor, share in dropped if share and len(self.sensors) == 2]
+        self.scaling = data.get("scaling", "standard")
         if self.scaling not in ("standard", "log"):
             raise ValueError(f"its scaling is {str(self.scaling)[:40]!r}, expected 'standard' or 'log'")
         statistics = json.loads(metadata["statistics"])
@@ -61,7 +66,7 @@ class PixelNetwork(nn.Module):
 
         Args:
             s2: digital numbers (reflectance x 10000), 0 without data; any type, [batch, band, height, width].
-            s1: sigma0 in dB, NaN without data; likewise. A sensor that the network does not read may be None.
+            s1: sigma0 in dB, NaN without data; likewise. A sensor that the network does not read, or may miss (`may_miss`), may be None.
 
         Returns:
             float32 [batch, class, height, width].
@@ -70,9 +75,14 @@ class PixelNetwork(nn.Module):
             ValueError: a sensor in use is missing, has other bands or another size, or a side is under 32 pixels.
         """
         given = {"s2": s2, "s1": s1}
+        for sensor, other, nodata in (("s2", s1, 0.0), ("s1", s2, float("nan"))):
+            if given[sensor] is None and other is not None and sensor in self.may_miss:
+                shape = (other.shape[0], len(self.bands[sensor]), *other.shape[2:])
+                given[sensor] = torch.full(shape, nodata, device=other.device)
         maps = [self._scaled(sensor, given[sensor]) for sensor in self.sensors]
         if any(m.shape[0] != maps[0].shape[0] or m.shape[2:] != maps[0].shape[2:] for m in maps):
-            raise ValueError(f"s2 has shape {tuple(s2.shape)} and s1 {tuple(s1.shape)}: batch and size must agree")
+            shapes = " and ".join(f"{sensor} has shape {tuple(given[sensor].shape)}" for sensor in self.sensors)
+            raise ValueError(f"{shapes}: batch and size must agree")
         return self.scaled_logits(maps)
 
     def scaled_logits(self, maps: list[Tensor]) -> Tensor:
@@ -92,6 +102,9 @@ class PixelNetwork(nn.Module):
                 f"with height and width of at least {SMALLEST_SIZE_PX} pixels"
             )
         values = values.to(torch.float32)
+        if sensor in self.may_miss:  # where one band has no data, none counts
+            seen = (values != 0 if sensor == "s2" else values.isfinite()).all(dim=1, keepdim=True)
+            values = torch.where(seen, values, 0.0 if sensor == "s2" else float("nan"))
         if sensor == "s2" and self.scaling == "log":
             exponent = 5.0 * ((0.005 * values).log1p() - self.s2_low) / self.s2_high - 1.0
             return exponent.sigmoid()  # e / (1 + e) of its exponential e

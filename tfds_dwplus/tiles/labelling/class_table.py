@@ -6,10 +6,11 @@ id + 1; 0 is a pixel without a label. In such a folder there is no code of cloud
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import written_whole
-from tfds_dwplus.files.strangers import one_line
+from tfds_dwplus.files.strangers import one_line, texts
 
 NAME = "classes.csv"
 
@@ -41,6 +42,34 @@ def read_classes(folder: Path) -> bands.Classes:
         return bands.Classes(tuple(row[1] for row in rows), colours)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def classes_from(names: Any, colours: Any, what: str) -> bands.Classes:
+    """Returns the classes of a tree of JSON: Dynamic World's, by name, where it has no colours (None).
+
+    Args:
+        names: of the classes, a list.
+        colours: likewise.
+        what: holds them, for the error message.
+
+    Raises:
+        ValueError: they are no lists of texts, none that `bands.Classes` takes, or others than Dynamic World's without colours.
+    """
+    found = tuple(texts(names, f"classes of {what}"))
+    if colours is None:
+        if found != bands.CLASSES:
+            told = one_line(", ".join(found), 80)
+            raise ValueError(f"{what} has the classes {told} without class_colours, expected a colour for each")
+        return bands.DYNAMIC_WORLD
+    try:
+        return bands.Classes(found, tuple(texts(colours, f"class_colours of {what}")))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def colours_of(classes: bands.Classes) -> dict[str, list[str]]:
+    """Returns what stands in a tree of JSON beside the names: `class_colours`, or nothing for Dynamic World's, whose trees are as ever."""
+    return {} if classes == bands.DYNAMIC_WORLD else {"class_colours": list(classes.colours)}
 
 
 def write_classes(folder: Path, classes: bands.Classes) -> None:

@@ -26,11 +26,12 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import locked, remove_partials, write_together, write_whole
 from tfds_dwplus.files.raster_files import geotiff
-from tfds_dwplus.files.strangers import a_count, an_object, parse_json, read_csv
+from tfds_dwplus.files.strangers import a_count, an_object, one_line, parse_json, read_csv
 from tfds_dwplus.imagery.grids import parse_crs
 from tfds_dwplus.imagery.scene_files import open_raster
 from tfds_dwplus.tiles.labelling import clouds, water
 from tfds_dwplus.tiles.labelling.annotators import NETWORK
+from tfds_dwplus.tiles.labelling.class_table import NAME, read_classes
 from tfds_dwplus.tiles.labelling.pixels import WHOLE, Counts
 from tfds_dwplus.tiles.tile_files import LABELLED_BY, PROBABILITY, Tile, TileRecord
 from tfds_dwplus.tiles.tile_pixels import check_same_grid, read_bands
@@ -40,6 +41,9 @@ CLOUD = "cloud"
 
 _SETTINGS, _COUNTS, _DIGEST = "label_settings", "label_counts", "label_sha256"
 """Tags of a label file, beside `LABELLED_BY`."""
+
+_OWN = "classes"
+"""Key of the counts by class, where they are not Dynamic World's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,27 @@ class Plan:
     done: list[Labelled]
     kept: int
     """Tiles with labels of people, which are left alone."""
+
+
+def check_folder_classes(folder: Path, classes: bands.Classes) -> None:
+    """Raises a ValueError if labels of a network of these classes would stand beside labels of others in a folder of tiles.
+
+    It does if its `classes.csv` names others, or if it has none, so that they are Dynamic World's, and labels.
+    """
+    there = read_classes(folder)
+    if there.names == classes.names:
+        return
+    ours, theirs = (one_line(", ".join(of.names), 200) for of in (classes, there))
+    if there != bands.DYNAMIC_WORLD:
+        raise ValueError(
+            f"{folder / NAME} has the classes {theirs}, the network has {ours}; take a network of the same classes, or label a copy of the "
+            f"folder without {NAME} and label/"
+        )
+    if any((folder / "label").glob("*.tif")):
+        raise ValueError(
+            f"{folder} has labels of the classes {theirs}, the network has {ours}; move {folder / 'label'} away, or label a copy of the folder "
+            "without it"
+        )
 
 
 @contextlib.contextmanager
@@ -141,9 +166,12 @@ def read_facts(path: Path) -> Labelled | None:
             tags = raster.tags()
         settings = an_object(parse_json(tags[_SETTINGS], _SETTINGS), _SETTINGS)
         numbers = an_object(parse_json(tags[_COUNTS], _COUNTS), _COUNTS)
+        by_class = (
+            an_object(numbers[_OWN], _OWN) if _OWN in numbers else {name: numbers[name] for name in bands.CLASSES}
+        )
         counts = Counts(
             *(a_count(numbers[name], name) for name in ("nodata", "cloud", "unsure")),
-            tuple(a_count(numbers[name], name) for name in bands.CLASSES),
+            tuple(a_count(number, name[:40]) for name, number in by_class.items()),
             a_count(numbers.get("dark_water", 0), "dark_water"),
         )
         labelled_by = tags[LABELLED_BY]
@@ -166,13 +194,16 @@ def write_labels(
     labelled_by: str,
     settings: dict[str, Any],
     counts: Counts,
+    classes: bands.Classes,
 ) -> None:
     """Writes the label of a tile, and its shares if there are some, on the tile's grid. The label comes last: with it the tile is done."""
     numbers = {"nodata": counts.nodata, "cloud": counts.cloud, "unsure": counts.unsure, "dark_water": counts.water}
+    by_class = dict(zip(classes.names, counts.classes, strict=True))
     tags = {
         LABELLED_BY: labelled_by,
         _SETTINGS: json.dumps(settings),
-        _COUNTS: json.dumps(numbers | dict(zip(bands.CLASSES, counts.classes, strict=True))),
+        # Apart, for a class may be named cloud.
+        _COUNTS: json.dumps(numbers | (by_class if classes == bands.DYNAMIC_WORLD else {_OWN: by_class})),
         _DIGEST: _digest(codes),
     }
     place: dict[str, Any] = {"crs": parse_crs(tile.crs)} if tile.crs else {}
@@ -181,14 +212,14 @@ def write_labels(
     name, how = f"{tile.record.tile_id}.tif", {"compress": "deflate", **place}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        colours = {code: (*rgb, 255) for code, rgb in enumerate(bands.class_rgb(), 1)} | {0: (0, 0, 0, 0)}
+        colours = {code: (*rgb, 255) for code, rgb in enumerate(classes.rgb(), 1)} | {0: (0, 0, 0, 0)}
         contents = {
             folder / "label" / name: geotiff(codes[None], descriptions=["label"], tags=tags, colours=colours, **how)
         }
         if shares is not None:
             scale = {"unit": f"probability x {WHOLE}", LABELLED_BY: labelled_by}
             contents[folder / PROBABILITY / name] = geotiff(
-                np.moveaxis(shares, -1, 0), descriptions=bands.CLASSES, tags=scale, interleave="band", **how
+                np.moveaxis(shares, -1, 0), descriptions=classes.names, tags=scale, interleave="band", **how
             )
     for path in contents:
         path.parent.mkdir(exist_ok=True)

@@ -4,20 +4,19 @@
 |---|---|---|
 | a band that the network reads has no data | 0 | 0 |
 | cloud | 0 | 0 |
-| dark water, see `water` | 1 | stored |
+| dark water, see `water`; of Dynamic World's classes | 1 | stored |
 | top probability below the confidence | 0 | stored |
-| else | 1 to 9, the top class | stored |
+| else | the top class, its id + 1 | stored |
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from tfds_dwplus import bands
-
 WHOLE = 255
-"""Sum of the nine shares of a pixel, so probability = share / 255; 0 of a pixel whose probabilities are not known."""
+"""Sum of the shares of a pixel, so probability = share / 255; 0 of a pixel whose probabilities are not known."""
 
 _BLOCK = 1 << 20
 """Pixels that are converted at once."""
@@ -31,8 +30,8 @@ class Counts:
     cloud: int = 0
     unsure: int = 0
     """Below the confidence."""
-    classes: tuple[int, ...] = (0,) * len(bands.CLASSES)
-    """Labelled pixels of each class."""
+    classes: tuple[int, ...] = ()
+    """Labelled pixels of each class; empty of no tile."""
     water: int = 0
     """Those of water that the network saw otherwise or was unsure of, but that are as dark as only water is."""
 
@@ -47,12 +46,12 @@ class Counts:
         return self.nodata + self.cloud + self.unsure + self.labelled
 
     def __add__(self, other: "Counts") -> "Counts":
-        classes = tuple(one + more for one, more in zip(self.classes, other.classes, strict=True))
+        classes = tuple(map(sum, itertools.zip_longest(self.classes, other.classes, fillvalue=0)))
         sums = (getattr(self, name) + getattr(other, name) for name in ("nodata", "cloud", "unsure"))
         return Counts(*sums, classes, self.water + other.water)
 
-    def text(self, confidence: float) -> str:
-        """Tells the shares of the pixels, and of the classes among the labelled ones, in two lines."""
+    def text(self, confidence: float, names: tuple[str, ...]) -> str:
+        """Tells the shares of the pixels, and of the classes among the labelled ones, of these `names`, in two lines."""
 
         def share(part: int, whole: int) -> str:
             return f"{100 * part / max(whole, 1):.1f} %"
@@ -63,12 +62,12 @@ class Counts:
             "cloud": self.cloud,
             "without data": self.nodata,
         }
-        classes = ", ".join(
-            f"{name} {share(number, self.labelled)}" for name, number in zip(bands.CLASSES, self.classes, strict=True)
-        )
+        counts = itertools.zip_longest(names, self.classes, fillvalue=0)
+        classes = [f"{name} {share(number, self.labelled)}" for name, number in counts]
         pixels = ", ".join(f"{share(number, self.pixels)} {name}" for name, number in parts.items())
         dark = f" ({share(self.water, self.labelled)} by its darkness, not by the network)" if self.water else ""
-        return f"{self.pixels:,} pixels: {pixels}\nof the labelled: {classes.replace(',', dark + ',', 1)}"
+        classes[0] += dark  # that of water
+        return f"{self.pixels:,} pixels: {pixels}\nof the labelled: {', '.join(classes)}"
 
 
 def label_codes(
@@ -76,7 +75,7 @@ def label_codes(
     seen: Bool[np.ndarray, "height width"],
     confidence: float,
 ) -> UInt8[np.ndarray, "height width"]:
-    """Returns the label codes of pixels: 1 to 9, 0 where the top probability is below `confidence` or the pixel is not `seen`.
+    """Returns the label codes of pixels: class id + 1, 0 where the top probability is below `confidence` or the pixel is not `seen`.
 
     Of equal probabilities the first class counts, as in a map.
     """
@@ -109,10 +108,13 @@ def counted(
     codes: UInt8[np.ndarray, "height width"],
     valid: Bool[np.ndarray, "height width"],
     cloud: Bool[np.ndarray, "height width"],
+    classes: int,
     water: int = 0,
 ) -> Counts:
-    """Counts the pixels of a tile: label codes, where the bands have data, where there is a cloud, and `Counts.water`."""
-    by_code: Int64[np.ndarray, " code"] = np.bincount(codes.ravel(), minlength=len(bands.CLASSES) + 1)
+    """Counts the pixels of a tile: label codes, where the bands have data, where there is a cloud, by so many `classes`, and
+    `Counts.water`.
+    """
+    by_code: Int64[np.ndarray, " code"] = np.bincount(codes.ravel(), minlength=classes + 1)
     clouded = int((valid & cloud).sum())
     return Counts(
         int((~valid).sum()),
