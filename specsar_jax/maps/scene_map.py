@@ -212,13 +212,15 @@ def reader(scene: Scene, trained: Trained) -> Read:
     sensors, may_miss = trained.config.model.sensors, trained.config.may_miss
 
     def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, UInt8[np.ndarray, "rows columns"]]:
-        s2, s1 = scene.pixels(rows, columns)
-        cloud = scene.clouded(rows, columns) if scene.cloud else np.False_
-        s2, s1 = trained.with_missing(s2, s1)
-        if "s2" in may_miss and scene.cloud:
-            s2[cloud] = bands.S2_NODATA
-            cloud = np.False_
-        return s2, s1, np.where(cloud, np.uint8(0), bands.seen_pixels(s2, s1, sensors, may_miss))
+        if may_miss:
+            s2, s1 = trained.with_missing(*scene.pixels(rows, columns))
+            clear = ~scene.clouded(rows, columns)
+            if "s2" in may_miss:
+                s2[~clear] = bands.S2_NODATA
+                clear = np.True_
+        else:
+            s2, s1, clear = scene.read(rows, columns)
+        return s2, s1, np.where(clear, bands.seen_pixels(s2, s1, sensors, may_miss), np.uint8(0))
 
     return read
 
@@ -275,6 +277,6 @@ def _new_strip(block: Block, width: int, unfinished: UnfinishedMap) -> dict[str,
 
 def _write(unfinished: UnfinishedMap, strip: int, layers: dict[str, np.ndarray]) -> None:
     """Writes a strip, then makes glibc's allocator return the memory of freed arrays to the system: a sixth of the total."""
-    unfinished.write(strip, **layers)
+    unfinished.write(strip, *(layers.get(name) for name in ("class_id", "share", "seen")))
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(ctypes.c_size_t(0))

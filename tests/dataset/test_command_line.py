@@ -127,6 +127,8 @@ def collected(phase, _):
     os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     time.sleep(0)  # the handler is called here at the latest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
+
 def main(_):
     gc.callbacks.append(collected)
     gc.collect()
@@ -159,6 +161,8 @@ def grows(x):
     for step in range(400):
         x = jnp.sin(x @ x) + jnp.cumsum(x, axis=step % 2)
     return x
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def main(_):
     lowered = jax.jit(grows).lower(jnp.ones((8, 8)))

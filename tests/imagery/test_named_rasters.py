@@ -8,6 +8,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 
+from tfds_dwplus import bands
 from tfds_dwplus.files import hosts
 from tfds_dwplus.files.opening import FLAG, open_raster
 from tfds_dwplus.imagery.grids import parse_crs
@@ -256,12 +257,12 @@ def test_the_internet_does_not_lead_inward(monkeypatch):
 
 def test_a_mosaic_of_map_region_is_read(tmp_path):
     pytest.importorskip("shapely")
-    from specsar_jax.regions import region_files
+    from specsar_jax.regions import mosaics
     from tfds_dwplus.places import blocks
 
     made = list(blocks.blocks_of(blocks.box(15.0, 50.0, 15.03, 50.02), 128))
     for block in made:
         tif(tmp_path / "blocks" / f"{block.name}.tif")
-    (tmp_path / "mosaic.vrt").write_text(region_files._mosaic(made))
+    (tmp_path / "mosaic.vrt").write_text(mosaics._mosaic(made, bands.DYNAMIC_WORLD))
     with open_raster(tmp_path / "mosaic.vrt") as raster:
         assert raster.driver == "VRT" and len(raster.files) == 1 + len(made)

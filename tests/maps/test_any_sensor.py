@@ -132,3 +132,22 @@ def test_the_only_sensor_of_a_network_is_asked_for_without_advice_that_does_not_
 def test_the_card_says_which_sensor_it_may_miss(any_sensor):
     assert "lack `s2` or `s1`: nodata" in card("net", any_sensor, [], "use", "float32")
     assert "nodata then stands" not in card("net", drawn(SMALL_PRESETS["specsar_former"]), [], "use", "float32")
+
+
+def test_one_that_may_miss_sentinel_1_alone(tmp_path):
+    """Beside the swath Sentinel-2 decides; under clouds nothing is mapped."""
+    tile = scene(tmp_path, SIZE, SIZE)
+    trained = with_crop(drawn(SMALL_PRESETS["specsar_former"], sensor_drop=(0.0, 0.3)))
+    (s2_file,), (s1_file,) = files_of(tmp_path)
+    with rasterio.open(s1_file) as raster:
+        place = raster.transform, raster.crs
+    s1 = tile.s1.copy()
+    s1[:, 50:] = np.nan
+    radar = write(tmp_path / "swath.tif", np.moveaxis(s1, -1, 0), *place, names=bands.S1_BANDS, nodata=np.nan)
+    cloud = np.zeros((SIZE, SIZE), np.uint8)
+    cloud[20:40, 30:] = 1
+    mask = write(tmp_path / "cloud.tif", cloud, *place)
+    _, seen, _ = mapped(trained, tmp_path, [s2_file], [radar], cloud_mask=str(mask))
+    wanted = np.where(cloud == 1, 0, bands.seen_pixels(tile.s2, s1, ("s2", "s1"), ("s1",)))
+    np.testing.assert_array_equal(seen, np.where(wanted, wanted, bands.IGNORE))
+    assert set(np.unique(wanted)) == {0, bands.S2_SEEN, bands.BOTH_SEEN}
