@@ -11,7 +11,7 @@ are the teacher's nine probabilities to the fourth power, as it is unsure by tra
 
 Rate, class weights and amounts were chosen by leaving whole sources of land out, on one seed, and on seven scenes elsewhere, which are
 therefore no test of it. What it reaches, source by source, `benchmarks/real_land.py` measures; BENCHMARKS.md has the table as far as it
-has run, by which plain labels do better on fields and towns, and the teacher on water, other levels and scenes elsewhere.
+has run, by which plain labels do better on fields and towns, and the teacher on other sources and scenes elsewhere.
 """
 
 from specsar_jax.config import Config, Data, Loss, Optimizer, Train, model_preset
