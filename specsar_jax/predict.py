@@ -17,7 +17,7 @@ from specsar_jax.maps.map_files import Outputs
 from specsar_jax.maps.scene_map import map_scene
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
-from tfds_dwplus.command_line import Parser, path, path_or_address, run
+from tfds_dwplus.command_line import Parser, path, path_or_address, run, whole_numbers
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.imagery.decoder.backscatter import UNITS
 from tfds_dwplus.imagery.scenes import Reading
@@ -76,7 +76,10 @@ def main(argv: list[str]) -> None:
         help="cloud mask: a raster on any grid, or a SAFE product with SCL",
     )
     parser.add_argument(
-        "--cloud_values", type=_numbers, default=(), help="values of cloud; default 3,8,9,10 for SCL, else all but 0"
+        "--cloud_values",
+        type=whole_numbers,
+        default=(),
+        help="values of cloud; default 3,8,9,10 for SCL, else all but 0",
     )
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="map only part I of N; all parts write one map"
@@ -100,13 +103,6 @@ def main(argv: list[str]) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 3,8,9,10") from None
 
 
 def _shard(text: str) -> tuple[int, int]:

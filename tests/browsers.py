@@ -1,6 +1,12 @@
 """Chromium, which opens the pages in tests that want a browser."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
 OPTIONS = (
@@ -10,3 +16,34 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+@contextlib.contextmanager
+def viewed(shown: Any) -> Iterator[tuple[Any, list[str]]]:
+    """Opens the page of view of an open map; yields the page, and what it asks for. Fails if a script fails, opens a dialog, or asks others."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    from specsar_jax.pages import map_server
+
+    server = map_server.listen(shown, map_server.page_files(), "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.server_port}/"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    troubles, asked = [], []
+    try:
+        with playwright.sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+            page = browser.new_page(viewport={"width": 1000, "height": 700})
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on("dialog", lambda dialog: troubles.append(dialog.message))
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(address)
+            yield page, asked
+            browser.close()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert not troubles
+    assert asked and all(url.startswith(address) for url in asked)

@@ -160,17 +160,11 @@ def valid_pixels(
 
     A sensor of `may_miss` may lack data; then all bands of some sensor must have them.
     """
-    valid, any_seen = np.ones(s2.shape[:-1], bool), np.zeros(s2.shape[:-1], bool)
-    for sensor in sensors:
-        seen = s2_seen(s2) if sensor == "s2" else s1_seen(s1)
-        any_seen |= seen
-        if sensor not in may_miss:
-            valid &= seen
-    return valid & any_seen if may_miss else valid
+    return seen_pixels(s2, s1, sensors, may_miss) > 0
 
 
-BOTH_SEEN, S2_SEEN, S1_SEEN = 3, 1, 2
-"""Values of a raster of the sensors that a pixel was seen by; 0 for none."""
+S2_SEEN, S1_SEEN = 1, 2
+"""Values of a raster of the sensors that each pixel was seen by, added where both saw it; 0 for none."""
 
 
 def seen_pixels(
@@ -180,12 +174,27 @@ def seen_pixels(
     may_miss: tuple[str, ...] = (),
 ) -> UInt8[np.ndarray, "*batch height width"]:
     """Tells by which sensors each pixel of `valid_pixels` was seen, 0 for the others; arguments as there."""
-    seen = np.zeros(s2.shape[:-1], np.uint8)
-    if "s2" in sensors:
-        seen += S2_SEEN * s2_seen(s2).astype(np.uint8)
-    if "s1" in sensors:
-        seen += S1_SEEN * s1_seen(s1).astype(np.uint8)
-    return np.where(valid_pixels(s2, s1, sensors, may_miss), seen, np.uint8(0))
+    seen, needed = np.zeros(s2.shape[:-1], np.uint8), np.uint8(0)
+    for sensor in sensors:
+        value, mask = (np.uint8(S2_SEEN), s2_seen(s2)) if sensor == "s2" else (np.uint8(S1_SEEN), s1_seen(s1))
+        seen |= value * mask
+        if sensor not in may_miss:
+            needed |= value
+    return np.where((seen & needed) == needed, seen, np.uint8(0))
+
+
+def with_missing(
+    s2: Num[np.ndarray, "*shape s2_band"],
+    s1: Num[np.ndarray, "*shape s1_band"],
+    counts: tuple[int, int],
+    may_miss: tuple[str, ...],
+) -> tuple[Num[np.ndarray, "*shape s2_channel"], Num[np.ndarray, "*shape s1_channel"]]:
+    """Gives a sensor of `may_miss` that has no bands its bands, all without data; `counts` are the numbers of both sensors' bands."""
+    if "s2" in may_miss and not s2.shape[-1]:
+        s2 = np.full((*s2.shape[:-1], counts[0]), S2_NODATA, np.uint16)
+    if "s1" in may_miss and not s1.shape[-1]:
+        s1 = np.full((*s1.shape[:-1], counts[1]), np.nan, np.float32)
+    return s2, s1
 
 
 def s2_seen(s2: Num[np.ndarray, "*batch height width s2_band"]) -> Bool[np.ndarray, "*batch height width"]:

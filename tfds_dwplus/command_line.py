@@ -42,9 +42,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str]], None]) -> NoReturn:
     """Runs a command with the arguments of the process and exits with one of the codes above."""
     signal.signal(signal.SIGTERM, _stop)
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # not where it is ignored, as for jobs of a script
+    # Where Ctrl-C is ignored, as for jobs of a script, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
     sys.stdout, sys.stderr = ShownStream(sys.stdout), ShownStream(sys.stderr)
     threading.excepthook, sys.excepthook = _report_thread_error, _report_error
@@ -118,6 +117,14 @@ def local_path(given: str | Path) -> Path:
 def path_or_address(text: str) -> str:
     """Parses a file that may lie on the web, `type=path_or_address`: an address, also GDAL's, stays as it is, else `~` is expanded."""
     return text if not text or "://" in text or text.startswith("/vsi") else str(path(text))
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Parses a list among the arguments of a command, '3,8,9,10': `type=whole_numbers`."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 3,8,9,10") from None
 
 
 def progress(**settings: Any) -> tqdm:

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, path, path_or_address, progress, run
+from tfds_dwplus.command_line import Parser, path, path_or_address, progress, run, whole_numbers
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.files.outputs import output_claimed, write_whole
 from tfds_dwplus.files.strangers import one_line
@@ -216,7 +216,12 @@ def _parser() -> Parser:
     add("--s1_bands", type=_bands, default=(), help="names of the bands of --s1, likewise: VV,VH")
     mask = "cloud mask of a scene, once for each: a raster on any grid, or a SAFE product with SCL; '' for none"
     add("--cloud_mask", type=path_or_address, action="append", default=[], help=mask)
-    add("--cloud_values", type=_numbers, default=(), help="values of cloud; default 3,8,9,10 for SCL, else all but 0")
+    add(
+        "--cloud_values",
+        type=whole_numbers,
+        default=(),
+        help="values of cloud; default 3,8,9,10 for SCL, else all but 0",
+    )
     add(FLAG, action="store_true", help=FLAG_HELP)
     add(vector_files.FLAG, action="store_true", help=vector_files.FLAG_HELP)
     return parser
@@ -224,13 +229,6 @@ def _parser() -> Parser:
 
 def _bands(text: str) -> tuple[str, ...]:
     return tuple(bands.canonical_band(name) for name in text.split(",") if name.strip())
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 3,8,9,10") from None
 
 
 if __name__ == "__main__":

@@ -57,21 +57,18 @@ def select(
         ValueError: a band that the records do not hold.
     """
     s2_bands = s2_bands if "s2" in sensors else ()
-    without_s2 = not held and "s2" in may_miss
-    missing = [name for name in s2_bands if name not in held and not without_s2]
+    read = s2_bands if held or "s2" not in may_miss else ()
+    missing = [name for name in read if name not in held]
     if missing:
         raise ValueError(f"no band {', '.join(missing)} in the data set; it has {', '.join(held)}")
-    places = [] if without_s2 else [held.index(name) for name in s2_bands]
+    places = [held.index(name) for name in read]
 
     def rasters(record: dict[str, Any], part: preprocess.Part = WHOLE) -> Batch:
         label = record["label"][part]
         s2 = record["s2"][part] if places else np.empty((*label.shape, 0), np.uint16)
         s2 = s2 if places in ([], list(range(len(held)))) else s2[..., places]
         s1 = record["s1"][part] if "s1" in sensors else np.empty((*label.shape, 0), np.float32)
-        if without_s2:
-            s2 = np.full((*label.shape, len(s2_bands)), bands.S2_NODATA, np.uint16)
-        if "s1" in may_miss and not s1.shape[-1]:
-            s1 = np.full((*label.shape, len(bands.S1_BANDS)), np.nan, np.float32)
+        s2, s1 = bands.with_missing(s2, s1, (len(s2_bands), len(bands.S1_BANDS)), may_miss)
         valid = bands.valid_pixels(s2, s1, sensors, may_miss)
         shares = {PROBABILITY: record[PROBABILITY][part]} if probabilities else {}
         return shares | {

@@ -62,7 +62,8 @@ class Network:
             overlap: share of a window that it has in common with the next, 0 to 0.75; if not given, as in the run's config.
 
         Returns:
-            `label` [y, x], uint8, 255 where there is no data, of a network that may miss a sensor where no sensor has all bands; `probability` [class, y, x], float32, NaN where there is no data. Its
+            `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data. A pixel has
+            data if all bands have, or, of a network that works without a sensor, all bands of one sensor. The
             attributes tell what was subtracted (`s2_offset`), the scale of the stored numbers (`s2_scale`) and, as tags of a map do, whose
             weights they are.
 

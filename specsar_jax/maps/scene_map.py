@@ -210,17 +210,18 @@ def reader(scene: Scene, trained: Trained) -> Read:
     If the network may miss Sentinel-2, clouds hide that sensor alone; a sensor that the scene lacks has no data anywhere.
     """
     sensors, may_miss = trained.config.model.sensors, trained.config.may_miss
+    all_of = np.uint8(sum({"s2": bands.S2_SEEN, "s1": bands.S1_SEEN}[sensor] for sensor in sensors))
 
     def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, UInt8[np.ndarray, "rows columns"]]:
-        if may_miss:
-            s2, s1 = trained.with_missing(*scene.pixels(rows, columns))
-            clear = ~scene.clouded(rows, columns)
-            if "s2" in may_miss:
-                s2[~clear] = bands.S2_NODATA
-                clear = np.True_
-        else:
-            s2, s1, clear = scene.read(rows, columns)
-        return s2, s1, np.where(clear, bands.seen_pixels(s2, s1, sensors, may_miss), np.uint8(0))
+        if not may_miss:
+            s2, s1, valid = scene.read(rows, columns)
+            return s2, s1, np.where(valid, all_of, np.uint8(0))
+        s2, s1 = trained.with_missing(*scene.pixels(rows, columns))
+        cloud = scene.clouded(rows, columns)
+        if "s2" in may_miss:
+            s2[cloud] = bands.S2_NODATA
+        seen = bands.seen_pixels(s2, s1, sensors, may_miss)
+        return s2, s1, seen if "s2" in may_miss else np.where(cloud, np.uint8(0), seen)
 
     return read
 

@@ -281,7 +281,7 @@ def _take(path: Path, asked: dict[str, Any]) -> None:
         return None
     if not any(map(_is_mapped, items)):
         for item in items:
-            for part in item.parent.glob(f"{item.stem}.*"):
+            for part in (*item.parent.glob(f"{item.stem}.*"), *(path.parent / SEEN).glob(f"{item.stem}.*")):
                 part.unlink()
         return _write_asked(path, asked)
     (name, was, now), *others = different

@@ -46,7 +46,8 @@ class Teacher:
         Args:
             variables: of the teacher; given apart, so that they are no constants of the program.
             batch: `s2` and `s1`, physical values, and `label`; water of these stays water, since what is dark enough to be nothing else
-                Dynamic World's network takes for trees, or is unsure of (`tfds_dwplus.tiles.labelling.water`).
+                Dynamic World's network takes for trees, or is unsure of (`tfds_dwplus.tiles.labelling.water`). Clouds are labelled as
+                the teacher sees them.
             sensors: that the student reads.
 
         Returns:

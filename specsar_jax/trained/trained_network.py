@@ -16,7 +16,7 @@ from specsar_jax.batches.preprocess import Statistics
 from specsar_jax.config import Config, Model
 from specsar_jax.network import model
 from specsar_jax.version import __version__
-from tfds_dwplus.bands import S2_NODATA, Classes
+from tfds_dwplus.bands import Classes, with_missing
 from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.tiles.labelling import annotators
 
@@ -83,12 +83,8 @@ class Trained:
         self, s2: Shaped[np.ndarray, "*shape s2_band"], s1: Shaped[np.ndarray, "*shape s1_band"]
     ) -> tuple[Shaped[np.ndarray, "*shape s2_channel"], Shaped[np.ndarray, "*shape s1_channel"]]:
         """Gives a sensor that has no bands, and that the network may miss, its bands without data."""
-        may_miss, shape = self.config.may_miss, s2.shape[:-1]
-        if "s2" in may_miss and not s2.shape[-1]:
-            s2 = np.full((*shape, len(self.bands["s2"])), S2_NODATA, np.uint16)
-        if "s1" in may_miss and not s1.shape[-1]:
-            s1 = np.full((*shape, len(self.bands["s1"])), np.nan, np.float32)
-        return s2, s1
+        counts = len(self.statistics.s2.bands), len(self.statistics.s1.bands)
+        return with_missing(s2, s1, counts, self.config.may_miss)
 
     def provenance(self) -> dict[str, str]:
         """Returns software, weights and training as tags for the files of a map."""

@@ -260,3 +260,23 @@ def test_a_damaged_block_counts_as_a_record_that_cannot_be_read(both_layouts, mo
 def test_classes_are_those_of_the_data_set(builder):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, classes=4))
     assert dataset.resolve(config, builder)[0].model.classes == 9
+
+
+@pytest.mark.parametrize("lost", ["s2", "s1"])
+def test_records_of_one_sensor_for_a_network_that_may_miss_the_other(lost):
+    rng = np.random.default_rng(0)
+    record = {
+        "s2": rng.integers(1, 4000, (4, 4, 9 * (lost != "s2"))).astype(np.uint16),
+        "s1": rng.uniform(-20, 0, (4, 4, 2 * (lost != "s1"))).astype(np.float32),
+        "label": np.zeros((4, 4), np.uint8),
+        "annotator": b"",
+        "tile_id": b"a",
+    }
+    held = bands.S2_BANDS if lost != "s2" else ()
+    taken = pipeline.select(bands.S2_BANDS, held, ("s2", "s1"), may_miss=("s2", "s1"))(record)
+    assert taken["s2"].shape == (4, 4, 9) and taken["s1"].shape == (4, 4, 2)
+    assert bands.s2_seen(taken["s2"]).all() == (lost != "s2") and bands.s1_seen(taken["s1"]).all() == (lost != "s1")
+    assert (taken["label"] == 0).all()  # the other sensor explains it
+    if lost == "s2":
+        with pytest.raises(ValueError, match="no band B2"):
+            pipeline.select(bands.S2_BANDS, held, ("s2", "s1"))

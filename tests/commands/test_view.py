@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from browsers import CHROMIUM, OPTIONS
+from browsers import viewed
 from conftest import REPOSITORY, command, refused
 from PIL import Image
 from small_scenes import GRID
@@ -193,41 +192,20 @@ def test_gdal_may_keep_what_a_page_of_tiles_needs():
 
 
 def test_in_a_browser(shown):
-
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    server = map_server.listen(shown, map_server.page_files(), "127.0.0.1", 0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with playwright.sync_playwright() as started:
-            browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-            page = browser.new_page(viewport={"width": 1000, "height": 700})
-            troubles, asked = [], []
-            page.on("pageerror", lambda error: troubles.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(f"http://127.0.0.1:{server.server_port}/")
-            # Not wait_for_function: it evaluates a string time and again, which the page's own policy forbids.
-            page.locator("tbody", has_text="built").wait_for()
-            page.wait_for_load_state("networkidle")
-            text = page.inner_text("body")
-            assert all(name.replace("_", " ") in text for name in bands.CLASSES) and "map.tif" in text
-            assert "Network: <i>Ada</i>. Licence: MIT." in text
-            assert "s2 offset1000" in page.locator("dl").text_content()
-            box = page.locator("#map").bounding_box()
-            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6)  # below the middle: built
-            page.wait_for_selector(".leaflet-popup-content")
-            assert "80.0" in page.inner_text(".leaflet-popup-content")
-            page.set_viewport_size({"width": 400, "height": 700})
-            assert page.evaluate("document.documentElement.scrollWidth") <= 400
-            browser.close()
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert not troubles
-    assert all(url.startswith(f"http://127.0.0.1:{server.server_port}/") for url in asked)
+    with viewed(shown) as (page, asked):
+        # Not wait_for_function: it evaluates a string time and again, which the page's own policy forbids.
+        page.locator("tbody", has_text="built").wait_for()
+        page.wait_for_load_state("networkidle")
+        text = page.inner_text("body")
+        assert all(name.replace("_", " ") in text for name in bands.CLASSES) and "map.tif" in text
+        assert "Network: <i>Ada</i>. Licence: MIT." in text
+        assert "s2 offset1000" in page.locator("dl").text_content()
+        box = page.locator("#map").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6)  # below the middle: built
+        page.wait_for_selector(".leaflet-popup-content")
+        assert "80.0" in page.inner_text(".leaflet-popup-content")
+        page.set_viewport_size({"width": 400, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
     assert any("/imagery/" in url for url in asked)
 
 

@@ -3,12 +3,11 @@
 import dataclasses
 import io
 import json
-import threading
 
 import numpy as np
 import pytest
 import rasterio
-from browsers import CHROMIUM, OPTIONS
+from browsers import viewed
 from drawn_networks import OWN, many
 from PIL import Image
 from small_scenes import GRID
@@ -121,44 +120,23 @@ def test_a_map_without_tags_is_of_nine_classes(tmp_path):
 
 
 def test_in_a_browser(tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
     names = ("<img src=x onerror=alert(1)>", 'forêt & "bois"', *(f"class {i}" for i in range(38)))
     classes = dataclasses.replace(many(40), names=names)
     map_, shares = written(tmp_path, classes)
-    with open_map(map_, probabilities=shares) as shown:
-        server = map_server.listen(shown, map_server.page_files(), "127.0.0.1", 0)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with playwright.sync_playwright() as started:
-                browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-                page = browser.new_page(viewport={"width": 1000, "height": 700})
-                troubles, asked = [], []
-                page.on("pageerror", lambda error: troubles.append(str(error)))
-                page.on("dialog", lambda dialog: troubles.append(dialog.message))
-                page.on("request", lambda request: asked.append(request.url))
-                page.goto(f"http://127.0.0.1:{server.server_port}/")
-                page.locator("tbody", has_text="class 37").wait_for()
-                page.wait_for_load_state("networkidle")
-                assert page.locator("tbody th").all_inner_texts() == list(names)
-                page.locator("tbody button").last.click()  # its bit is beyond those of JavaScript's numbers
-                page.wait_for_load_state("networkidle")
-                assert page.locator("tbody button").last.get_attribute("aria-pressed") == "false"
-                assert page.locator("tbody button").nth(7).get_attribute("aria-pressed") == "true"
-                assert any(f"/map/{1 << 39}/" in url for url in asked)
-                box = page.locator("#map").bounding_box()
-                page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.3)
-                page.wait_for_selector(".leaflet-popup-content")
-                assert page.inner_text(".leaflet-popup-content h3") == names[0]
-                assert page.locator(".leaflet-popup").bounding_box()["height"] < 420  # and not of all forty rows
-                assert page.evaluate("document.querySelector('aside').scrollWidth") <= 340
-                page.set_viewport_size({"width": 400, "height": 700})
-                assert page.evaluate("document.documentElement.scrollWidth") <= 400
-                browser.close()
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
-    assert not troubles
+    with open_map(map_, probabilities=shares) as shown, viewed(shown) as (page, asked):
+        page.locator("tbody", has_text="class 37").wait_for()
+        page.wait_for_load_state("networkidle")
+        assert page.locator("tbody th").all_inner_texts() == list(names)
+        page.locator("tbody button").last.click()  # its bit is beyond those of JavaScript's numbers
+        page.wait_for_load_state("networkidle")
+        assert page.locator("tbody button").last.get_attribute("aria-pressed") == "false"
+        assert page.locator("tbody button").nth(7).get_attribute("aria-pressed") == "true"
+        assert any(f"/map/{1 << 39}/" in url for url in asked)
+        box = page.locator("#map").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.3)
+        page.wait_for_selector(".leaflet-popup-content")
+        assert page.inner_text(".leaflet-popup-content h3") == names[0]
+        assert page.locator(".leaflet-popup").bounding_box()["height"] < 420  # and not of all forty rows
+        assert page.evaluate("document.querySelector('aside').scrollWidth") <= 340
+        page.set_viewport_size({"width": 400, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400

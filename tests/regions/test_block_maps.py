@@ -267,11 +267,13 @@ def test_a_folder_without_a_map_takes_other_settings(tmp_path):
     asked = {"wanted": {"s1_orbit": "descending", "s1_mean": "dB"}}
     other = {"wanted": {"s1_orbit": "ascending", "s1_mean": "dB"}}
     block_item(tmp_path, "33N_0_0", 0.0)
+    (tmp_path / "seen").mkdir()
+    (tmp_path / "seen" / "33N_0_0.tif").write_text("")
     (tmp_path / "region.json").write_text(json.dumps(asked))
     with region_files.opened(tmp_path, asked):
         assert len(list((tmp_path / "blocks").iterdir())) == 2  # the same settings: what is empty stays so
     with region_files.opened(tmp_path, other):
-        assert not list((tmp_path / "blocks").iterdir())
+        assert not [*(tmp_path / "blocks").iterdir(), *(tmp_path / "seen").iterdir()]
     block_item(tmp_path, "33N_0_0", 0.0)
     block_item(tmp_path, "33N_0_1", 2.5)
     with (

@@ -296,13 +296,11 @@ def _pixel_m2(grid: Grid) -> float:
 
 def _read(scene: Scene, rows: slice, columns: slice, codes: UInt8[np.ndarray, "rows columns"]) -> tuple[Tile, bool]:
     """Reads a tile, and whether each band of it has data. Where no sensor sees the ground there is no label; cloud is nodata of Sentinel-2."""
-    s2, s1, _ = scene.read(rows, columns)
+    s2, s1 = scene.pixels(rows, columns)
     if scene.s2:
         s2 = np.where(scene.clouded(rows, columns)[..., None], np.uint16(bands.S2_NODATA), s2)
-    seen = np.zeros(codes.shape, bool)
-    for sensor, there in (("s2", scene.s2), ("s1", scene.s1)):
-        if there:
-            seen |= bands.valid_pixels(s2, s1, (sensor,))
+    there = tuple(sensor for sensor, of in (("s2", scene.s2), ("s1", scene.s1)) if of)
+    seen = bands.valid_pixels(s2, s1, there, may_miss=there)
     label = np.where(seen & (codes > 0), codes - 1, bands.IGNORE).astype(np.uint8)
     whole = (s2 != bands.S2_NODATA).any(axis=(0, 1)).all() and np.isfinite(s1).any(axis=(0, 1)).all()
     grid = scene.grid.window(rows, columns)
