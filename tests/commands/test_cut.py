@@ -219,10 +219,10 @@ def test_points_and_what_is_told_of_labels(made, tmp_path, capsys):
 
 def test_a_scene_is_read_by_tiles_only(made, tmp_path, monkeypatch):
     sizes = []
-    read = Scene.read
+    read = Scene.pixels
     monkeypatch.setattr(
         Scene,
-        "read",
+        "pixels",
         lambda self, rows, columns: (
             sizes.append((rows.stop - rows.start, columns.stop - columns.start)) or read(self, rows, columns)
         ),
