@@ -30,8 +30,12 @@ class Teacher:
     """A network that labels the batches of a run."""
 
     trained: Trained
+    s2_bands: tuple[str, ...]
+    """Of the batches: first those that the student reads, then those that only the teacher does."""
     s2_places: tuple[int, ...]
-    """Of each Sentinel-2 band that it reads, the place among those of the batches."""
+    """Of each Sentinel-2 band that the teacher reads, the place among those of the batches."""
+    student_bands: int
+    """How many bands of the batches the student reads."""
     confidence: float
     """Least probability of the class of a labelled pixel."""
 
@@ -45,13 +49,13 @@ class Teacher:
 
         Args:
             variables: of the teacher; given apart, so that they are no constants of the program.
-            batch: `s2` and `s1`, physical values, and `label`; water of these stays water, since what is dark enough to be nothing else
+            batch: `s2` of `s2_bands` and `s1`, physical values, and `label`; water of these stays water, since what is dark enough to be nothing else
                 Dynamic World's network takes for trees, or is unsure of (`tfds_dwplus.tiles.labelling.water`). Clouds are labelled as
                 the teacher sees them.
             sensors: that the student reads.
 
         Returns:
-            the batch with other `label` uint8, 255 where the teacher is not sure enough or a band that it or the student reads has no
+            the batch with `s2` of the student's bands, other `label` uint8, 255 where the teacher is not sure enough or a band that it or the student reads has no
             data, and `probability` float32 [batch, height, width, class].
         """
         config, statistics = self.trained.config, self.trained.statistics
@@ -70,19 +74,25 @@ class Teacher:
             known = batch["label"] == water
             label = jnp.where(known, jnp.uint8(water), label)
             probability = jnp.where(known[..., None], jnp.eye(len(statistics.classes))[water], probability)
-        return batch | {"label": label, "probability": jax.lax.stop_gradient(probability)}
+        return batch | {
+            "s2": batch["s2"][..., : self.student_bands],
+            "label": label,
+            "probability": jax.lax.stop_gradient(probability),
+        }
 
 
-def load_teacher(path: Path | str, config: Config, statistics: Statistics) -> Teacher:
-    """Loads the teacher of a run.
+def load_teacher(path: Path | str, config: Config, statistics: Statistics, s2_held: tuple[str, ...]) -> Teacher:
+    """Loads the teacher of a run. It may read bands of the data set that the student does not.
 
     Args:
         path: workdir of a run, exported bundle, or its address on a hub.
         config: of the run, as `resolve` gives it.
         statistics: of its bands.
+        s2_held: Sentinel-2 bands of the data set.
 
     Raises:
-        ValueError: it is none of these, reads a band or a sensor that the batches of the run do not hold, or has other classes.
+        ValueError: it is none of these, reads a band that the data set lacks or a sensor that the student does not read, or has other
+            classes.
     """
     trained = load_trained(hub.place_of(path))
     shown = one_line(str(path), 200)
@@ -96,16 +106,19 @@ def load_teacher(path: Path | str, config: Config, statistics: Statistics) -> Te
             f"train.teacher {shown} reads {' and '.join(lacking)}, which the network to be trained does not read; take a teacher of "
             f"{' and '.join(config.model.sensors)}, or label the tiles before: python -m tfds_dwplus.label"
         )
-    held = [bands.canonical_band(name) for name in config.data.s2_bands]
+    held = {bands.canonical_band(name): name for name in s2_held}
     read = [bands.canonical_band(name) for name in trained.bands.get("s2", ())]
     if missing := [name for name in read if name not in held]:
         raise ValueError(
-            f"train.teacher {shown} reads {', '.join(missing)}, which data.s2_bands lacks ({', '.join(held)}); take those too, or "
-            "label the tiles before: python -m tfds_dwplus.label"
+            f"train.teacher {shown} reads {', '.join(missing)}, which the data set lacks ({', '.join(s2_held)}); take another teacher, or "
+            "a data set with those bands"
         )
     if "s1" in trained.bands and trained.bands["s1"] != statistics.s1.bands:
         raise ValueError(
             f"train.teacher {shown} reads {', '.join(trained.bands['s1'])} of Sentinel-1, the data set holds "
             f"{', '.join(statistics.s1.bands)}; take another teacher"
         )
-    return Teacher(trained, tuple(held.index(name) for name in read), config.train.teacher_confidence)
+    own = config.data.s2_bands
+    batches = (*own, *(held[name] for name in read if held[name] not in own))
+    places = tuple(batches.index(held[name]) for name in read)
+    return Teacher(trained, batches, places, len(own), config.train.teacher_confidence)

@@ -82,6 +82,7 @@ def load_finetuned(
     if trained.classes.names != classes.names:
         say(f"note: {_of_classes(known, new)}")
     given = {name: np.asarray(leaf) for name, leaf in named_weights(trained.variables).items()}
+    given = _as_branch_of(config, trained.config, given)
     places, structure = jax.tree.flatten_with_path(drawn)
     leaves, used, kept = [], set(), []
     for place, leaf in places:
@@ -89,7 +90,10 @@ def load_finetuned(
         theirs = given.get(name)
         branch = _embedded_branch(place)
         if branch and theirs is not None and _same_but_channels(theirs, values):
-            ours_held, theirs_held = _channels(branch, config), _channels(branch, trained.config)
+            ours_held, theirs_held = (
+                _channels(branch, config),
+                _channels(_only_branch(trained.config) or branch, trained.config),
+            )
             missing = [band for band in ours_held if band not in theirs_held]
             values = values.copy()
             for i, band in enumerate(ours_held):
@@ -143,6 +147,27 @@ def _of_classifier(place: tuple[Any, ...]) -> bool:
         ["params", "classify", "kernel"],  # of dynamic_world
         ["params", "classify", "bias"],
     )
+
+
+def _only_branch(config: Config) -> str:
+    """The name of the branch of a network that has one; '' for one of two."""
+    names = config.model.branch_names
+    return names[0] if len(names) == 1 else ""
+
+
+def _as_branch_of(ours: Config, theirs: Config, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights of a network of one branch, by the names that another one of one branch has: what Sentinel-2 alone has taught goes on with
+    both sensors in one branch.
+    """
+    before, now = _only_branch(theirs), _only_branch(ours)
+    if not (before and now) or before == now or "stacked" not in (before, now):
+        return given  # of two sensors, or of both: names are as they are
+    return {
+        ".".join(
+            now + part.removeprefix(before) if part.startswith(f"{before}_") else part for part in name.split(".")
+        ): leaf
+        for name, leaf in given.items()
+    }
 
 
 def _embedded_branch(place: tuple[Any, ...]) -> str:

@@ -89,7 +89,9 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
     pipeline.check_crop(train_source, config.data)
     if has_test_split(builder, config.data):
         read_split(builder, config.data.test_split)  # a wrong one is told now, not after the training
-    teacher = load_teacher(config.train.teacher, config, statistics) if config.train.teacher else None
+    teacher = (
+        load_teacher(config.train.teacher, config, statistics, dataset_bands(builder)) if config.train.teacher else None
+    )
     if teacher is not None:
         statistics = dataclasses.replace(statistics, labelled_by={teacher.name: len(train_source)})
     variables, carried = initial_weights(config, workdir, statistics.classes, statistics.s1.unit)
@@ -148,8 +150,10 @@ def _optimise(
         checkpoints.keep_changes(workdir, config, changes)
 
     # What runs: the step, the batches it is given, and the validation.
-    chosen = config.data.s2_bands, dataset_bands(builder), config.model.sensors
-    rasters = pipeline.select(*chosen, may_miss=config.may_miss)
+    held, sensors = dataset_bands(builder), config.model.sensors
+    rasters = pipeline.select(config.data.s2_bands, held, sensors, may_miss=config.may_miss)
+    learnt = dataclasses.replace(config.data, s2_bands=teacher.s2_bands) if teacher else config.data
+    shares = config.loss.name == "soft" and not teacher
     program = make_program(config, statistics, mesh, shardings, teacher)
     teaching = (
         (jax.device_put(for_inference(teacher.trained.variables, teacher.trained.config.model), replicated(mesh)),)
@@ -161,8 +165,8 @@ def _optimise(
     schedule = jax.jit(learning_rate(config.optimizer, settings.steps))
     batches = pipeline.train_batches(
         train_source,
-        pipeline.select(*chosen, probabilities=config.loss.name == "soft" and not teacher, may_miss=config.may_miss),
-        config.data,
+        pipeline.select(learnt.s2_bands, held, sensors, probabilities=shares, may_miss=config.may_miss),
+        learnt,
         batch_size=settings.batch_size,
         seed=settings.seed,
         start_step=start,

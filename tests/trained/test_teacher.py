@@ -42,7 +42,8 @@ def teacher_of(small_run, confidence: float):
         data=dataclasses.replace(config.data, s2_bands=config.data.s2_bands[::-1]),
         train=dataclasses.replace(config.train, teacher_confidence=confidence),
     )
-    return load_teacher(small_run / "run", config, Statistics.read(small_run / "run" / "statistics.json"))
+    statistics = Statistics.read(small_run / "run" / "statistics.json")
+    return load_teacher(small_run / "run", config, statistics, bands.S2_BANDS)
 
 
 def test_labels_are_the_teachers_in_its_order_of_bands_and_only_where_there_are_data(small_run):
@@ -81,17 +82,41 @@ def test_a_run_says_who_labelled_and_is_the_same_again(run, small_run, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("model_config", "s2_bands", "said"),
+    ("model_config", "held", "said"),
     [
         (Model(branches="spectral"), bands.S2_BANDS, "reads s1, which the network to be trained does not read"),
-        (Model(), bands.S2_BANDS[:4], "reads B6, B7, B8, B11, B12, which data.s2_bands lacks"),
+        (Model(), bands.S2_BANDS[:4], "reads B6, B7, B8, B11, B12, which the data set lacks"),
     ],
 )
-def test_a_teacher_that_reads_what_the_run_does_not_hold(small_run, model_config, s2_bands, said):
-    config = Config(model=model_config, data=Data(s2_bands=s2_bands))
+def test_a_teacher_that_reads_what_the_run_does_not_hold(small_run, model_config, held, said):
+    config = Config(model=model_config, data=Data(s2_bands=held))
     statistics = Statistics.read(small_run / "run" / "statistics.json")
     with pytest.raises(ValueError, match=said):
-        load_teacher(small_run / "run", config, statistics)
+        load_teacher(small_run / "run", config, statistics, held)
+
+
+def test_a_teacher_reads_bands_that_the_student_does_not(small_run, tmp_path):
+    """Whoever has four bands learns from a network of nine, on tiles of nine."""
+    few = ("B8", "B2", "B4", "B3")
+    config = taught(small_run, f"data.s2_bands=({','.join(few)})")
+    statistics = Statistics.read(small_run / "run" / "statistics.json")
+    teacher = load_teacher(small_run / "run", config, statistics, bands.S2_BANDS)
+    assert teacher.s2_bands[:4] == few and sorted(teacher.s2_bands) == sorted(bands.S2_BANDS)
+    rng = np.random.default_rng(0)
+    s2 = rng.integers(200, 4000, (1, 64, 64, 9)).astype(np.uint16)
+    s1 = jnp.asarray(rng.normal(-12, 3, (1, 64, 64, 2)), jnp.float32)
+    batch = {"s1": s1, "label": jnp.full((1, 64, 64), bands.IGNORE, jnp.uint8)}
+    order = [bands.S2_BANDS.index(name) for name in teacher.s2_bands]
+    made = teacher.label(teacher.trained.variables, batch | {"s2": jnp.asarray(s2[..., order])}, ("s2", "s1"))
+    whole = teacher_of(small_run, 0.0).label(
+        teacher.trained.variables, batch | {"s2": jnp.asarray(s2[..., ::-1])}, ("s2", "s1")
+    )
+    np.testing.assert_array_equal(made["label"], whole["label"])
+    np.testing.assert_array_equal(made["s2"], s2[..., order[:4]])
+
+    loop.train(config, tmp_path / "few")
+    trained = load_trained(tmp_path / "few")
+    assert trained.bands["s2"] == few and trained.statistics.s2.bands == few
 
 
 def test_no_band_is_dropped_before_a_teacher():

@@ -39,6 +39,28 @@ def test_bands_go_by_name_and_the_rest_as_it_is(small_run):
 
 
 @pytest.mark.parametrize(
+    ("before", "now", "shared"), [("spectral_only", "early_fusion", 9), ("early_fusion", "sar_only", 2)]
+)
+def test_one_branch_goes_on_as_another_one(before, now, shared, monkeypatch):
+    """What Sentinel-2 alone has taught goes on with both sensors in one branch, channels by their bands; and the other way round."""
+    theirs = with_names(drawn(SMALL_PRESETS[before]))
+    monkeypatch.setattr(initial_weights, "load_trained", lambda path: theirs)
+    config = dataclasses.replace(theirs.config, model=SMALL_PRESETS[now])
+    random = model.init_params(config.model, jax.random.key(5))
+    given, carried = load_finetuned(Path("theirs"), random, config, theirs.classes)
+    branch, other = config.model.branch_names[0], theirs.config.model.branch_names[0]
+    ours, known = given["params"]["stage1"], theirs.variables["params"]["stage1"]
+    kernels = ours[f"{branch}_embed"]["kernel"], known[f"{other}_embed"]["kernel"]
+    np.testing.assert_array_equal(
+        kernels[0][:, :, :shared], kernels[1][:, :, -2:] if now == "sar_only" else kernels[1][:, :, :shared]
+    )
+    np.testing.assert_array_equal(
+        ours["blocks"][f"{branch}_ffn"]["expand"]["kernel"], known["blocks"][f"{other}_ffn"]["expand"]["kernel"]
+    )
+    assert carried.drawn == (("params.stage1.stacked_embed.kernel[VV, VH]",) if now == "early_fusion" else ())
+
+
+@pytest.mark.parametrize(
     ("preset", "unit", "told"),
     [
         ("specsar_former", "gamma0 dB", True),

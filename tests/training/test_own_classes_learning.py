@@ -92,11 +92,11 @@ def test_weights_of_classes_are_as_many_as_those(four):
 def test_a_teacher_has_the_same_classes(four, tmp_path):
     config, statistics = resolve(own_config(four), open_dataset(four / "data", "own"))
     write_bundle(with_names(drawn(small(), classes=FOUR)), tmp_path / "same.safetensors")
-    assert load_teacher(tmp_path / "same.safetensors", config, statistics).trained.classes == FOUR
+    assert load_teacher(tmp_path / "same.safetensors", config, statistics, config.data.s2_bands).trained.classes == FOUR
     for classes in (bands.DYNAMIC_WORLD, RENAMED):
         write_bundle(with_names(drawn(small(), classes=classes)), tmp_path / "other.safetensors")
         with pytest.raises(ValueError, match=r"has the classes .*, the data set has blé d'hiver, .*; take a teacher"):
-            load_teacher(tmp_path / "other.safetensors", config, statistics)
+            load_teacher(tmp_path / "other.safetensors", config, statistics, config.data.s2_bands)
 
 
 def test_files_that_are_not_of_one_run(four, tmp_path):
