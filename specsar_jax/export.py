@@ -193,7 +193,8 @@ from `model.safetensors`; `config.json` only repeats its settings for people."""
     maps = network.signatures["serving_default"]({named})     # maps["probabilities"], maps["classes"]
 
 """
-    + _ANY,
+    + _ANY
+    + " Names and colours of the classes stand in `assets.extra/classes.json` too.",
     "onnx": """\
     import onnxruntime
     session = onnxruntime.InferenceSession("{name}")

@@ -8,7 +8,7 @@ import rasterio
 from conftest import write_folder
 from drawn_networks import SMALL_PRESETS
 
-from specsar_jax.config import Data, Model
+from specsar_jax.config import Model
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
@@ -45,5 +45,5 @@ def small() -> Model:
 
 def with_names(trained: Trained) -> Trained:
     """The same, with the names of its bands in its config, as `resolve` puts them there, and crops of these tiles."""
-    data = Data(s2_bands=bands.S2_BANDS, crop_px=64)
+    data = dataclasses.replace(trained.config.data, s2_bands=bands.S2_BANDS, crop_px=64)
     return dataclasses.replace(trained, config=dataclasses.replace(trained.config, data=data))

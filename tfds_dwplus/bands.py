@@ -166,6 +166,9 @@ def valid_pixels(
 S2_SEEN, S1_SEEN = 1, 2
 """Values of a raster of the sensors that each pixel was seen by, added where both saw it; 0 for none."""
 
+SEEN_BY = ("none", "Sentinel-2", "Sentinel-1", "both")
+"""Names of these values, 0 to 3."""
+
 
 def seen_pixels(
     s2: Num[np.ndarray, "*batch height width s2_band"],

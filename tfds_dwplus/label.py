@@ -10,6 +10,9 @@ classes; `probability/` on request; the network's name as annotator in tiles.csv
 Started again, it does what is missing. What is trained on such labels learns the network, with its faults: figures against them are
 agreement with it, not accuracy.
 
+A network that works without a sensor (`Config.may_miss`) takes tiles without that sensor's folder, and labels a pixel that the other
+one saw. Clouds stay without a label also where Sentinel-1 saw the ground: what learns from the tile would see the cloud.
+
 It is the one command of this package that needs `specsar_jax`, whose maps it makes tile by tile: it has no network of its own.
 """
 
@@ -115,6 +118,8 @@ def main(argv: list[str]) -> None:
         "window_px": trained.config.data.crop_px,
         "overlap": trained.config.predict.overlap,
     }
+    if trained.config.may_miss:  # with the other sensor added later, the labels would be others
+        settings["sensors"] = " and ".join(_sensors_read(args.tiles, trained))
     with folder_claimed(args.tiles):
         check_folder_classes(args.tiles, trained.classes)
         records = list_tiles(args.tiles)
@@ -163,7 +168,7 @@ def label_tile(
     """Labels a tile as a map of it would show it.
 
     Args:
-        tile: with the bands that the network reads, and no others.
+        tile: with the bands that the network reads, and no others; without any of a sensor that it may miss, if there are none.
         cloud: bool [height, width], pixels that are left unlabelled.
         dark_water: likewise, pixels that are water, whatever the network says.
         trained: the network.
@@ -175,7 +180,8 @@ def label_tile(
         Label codes uint8 [height, width]; shares uint8 [height, width, class] as of `pixels.shares`, or None; and the counts of pixels.
     """
     config = trained.config
-    valid = bands.valid_pixels(tile.s2, tile.s1, config.model.sensors)
+    s2, s1 = trained.with_missing(tile.s2, tile.s1)
+    valid = bands.valid_pixels(s2, s1, config.model.sensors, config.may_miss)
     grid = Grid.parse(tile.crs, tile.transform, *valid.shape)
     origin = grid.first_pixel if grid.placed else (0, 0)
     rows, columns = (
@@ -184,7 +190,7 @@ def label_tile(
     )
 
     def read(rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return tile.s2[rows, columns], tile.s1[rows, columns], valid[rows, columns]
+        return s2[rows, columns], s1[rows, columns], valid[rows, columns]
 
     codes = np.zeros(valid.shape, np.uint8)
     classes = len(trained.classes)
@@ -215,7 +221,7 @@ def _label(
     notes: list[str],
 ) -> Iterator[Counts]:
     """Labels tiles, and yields the counts of each once it is written. The next tile is read meanwhile. Adds to the notes on tiles."""
-    of = trained.bands
+    of = {sensor: trained.bands[sensor] for sensor in _sensors_read(folder, trained)}
     places = [s2_bands.index(band) for band in of.get("s2", ())]
     network = make_probabilities(trained)
 
@@ -241,15 +247,15 @@ def _check_bands(folder: Path, record: TileRecord, trained: Trained) -> tuple[st
     """Returns the bands of Sentinel-2 to read: those of the network, and others of the first tile that tell clouds and water.
 
     Raises:
-        ValueError: the tiles lack a sensor or a band that the network reads.
+        ValueError: the tiles lack a sensor that the network reads and cannot do without, or a band.
     """
-    there, wanted = sensors(folder), trained.config.model.sensors
-    if missing := [sensor for sensor in wanted if sensor not in there]:
-        raise ValueError(
-            f"the network reads {' and '.join(wanted)}, but {folder} has no {missing[0]}/; take a network that does not read {missing[0]}, "
-            "or add it to the tiles"
+    for sensor in trained.config.model.sensors:
+        trained.check_sensor(
+            sensor,
+            sensors(folder),
+            f"{folder} has no {sensor}/; add it to the tiles, or take a network that does not read {sensor}",
         )
-    if "s2" not in wanted:
+    if "s2" not in _sensors_read(folder, trained):
         return ()
     held = s2_band_names(folder, record)
     read = trained.bands["s2"]
@@ -262,16 +268,22 @@ def _check_bands(folder: Path, record: TileRecord, trained: Trained) -> tuple[st
     return (*read, *(name for name in more if name in held and name not in read))
 
 
+def _sensors_read(folder: Path, trained: Trained) -> tuple[str, ...]:
+    """Returns the sensors that the network reads and the folder has."""
+    there = sensors(folder)
+    return tuple(sensor for sensor in trained.config.model.sensors if sensor in there)
+
+
 def _doubts(
     folder: Path, records: list[TileRecord], trained: Trained, s2_bands: tuple[str, ...], *, keep_clouds: bool
 ) -> list[str]:
     """Returns lines on what the labels may suffer from."""
-    lines = []
-    if "s1" in trained.bands:
+    lines, read = [], _sensors_read(folder, trained)
+    if "s1" in read:
         unit = records[0].s1_unit or s1_unit(folder, records[0])
         lines.append(other_quantity(quantity_named([unit]), trained.statistics.s1.unit))
     masked = all((folder / CLOUD / f"{record.tile_id}.tif").is_file() for record in records)
-    if "s2" in trained.bands and not keep_clouds and not masked:
+    if "s2" in read and not keep_clouds and not masked:
         lines.append(clouds.in_doubt(s2_bands))
     return [line for line in lines if line]
 

@@ -77,6 +77,11 @@ class Train(Section):
     teacher_confidence: float = setting(
         0.35, "least probability of the teacher's class of a pixel that is learnt; 0 for all pixels with data", SHARE
     )
+    trainable: tuple[str, ...] = setting(
+        (),
+        "parts of the network that learn, by a part of their weights' path, such as classify; all else, its norms' moments too, stays "
+        "as it is; () for all",
+    )
     steps: int = setting(600, "steps of the whole run", SOME)
     epochs: int = setting(0, "passes over the tiles of the train split, in place of `steps`; 0 takes `steps`", COUNT)
     batch_size: int = setting(8, "tiles per step, over all devices", BATCH)

@@ -6,7 +6,8 @@
 Enters: a `Trained` network. Leaves: a folder. Its signature `serving_default` has the inputs and outputs of the program
 of `specsar_jax.exports.stablehlo`, for any batch, height and width; the weights are variables. TensorFlow calls the
 StableHLO program as it is (XlaCallModule, as in jax2tf). JAX writes a version of StableHLO that is too new for
-TensorFlow, so the program is converted to an older version.
+TensorFlow, so the program is converted to an older version. `assets.extra/classes.json` has names and colours of the
+classes, as `classes` and `class_colours`.
 
 Needs the extra `tensorflow`.
 """
@@ -21,9 +22,13 @@ from jax import export
 
 from specsar_jax.exports.stablehlo import export_program, program
 from specsar_jax.trained.trained_network import Trained, named_weights
+from tfds_dwplus.files.outputs import write_json
 
 STABLEHLO_VERSION = "1.8.0"
 """Version of StableHLO of the program: old enough for TensorFlow 2.21, new enough for all operations of the network."""
+
+EXTRA = "assets.extra"
+"""Folder of a SavedModel for files that TensorFlow does not read. Source: its README, "SavedModel format"."""
 
 
 def write_saved_model(trained: Trained, folder: Path) -> None:
@@ -80,6 +85,9 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
 
     network = Network()
     tf.saved_model.save(network, str(folder), signatures={"serving_default": network.__call__})
+    classes = trained.classes
+    (folder / EXTRA).mkdir(exist_ok=True)
+    write_json(folder / EXTRA / "classes.json", {"classes": classes.names, "class_colours": classes.colours})
 
 
 def older_stablehlo(exported: export.Exported) -> bytes:

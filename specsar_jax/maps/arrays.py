@@ -1,7 +1,7 @@
 """Maps xarray data by a Python call.
 
     network = specsar_jax.load("runs/quickstart")
-    scene = network.predict(s2, s1)            # xarray.Dataset with `label` and `probability`
+    scene = network.predict(s2, s1)            # xarray.Dataset with `label` and `probability`, and `sensors_seen` if wanted
     scene.label.rio.to_raster("map.tif")       # with rioxarray
 
 Enters: `xarray.DataArray` with dimensions band, y, x, as `rioxarray.open_rasterio`, stackstac or odc-stac return it. What its numbers
@@ -12,13 +12,14 @@ between chunks.
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8, UInt16
 
 from specsar_jax.maps import array_scenes, windows
 from specsar_jax.maps.array_scenes import Decoding, Stored
@@ -45,6 +46,7 @@ class Network:
         s2_offset: int | None = None,
         s1_unit: str = "db",
         overlap: float | None = None,
+        sensors_seen: bool = False,
     ) -> xr.Dataset:
         """Maps the land cover of a scene.
 
@@ -60,12 +62,13 @@ class Network:
             s2_offset: digital numbers to subtract; if not given, as the metadata and the numbers say, else none.
             s1_unit: unit of `s1`, one of `backscatter.UNITS`.
             overlap: share of a window that it has in common with the next, 0 to 0.75; if not given, as in the run's config.
+            sensors_seen: whether to give back by which sensors each pixel was seen, as `predict --sensors_seen` writes it.
 
         Returns:
             `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data. A pixel has
-            data if all bands have, or, of a network that works without a sensor, all bands of one sensor. The
-            attributes tell what was subtracted (`s2_offset`), the scale of the stored numbers (`s2_scale`) and, as tags of a map do, whose
-            weights they are.
+            data if all bands have, or, of a network that works without a sensor, all bands of one sensor. With `sensors_seen` also
+            `sensors_seen` [y, x], uint8: 1 Sentinel-2, 2 Sentinel-1, 3 both, 255 where there is no data. The attributes tell what was
+            subtracted (`s2_offset`), the scale of the stored numbers (`s2_scale`) and, as tags of a map do, whose weights they are.
 
         Raises:
             ValueError: the network cannot use the arrays, bands, units or grids; the message says what it needs.
@@ -95,13 +98,16 @@ class Network:
             for size, first in zip(like.grid.shape, like.grid.first_pixel, strict=True)
         )
         work = functools.partial(_probabilities, decoding=decoding)
+        by = functools.partial(_seen, decoding=decoding)
         values = [None if each is None else each.array.data for each in (optical, radar)]
         if not like.lazy and not (radar and radar.lazy):
             whole = slice(0, rows.size), slice(0, columns.size)
             probability = work(self, *values, rows, columns, *whole)
+            seen = by(self, *values) if sensors_seen else None
         else:
             probability = _lazily(self, work, values, rows, columns, like.array)
-        return _dataset(probability, like, self.trained.classes, tags | self.trained.provenance())
+            seen = _seen_lazily(self, by, values, probability) if sensors_seen else None
+        return _dataset(probability, seen, like, self.trained.classes, tags | self.trained.provenance())
 
     def _decoding(
         self, optical: Stored | None, radar: Stored | None, s2_offset: int | None, s1_unit: str
@@ -136,8 +142,15 @@ class Network:
         """Returns the network as a compiled function of batches of physical values."""
         return make_probabilities(self.trained)
 
+    @functools.cached_property
+    def sent(self) -> Any:
+        """Returns the network as an argument of dask's tasks: sent once, not with each task."""
+        import dask
+
+        return dask.delayed(self, traverse=False)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"trained": self.trained}  # the compiled program is not pickled
+        return {"trained": self.trained}  # what is made of it here is not pickled
 
 
 def load(workdir_or_bundle: str | Path, checkpoint: str = "best") -> Network:
@@ -163,23 +176,35 @@ def _probabilities(
     decoding: Decoding,
 ) -> Float32[np.ndarray, "class y x"]:
     """Computes class probabilities of the inner part of arrays of stored values that hold all windows which touch this part."""
-    nothing = np.empty((rows.size, columns.size, 0))
-    dn = nothing.astype(np.uint16) if s2 is None else decoding.sentinel2(s2)
-    decibel = nothing.astype(np.float32) if s1 is None else decoding.sentinel1(s1)
-    trained, config = network.trained, network.trained.config
-    dn, decibel = trained.with_missing(dn, decibel)
-    seen = bands.seen_pixels(dn, decibel, config.model.sensors, config.may_miss)
+    trained = network.trained
     whole = map_pixels(
         network.compiled,
-        dn,
-        decibel,
-        seen,
+        *_decoded(trained, s2, s1, decoding),
         rows,
         columns,
-        config.predict.window_px,
+        trained.config.predict.window_px,
         trained.classes,
     )
     return np.moveaxis(whole[inner_rows, inner_columns], -1, 0)
+
+
+def _seen(
+    network: Network, s2: np.ndarray | None, s1: np.ndarray | None, *, decoding: Decoding
+) -> UInt8[np.ndarray, "y x"]:
+    """Tells by which sensors the pixels of arrays of stored values were seen, 255 for none."""
+    *_, seen = _decoded(network.trained, s2, s1, decoding)
+    return np.where(seen, seen, np.uint8(bands.IGNORE))
+
+
+def _decoded(
+    trained: Trained, s2: np.ndarray | None, s1: np.ndarray | None, decoding: Decoding
+) -> tuple[UInt16[np.ndarray, "y x s2_band"], Float32[np.ndarray, "y x s1_band"], UInt8[np.ndarray, "y x"]]:
+    """Decodes stored values to digital numbers and dB, without data of a sensor that is not given, and `bands.seen_pixels` of them."""
+    nothing = np.empty((*(s1 if s2 is None else s2).shape[1:], 0))
+    dn = nothing.astype(np.uint16) if s2 is None else decoding.sentinel2(s2)
+    decibel = nothing.astype(np.float32) if s1 is None else decoding.sentinel1(s1)
+    dn, decibel = trained.with_missing(dn, decibel)
+    return dn, decibel, bands.seen_pixels(dn, decibel, trained.config.model.sensors, trained.config.may_miss)
 
 
 def _lazily(
@@ -194,7 +219,6 @@ def _lazily(
     import dask
     import dask.array as da
 
-    sent = dask.delayed(network, traverse=False)  # sent once, not with each task
     task = dask.delayed(work, traverse=False)
     chunked = like.chunks or ((rows.size,), (columns.size,))
     edges = [np.cumsum([0, *chunks]).tolist() for chunks in chunked[-2:]]
@@ -207,8 +231,24 @@ def _lazily(
             part = [None if array is None else array[:, *here] for array in values]
             inner = slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column)
             shape = (len(network.trained.classes), bottom - top, right - left)
-            blocks[-1].append(da.from_delayed(task(sent, *part, down, across, *inner), shape, np.float32))
+            blocks[-1].append(da.from_delayed(task(network.sent, *part, down, across, *inner), shape, np.float32))
     return da.block([blocks])
+
+
+def _seen_lazily(network: Network, work: functools.partial, values: list[Any], like: Any) -> Any:
+    """Returns what `_seen` gives as a dask array with the chunks of the probabilities; the network is not computed for it."""
+    import dask
+    import dask.array as da
+
+    task = dask.delayed(work, traverse=False)
+    edges = [np.cumsum([0, *chunks]).tolist() for chunks in like.chunks[-2:]]
+    blocks = []
+    for top, bottom in itertools.pairwise(edges[0]):
+        blocks.append([])
+        for left, right in itertools.pairwise(edges[1]):
+            part = [None if array is None else array[:, top:bottom, left:right] for array in values]
+            blocks[-1].append(da.from_delayed(task(network.sent, *part), (bottom - top, right - left), np.uint8))
+    return da.block(blocks)
 
 
 def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, int]:
@@ -222,8 +262,8 @@ def _within(axis: windows.Axis, start: int, stop: int) -> tuple[windows.Axis, in
     return dataclasses.replace(axis, size=end - starts[0], starts=moved), starts[0]
 
 
-def _dataset(probability: Any, scene: Stored, classes: bands.Classes, tags: dict[str, str]) -> xr.Dataset:
-    """Builds the dataset of label and probability, with the coordinates of the scene."""
+def _dataset(probability: Any, seen: Any, scene: Stored, classes: bands.Classes, tags: dict[str, str]) -> xr.Dataset:
+    """Builds the dataset of label and probability, and of the sensors seen if they are given, with the coordinates of the scene."""
     like = scene.array
     coords = {name: c for name, c in like.coords.items() if "band" not in c.dims and name != "band"}
     if scene.grid.crs and not any("crs_wkt" in c.attrs or "spatial_ref" in c.attrs for c in coords.values()):
@@ -244,6 +284,15 @@ def _dataset(probability: Any, scene: Stored, classes: bands.Classes, tags: dict
     }
     known.attrs = {"long_name": "probability of the class"}
     mapping = like.encoding.get("grid_mapping") or like.attrs.get("grid_mapping")
-    for array in (label, known):
+    made = {"label": label, "probability": known}
+    if seen is not None:
+        made["sensors_seen"] = label.copy(data=seen)
+        made["sensors_seen"].attrs = {
+            "long_name": "sensors that the pixel was seen by",
+            "flag_values": np.arange(1, len(bands.SEEN_BY), dtype=np.uint8),
+            "flag_meanings": " ".join(bands.SEEN_BY[1:]),
+            "_FillValue": np.uint8(bands.IGNORE),
+        }
+    for array in made.values():
         array.encoding |= {"grid_mapping": mapping} if mapping else {}
-    return xr.Dataset({"label": label, "probability": known}, attrs=tags)
+    return xr.Dataset(made, attrs=tags)

@@ -38,9 +38,6 @@ SCALE = 0.004
 CACHE_BYTES = 32 * 2**20
 """Size of GDAL's block cache for the final files. Its default, a twentieth of the memory, would be filled by a large map."""
 
-_SEEN = ("none", "Sentinel-2", "Sentinel-1", "both")
-"""Names of the values of `bands.seen_pixels`."""
-
 ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
 """Transform of a strip's file; it means nothing, but rasterio warns if there is none."""
 
@@ -358,7 +355,7 @@ def _mosaic(
             inside += f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>"
             inside += f"<CategoryNames>{categories}</CategoryNames>"
         elif name == "sensors_seen":
-            categories = "".join(f"<Category>{text}</Category>" for text in _SEEN)
+            categories = "".join(f"<Category>{text}</Category>" for text in bands.SEEN_BY)
             inside += f"<CategoryNames>{categories}</CategoryNames>"
         else:
             inside += f"<Scale>{SCALE}</Scale>"

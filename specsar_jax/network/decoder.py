@@ -26,6 +26,8 @@ class Decoder(nn.Module):
 
     config: Model
     train: bool
+    fixed_norm: bool = False
+    """Whether BatchNorm uses its running moments in training too."""
 
     @nn.compact
     def __call__(self, features: tuple[Array, ...]) -> Array:
@@ -39,7 +41,7 @@ class Decoder(nn.Module):
             # Full precision, because products of weights are cheap and their result is rounded once more.
             kernels.append(jnp.matmul(project, join, precision="highest"))
             bias += jnp.matmul(project_bias, join, precision="highest")
-        norm = BatchNorm(config, self.train, name="norm")
+        norm = BatchNorm(config, self.train and not self.fixed_norm, name="norm")
         classify = self.param("classify_kernel", zeros, (width, config.classes))
         classify_bias = self.param("classify_bias", zeros, (config.classes,))
 

@@ -121,21 +121,25 @@ def _whole(layers: dict[str, Any], x: Array) -> Array:
 
 
 def apply_train(
-    variables: dict[str, Any], s2: Array, *, config: Model
+    variables: dict[str, Any], s2: Array, *, config: Model, fixed: frozenset[str] = frozenset()
 ) -> tuple[Float[Array, "batch height width class"], dict[str, Any]]:
-    """Returns the logits with BatchNorm by the moments of the batch, and the running moments for the next step."""
+    """Returns the logits with BatchNorm by the moments of the batch, and the running moments for the next step. The layers `fixed` use
+    and keep their running moments.
+    """
     params, running = variables["params"], variables["batch_stats"]
     moments: dict[str, Any] = {}
 
     def layer(name: str, x: Array) -> Array:
         weights, before = _get(params, name), _get(running, name)["norm"]
         x = _convolve(weights, x)
-        wide = x.astype(jnp.float32)
-        mean = wide.mean(axis=(0, 1, 2))
-        var = jnp.maximum(jnp.square(wide).mean(axis=(0, 1, 2)) - jnp.square(mean), 0.0)
-        now = {"mean": mean, "var": var}
-        _put(moments, name, {"norm": {of: MOMENTUM * before[of] + (1 - MOMENTUM) * now[of] for of in now}})
-        factor, offset = _from_moments(weights["norm"], mean, var, config)
+        now = before
+        if name not in fixed:
+            wide = x.astype(jnp.float32)
+            mean = wide.mean(axis=(0, 1, 2))
+            now = {"mean": mean, "var": jnp.maximum(jnp.square(wide).mean(axis=(0, 1, 2)) - jnp.square(mean), 0.0)}
+            before = {of: MOMENTUM * before[of] + (1 - MOMENTUM) * now[of] for of in now}
+        _put(moments, name, {"norm": before})
+        factor, offset = _from_moments(weights["norm"], **now, config=config)
         return mish(x * factor.astype(x.dtype) + offset.astype(x.dtype))
 
     features = _features(s2.astype(config.compute_dtype), layer)

@@ -155,16 +155,20 @@ def apply_train(
     *,
     config: Model,
     rng: Array,
+    fixed: frozenset[str] = frozenset(),
 ) -> tuple[Float[Array, "batch height width class"], dict[str, Any]]:
     """Like `apply`, for training: BatchNorm uses the moments of the batch, and dropout draws from `rng`.
+
+    Layers whose names are among `fixed`, as they stand in `batch_stats` (`decoder`, `block1.point1`), use their running moments, and
+    keep them.
 
     Returns:
         the logits, and the `batch_stats` for the next step.
     """
     size = _checked_size(s2, s1, config)
     if config.architecture == "dynamic_world":
-        return dynamic_world.apply_train(variables, s2, config=config)
-    logits, updates = SpecSARFormer(config, train=True).apply(
+        return dynamic_world.apply_train(variables, s2, config=config, fixed=fixed)
+    logits, updates = SpecSARFormer(config, train=True, fixed_norm="decoder" in fixed).apply(
         variables, s2, s1, rngs={"dropout": rng}, mutable=["batch_stats"]
     )
     return resizing.resize_bilinear(logits, size), updates["batch_stats"]
@@ -209,6 +213,8 @@ class SpecSARFormer(nn.Module):
 
     config: Model
     train: bool = False
+    fixed_norm: bool = False
+    """Whether BatchNorm uses its running moments in training too."""
 
     @nn.compact
     def __call__(self, s2: Array | None, s1: Array | None) -> Array:
@@ -221,4 +227,4 @@ class SpecSARFormer(nn.Module):
         for stage in range(len(config.widths)):
             maps = encoder.Stage(config, stage, self.train, name=f"stage{stage + 1}")(maps)
             features.append(encoder.Aggregation(config, stage, name=f"mmam{stage + 1}")(maps))
-        return decoder.Decoder(config, self.train, name="decoder")(tuple(features))
+        return decoder.Decoder(config, self.train, self.fixed_norm, name="decoder")(tuple(features))

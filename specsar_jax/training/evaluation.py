@@ -88,7 +88,7 @@ def score_tiles(
     """
     alpha = losses.class_alpha(trained.statistics.label_pixels, trained.config.loss)
     how = {"config": trained.config.loss, "alpha": alpha, "temperature": trained.temperature, "maps": maps is not None}
-    step = functools.partial(evaluation_step, **how)
+    step = functools.partial(evaluation_step, **how, may_miss=trained.config.may_miss)
     sums, about, builder = _pass(trained, data_dir, dataset, split, step, f"evaluating {split}", maps)
     columns = {
         name: np.array([tile[name] for tile in about])
@@ -262,10 +262,11 @@ def evaluation_step(
     alpha: tuple[float, ...],
     temperature: float = 1.0,
     maps: bool = False,
+    may_miss: tuple[str, ...] = (),
 ) -> dict[str, Array]:
     """Returns the sums of each tile of a batch: those of `metrics.tile_sums`, of the probabilities at a temperature, and `loss`, float32,
     summed over labelled pixels, of the network as it was trained. With `maps` also `class_id`, uint8 [batch, height, width], the
-    prediction that is counted, 255 where a sensor has no data.
+    prediction that is counted, 255 where a sensor has no data, or all sensors that the network may miss.
 
     Args:
         batch: `s2`, `s1`, `label`, `expert` as the pipeline gives them.
@@ -274,13 +275,16 @@ def evaluation_step(
         alpha: weight of each class.
         temperature: of `specsar_jax.accuracy.calibration`.
         maps: whether the class maps are wanted too.
+        may_miss: `Config.may_miss`.
     """
 
     def loss(log_p: Array, label: Array, expert: Array) -> Array:
         one = jnp.ones((), jnp.int32)
         return losses.pixel_loss(log_p[None], label[None], alpha, config=config, expert=expert[None], pixels=one)
 
-    valid = (batch["s2"] != bands.S2_NODATA).all(axis=-1) & jnp.isfinite(batch["s1"]).all(axis=-1)
+    seen = {"s2": (batch["s2"] != bands.S2_NODATA).all(axis=-1), "s1": jnp.isfinite(batch["s1"]).all(axis=-1)}
+    needed = [mask for sensor, mask in seen.items() if sensor not in may_miss]
+    valid = functools.reduce(jnp.logical_and, needed) if needed else seen["s2"] | seen["s1"]
     calibrated = tempered(log_p, temperature)
     sums = metrics.tile_sums(batch["label"], calibrated, valid)
     sums["loss"] = jax.vmap(loss)(log_p, batch["label"], batch["expert"])

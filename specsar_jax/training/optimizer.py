@@ -27,7 +27,7 @@ def learning_rate(config: Optimizer, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: Optimizer, mesh: Mesh, *, steps: int, blocks: tuple[int, ...]
+    config: Optimizer, mesh: Mesh, *, steps: int, blocks: tuple[int, ...], learning: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
     """The whole chain: clip, AdamW; weight decay on kernels only (not on biases and norms: Loshchilov and Hutter 2019).
 
@@ -39,6 +39,7 @@ def make_optimizer(
         mesh: says whether weights are split.
         steps: of the run, which the schedule ends with.
         blocks: of each stage of the network, for `optimizer.layer_decay`.
+        learning: `train.trainable`; all other weights stay as they are.
     """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     norm_and_moments = optax.chain(clip, optax.scale_by_adam())
@@ -52,6 +53,15 @@ def make_optimizer(
             return jax.tree.map(lambda u, f: u * f, updates, rate_factors(updates, config, blocks))
 
         parts.append(optax.stateless(scale))
+    if learning:
+
+        def keep(updates: Any, _: Any) -> Any:
+            # Weight decay too would move what does not learn.
+            return jax.tree.map(
+                lambda u, learns: u if learns else jnp.zeros_like(u), updates, trainable(updates, learning)
+            )
+
+        parts.append(optax.stateless(keep))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(config, steps)))
 
 
@@ -106,3 +116,27 @@ def rate_factors(params: Any, config: Optimizer, blocks: tuple[int, ...]) -> Any
             f"parts of their paths are {', '.join(sorted(parts))}"
         )
     return factors
+
+
+def trainable(params: Any, learning: tuple[str, ...]) -> Any:
+    """Returns which weights learn, as a tree of bools: those with one of the names `learning` in their path, or all if there are none.
+
+    Raises:
+        ValueError: a name that no weight has in its path.
+    """
+    names = {key.key for path, _ in jax.tree.leaves_with_path(params) for key in path}
+    if unmet := [name for name in learning if name not in names]:
+        raise ValueError(
+            f"train.trainable names {', '.join(unmet)}, of which there are no weights; parts of their paths are {', '.join(sorted(names))}"
+        )
+    return jax.tree_util.tree_map_with_path(lambda path, _: _learns(path, learning), params)
+
+
+def fixed_layers(batch_stats: Any, learning: tuple[str, ...]) -> frozenset[str]:
+    """Returns the layers, as `block1.point1`, whose BatchNorm does not learn, so that its running moments stay."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(batch_stats)]  # layer, norm, mean or var
+    return frozenset(".".join(key.key for key in path[:-2]) for path in paths if not _learns(path, learning))
+
+
+def _learns(path: Any, learning: tuple[str, ...]) -> bool:
+    return not learning or any(key.key in learning for key in path)

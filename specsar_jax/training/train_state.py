@@ -18,7 +18,7 @@ from specsar_jax.network import model
 from specsar_jax.trained.teacher import Teacher
 from specsar_jax.trained.trained_network import chosen_weights
 from specsar_jax.training import losses
-from specsar_jax.training.optimizer import gradient_norm, make_optimizer
+from specsar_jax.training.optimizer import fixed_layers, gradient_norm, make_optimizer, trainable
 from tfds_dwplus import bands
 
 
@@ -123,13 +123,17 @@ def _loss_and_gradient(
 ) -> tuple[Float[Array, ""], Any, Any]:
     """Mean loss over the batch's labelled pixels, moments of BatchNorm, and gradient; in `train.accumulate` parts."""
     parts = config.train.accumulate
+    learning = trainable(state.params, config.train.trainable)
+    fixed = fixed_layers(state.batch_stats, config.train.trainable)
     pixels = jnp.maximum((batch["label"] != bands.IGNORE).sum(), 1)
 
     def loss_of(params: Any, batch_stats: Any, part: dict[str, Array], rng: Array) -> tuple[Float[Array, ""], Any]:
         params, part = sharding.for_computing(params, part, config.mesh)
         s2, s1 = standardise(part["s2"], part["s1"], statistics, config.data.scaling, config.may_miss)
+        # Of what does not learn no gradient is computed.
+        params = jax.tree.map(lambda leaf, learns: leaf if learns else jax.lax.stop_gradient(leaf), params, learning)
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng)
+        logits, batch_stats = model.apply_train(variables, s2, s1, config=config.model, rng=rng, fixed=fixed)
         how = {"config": config.loss, "expert": part["expert"], "probability": part.get("probability")}
         loss = losses.pixel_loss(logits, part["label"], alpha, pixels=pixels, **how)
         return loss, batch_stats
@@ -152,7 +156,8 @@ def _loss_and_gradient(
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    return make_optimizer(config.optimizer, config.mesh, steps=config.train.steps, blocks=tuple(config.model.blocks))
+    blocks, learning = tuple(config.model.blocks), config.train.trainable
+    return make_optimizer(config.optimizer, config.mesh, steps=config.train.steps, blocks=blocks, learning=learning)
 
 
 def make_program(

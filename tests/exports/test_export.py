@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import REPOSITORY, SMALL, command, refused
+from consumed_files import consumed
 from drawn_networks import gaps
 from scored_tiles import tally_of, tiles
 
@@ -30,7 +31,6 @@ from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "bundle_1.safetensors"
-CONSUMERS = Path(__file__).parents[1] / "consumers"
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +82,9 @@ def check(found: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarray, np.nda
 def check_consumer(
     trained: Trained, script: str, exported: list[Path], folder: Path, sizes: dict, without: tuple[str, ...] = ()
 ) -> None:
-    """Runs a consumer on pixels of two sizes, where neither we nor `without` can be imported; compares with `apply`."""
-    np.savez(folder / "tile.npz", **{f"{size}_{s}": v for size, given in sizes.items() for s, v in given.items()})
-    missing = ("specsar_jax", "tfds_dwplus", *without)
-    code = f"import runpy, sys; sys.modules |= dict.fromkeys({missing}); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    arguments = [CONSUMERS / script, exported[0], folder / "tile.npz", folder / "out.npz", *exported[1:]]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = np.load(folder / "out.npz")
-    for size, given in sizes.items():
-        check((found[f"{size}_probabilities"], found[f"{size}_classes"]), expected(trained, given["s2"], given["s1"]))
+    """Runs a consumer on pixels of two sizes, as `consumed`; compares with `apply`."""
+    for size, found in consumed(script, exported, folder, sizes, without).items():
+        check(found, expected(trained, sizes[size]["s2"], sizes[size]["s1"]))
 
 
 def sizes_of(s2: np.ndarray, s1: np.ndarray, odd: tuple[int, int]) -> dict[str, dict[str, np.ndarray]]:

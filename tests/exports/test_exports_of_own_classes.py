@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import re
 
 import numpy as np
 import pytest
-from drawn_networks import OWN, SMALL_PRESETS, drawn, expected, many, tiles
+from conftest import command
+from consumed_files import consumed
+from drawn_networks import OWN, SMALL_PRESETS, drawn, expected, gaps, many, tiles
 from jax import export as jax_export
 
 from specsar_jax import export
@@ -56,6 +59,26 @@ def test_stablehlo(tmp_path):
     check(program.call(s2, s1), trained, s2, s1)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+@pytest.mark.parametrize(("number", "sensor_drop"), [(4, ()), (64, (0.3, 0.3))])
+def test_saved_model(number, sensor_drop, tmp_path):
+    trained = drawn(SMALL_PRESETS["specsar_former"], classes=NUMBERS[number], sensor_drop=sensor_drop)
+    write_bundle(trained, tmp_path / "a.safetensors")
+    arguments = ("--workdir", "a.safetensors", "--format", "saved_model", "--output", "saved")
+    done = command("specsar_jax.export", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "saved" / "assets.extra" / "classes.json").read_text())
+    assert bands.Classes(tuple(told["classes"]), tuple(told["class_colours"])) == trained.classes
+    page = (tmp_path / "saved" / "README.md").read_text()
+    assert all(f"`#{colour}`" in page for colour in trained.classes.colours)
+    s2, s1 = tiles(1, 64, 48)
+    s2, s1 = gaps(s2, s1) if sensor_drop else (s2, s1)
+    sizes = {"odd": {"s2": s2[:, :33, :41], "s1": s1[:, :33, :41]}, "even": {"s2": s2, "s1": s1}}
+    found = consumed("consume_saved_model.py", [tmp_path / "saved"], tmp_path, sizes, ("jax", "jaxlib"))
+    for size, given in sizes.items():
+        check(found[size], trained, given["s2"], given["s1"])
+
+
 def test_torch(trained, tmp_path):
     torch = pytest.importorskip("torch", reason="extra 'torch'")
     from specsar_jax.exports import torch_model
@@ -74,7 +97,7 @@ def test_torch(trained, tmp_path):
 def check(found, trained: Trained, s2: np.ndarray, s1: np.ndarray) -> None:
     probabilities, classes = map(np.asarray, found)
     wanted, wanted_classes = expected(trained, s2, s1)
-    assert probabilities.shape == wanted.shape == (1, 64, 48, len(trained.classes))
+    assert probabilities.shape == wanted.shape == (*s2.shape[:3], len(trained.classes))
     np.testing.assert_allclose(probabilities, wanted, atol=1e-4)
     assert (classes == wanted_classes).mean() >= 0.999
     assert len(np.unique(wanted_classes[wanted_classes != bands.IGNORE])) >= 2

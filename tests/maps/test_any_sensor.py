@@ -99,9 +99,37 @@ def test_arrays_of_one_sensor(any_sensor, tmp_path):
     s2, s1 = arrays(tile)
     no_s2, no_s1 = np.zeros_like(tile.s2), np.full_like(tile.s1, np.nan)
     for given, pair in (({"s2": s2}, (tile.s2, no_s1)), ({"s1": s1}, (no_s2, tile.s1))):
-        found = Network(trained).predict(**given).label.values
+        found = Network(trained).predict(**given, sensors_seen=True)
         valid = bands.seen_pixels(*pair, ("s2", "s1"), ("s2", "s1"))
-        np.testing.assert_array_equal(found, np.where(valid, by_network(trained, *pair), bands.IGNORE))
+        np.testing.assert_array_equal(found.label, np.where(valid, by_network(trained, *pair), bands.IGNORE))
+        np.testing.assert_array_equal(found.sensors_seen, np.where(valid, valid, bands.IGNORE))
+
+
+def test_arrays_tell_by_which_sensors_a_pixel_was_seen(any_sensor, tmp_path, monkeypatch):
+    """As the raster of `predict --sensors_seen`, in chunks too, where no network is needed for it; and only if it is wanted."""
+    dask = pytest.importorskip("dask", reason="dask is not installed")
+    tile = scene(tmp_path, SIZE, SIZE)
+    tile.s2[:, 30:40], tile.s1[:, 36:] = 0, np.nan
+    s2, s1 = arrays(tile)
+    wanted = bands.seen_pixels(tile.s2, tile.s1, ("s2", "s1"), ("s2", "s1"))
+    assert set(np.unique(wanted)) == {0, 1, 2, 3}
+    network = Network(with_crop(any_sensor))
+    assert set(network.predict(s2, s1)) == {"label", "probability"}
+    seen = network.predict(s2, s1, sensors_seen=True).sensors_seen
+    assert (seen.dims, seen.dtype, seen.attrs["_FillValue"]) == (("y", "x"), np.uint8, bands.IGNORE)
+    named = dict(zip(seen.attrs["flag_values"].tolist(), seen.attrs["flag_meanings"].split(), strict=True))
+    assert named == {bands.S2_SEEN: "Sentinel-2", bands.S1_SEEN: "Sentinel-1", BOTH_SEEN: "both"}
+    np.testing.assert_array_equal(seen, np.where(wanted, wanted, bands.IGNORE))
+    chunks = {"y": 30, "x": (24, 40)}
+    for given in ((s2.chunk(chunks), s1.chunk({"y": 31})), (s2, s1.chunk())):
+        lazy = network.predict(*given, sensors_seen=True)
+        assert dask.is_dask_collection(lazy.sensors_seen) and lazy.sensors_seen.chunks == lazy.label.chunks
+        with monkeypatch.context() as patched, dask.config.set(scheduler="synchronous"):
+            patched.setattr("specsar_jax.maps.arrays.map_pixels", None)
+            np.testing.assert_array_equal(lazy.sensors_seen.compute(), seen)
+    # A network that needs both has seen by both whatever it maps.
+    strict = Network(with_crop(drawn(SMALL_PRESETS["specsar_former"]))).predict(s2, s1, sensors_seen=True)
+    np.testing.assert_array_equal(strict.sensors_seen, np.where(wanted == BOTH_SEEN, BOTH_SEEN, bands.IGNORE))
 
 
 @pytest.mark.parametrize(

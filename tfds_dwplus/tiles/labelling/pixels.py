@@ -2,7 +2,7 @@
 
 | pixel | label code | shares |
 |---|---|---|
-| a band that the network reads has no data | 0 | 0 |
+| a band that the network reads has no data; of a network that works without a sensor, no sensor has data in all bands | 0 | 0 |
 | cloud | 0 | 0 |
 | dark water, see `water`; of Dynamic World's classes | 1 | stored |
 | top probability below the confidence | 0 | stored |

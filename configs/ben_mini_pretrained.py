@@ -1,0 +1,40 @@
+"""96 chips of BigEarthNet with labels from CORINE, from a network that has learnt on other land before: only its classifier learns.
+
+    python -m tfds_dwplus.prepare --tiles ../shared/real/ben_mini --name ben_mini --data_dir data --tile_size_px 120
+    python -m specsar_jax.train --config configs/ben_mini_pretrained.py --workdir runs/ben_mini_pretrained
+
+`runs/land_four_bands` is of `configs/land_four_bands.py`, which says how it is made. Eighty chips are enough to learn what CORINE calls a
+field or a forest of those that a network tells apart already, and too few to learn to tell them apart: trained whole, the same network
+does worse on chips that look otherwise. Rate, class weights and what learns were chosen by `benchmarks/chip_folds.py`, which has the
+table, never on the test chips.
+"""
+
+from specsar_jax.config import Config, Data, Loss, Optimizer, Predict, Train, model_preset
+
+
+def get_config() -> Config:
+    """The recipe for few labelled chips."""
+    return Config(
+        data=Data(
+            name="ben_mini",
+            s2_bands=("B2", "B3", "B4", "B8"),
+            scaling="log",
+            train_split="train[:-5%]",
+            validation_split="train[-5%:]",
+            crop_px=64,
+            brightness=0.2,
+            band_jitter=0.07,
+        ),
+        model=model_preset("dynamic_world"),
+        loss=Loss(name="cross_entropy", alpha_power=0.1),
+        optimizer=Optimizer(learning_rate=5e-2, warmup_steps=20),
+        train=Train(
+            steps=150,
+            batch_size=16,
+            eval_every=0,
+            ema_decay=0.99,
+            finetune="runs/land_four_bands",
+            trainable=("classify",),
+        ),
+        predict=Predict(average_turns=True),
+    )
