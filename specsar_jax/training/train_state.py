@@ -97,7 +97,10 @@ def train_step(
     if averaged is not None:
         # Early on the average follows closely, so that it does not remember the random start.
         decay = jnp.minimum(config.train.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        averaged = optax.incremental_update(params, averaged, 1.0 - decay)
+        moved = optax.incremental_update(params, averaged, 1.0 - decay)
+        # The mean of a weight that stays is that weight, but not to the last bit.
+        learning = trainable(params, config.train.trainable)
+        averaged = jax.tree.map(lambda new, old, learns: new if learns else old, moved, averaged, learning)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     new, old = (params, batch_stats, averaged, optimizer_state), (
         state.params, state.batch_stats, state.averaged_params, state.optimizer_state,
