@@ -10,8 +10,8 @@ once more "in another season": Sentinel-2 of each chip times a random gain commo
 0.35) and one a band (0.12), Sentinel-1 plus a random offset of each polarisation (0.5 dB). The confusion is pooled over the folds. The
 test split is not read. Standardisation and class weights are of the whole train split.
 
-`pretrained` starts from a run of `configs/land_four_bands.py` for each seed, `--pretrained runs/land_four_bands_{seed}`, and trains the
-classifier alone. The other networks start from random weights: `early` is `configs/ben_mini.py`, `two` is `configs/ben_mini_branches.py`,
+`pretrained` is `configs/ben_mini_pretrained.py`, from a run of `configs/land_four_bands.py` for each seed, `--pretrained
+runs/land_four_bands_{seed}`; `pretrained_s2` is the same without Sentinel-1. The other networks start from random weights: `early` is `configs/ben_mini.py`, `two` is `configs/ben_mini_branches.py`,
 `segformer` is SegFormer-B0 over all bands, which `early_fusion` is at its sizes (tests/network compares it with the original), and
 `unet` is a U-Net of segmentation_models_pytorch; these two have the augmentation, loss, rate and steps of `ben_mini`.
 
@@ -60,9 +60,14 @@ SEGFORMER_B0 = (
 ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "forest": ("random forest on 9 x 9 means, both sensors", "ben_mini", ()),
     "pretrained": (
-        "Dynamic World's network, taught on four bands; its classifier learns, Sentinel-2",
+        "Dynamic World's network on four bands, of which the classifiers learn, both sensors",
         "ben_mini_pretrained",
         (),
+    ),
+    "pretrained_s2": (
+        "the same, Sentinel-2",
+        "ben_mini_pretrained",
+        ("model.branches=spectral", "train.trainable=(classify,)"),
     ),
     "early": ("early fusion, both sensors", "ben_mini", ()),
     "two": ("two branches, both sensors", "ben_mini_branches", ()),
@@ -206,7 +211,7 @@ def unet(
 def one_run(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Trains and scores in each fold; returns the line of the results."""
     config = recipe(row, args)
-    start = str(args.pretrained).format(seed=seed) if row == "pretrained" else config.train.finetune
+    start = str(args.pretrained).format(seed=seed) if row.startswith("pretrained") else config.train.finetune
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed, finetune=start))
     builder = open_dataset(config.data.data_dir, config.data.name)
     config, statistics = resolve(config, builder)

@@ -1,4 +1,5 @@
-"""96 chips of BigEarthNet with labels from CORINE, from a network that has learnt on other land before: only its classifier learns.
+"""96 chips of BigEarthNet with labels from CORINE, from a network that has learnt on other land before: only its classifiers learn, that
+of its features of Sentinel-2, and that of the mean backscatter around a pixel.
 
     python -m tfds_dwplus.prepare --tiles ../shared/real/ben_mini --name ben_mini --data_dir data --tile_size_px 120
     python -m specsar_jax.train --config configs/ben_mini_pretrained.py --workdir runs/ben_mini_pretrained
@@ -25,7 +26,7 @@ def get_config() -> Config:
             brightness=0.2,
             band_jitter=0.07,
         ),
-        model=model_preset("dynamic_world"),
+        model=model_preset("dynamic_world_sar"),
         loss=Loss(name="cross_entropy", alpha_power=0.1),
         optimizer=Optimizer(learning_rate=5e-2, warmup_steps=20),
         train=Train(
@@ -34,7 +35,7 @@ def get_config() -> Config:
             eval_every=0,
             ema_decay=0.99,
             finetune="runs/land_four_bands",
-            trainable=("classify",),
+            trainable=("classify", "sar"),
         ),
         predict=Predict(average_turns=True),
     )

@@ -23,9 +23,9 @@ SMALL_PRESETS = {
     for name, preset in PRESETS.items()
     if name != "tiny"
 }
-"""All presets, this small; `tiny` would be `specsar_former` again, and `dynamic_world` has one size."""
+"""All presets, this small; `tiny` would be `specsar_former` again, and Dynamic World's have one size."""
 
-TWO_SENSORS = ("specsar_former", "early_fusion")
+TWO_SENSORS = ("specsar_former", "early_fusion", "dynamic_world_sar")
 """Presets that may miss a sensor."""
 
 

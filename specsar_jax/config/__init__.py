@@ -40,8 +40,10 @@ PRESETS: dict[str, Model] = {
     "equal_split": Model(spectral_share=0.5),
     "early_fusion": Model(branches="stacked"),
     "dynamic_world": Model(architecture="dynamic_world", branches="spectral", batch_norm_epsilon=1e-3),
+    "dynamic_world_sar": Model(architecture="dynamic_world", batch_norm_epsilon=1e-3),
 }
-"""The paper's network, a small one for tests and laptops, the ablations of the paper's tables, and Dynamic World's network."""
+"""The paper's network, a small one for tests and laptops, the ablations of the paper's tables, Dynamic World's network, and that with
+Sentinel-1 beside it."""
 
 
 def model_preset(name: str, **changes: Any) -> Model:

@@ -138,7 +138,7 @@ class Model(Section):
 
     architecture: Literal["specsar_former", "dynamic_world"] = setting(
         "specsar_former",
-        "dynamic_world: Dynamic World's, of Sentinel-2 alone and of one size; take it by --config.model=dynamic_world",
+        "dynamic_world: Dynamic World's, of one size; take it by --config.model=dynamic_world, or dynamic_world_sar for both sensors",
     )
     s2_channels: int = setting(len(bands.S2_BANDS), "set from the data set when a run starts", Range(0, 64))
     s1_channels: int = setting(len(bands.S1_BANDS), "set from the data set when a run starts", Range(0, 64))
@@ -208,11 +208,13 @@ class Model(Section):
 
     def _check_dynamic_world(self) -> None:
         """Raises a ValueError if a field is set that Dynamic World's network does not have."""
-        if self.branches != "spectral" or not self.s2_channels:
+        if self.branches not in ("spectral", "both") or not self.s2_channels:
             raise ValueError(
-                f"config field model.branches is {self.branches!r} with {self.s2_channels} bands, but dynamic_world reads Sentinel-2 "
-                "alone; take --config.model=dynamic_world"
+                f"config field model.branches is {self.branches!r} with {self.s2_channels} bands, but dynamic_world reads Sentinel-2, "
+                "alone or with Sentinel-1; take --config.model=dynamic_world or dynamic_world_sar"
             )
+        if self.branches == "both" and not self.s1_channels:
+            raise ValueError("config field model.s1_channels is 0, but the network reads s1")
         for field in dataclasses.fields(self):
             if field.name not in _OF_DYNAMIC_WORLD and getattr(self, field.name) != field.default:
                 raise ValueError(

@@ -10,11 +10,12 @@ import numpy as np
 
 from specsar_jax.config import Model
 from specsar_jax.exports.onnx_nodes import Graph, Weights
+from specsar_jax.network import dynamic_world as dynamic_world_network
 from specsar_jax.network import model
 
 
 def dynamic_world(graph: Graph, maps: list[str], config: Model, variables: Weights, temperature: float) -> str:
-    """As `dynamic_world.apply`: the scaled map [batch, band, height, width] of Sentinel-2 to logits / temperature
+    """As `dynamic_world.apply`: the scaled maps [batch, band, height, width] of the sensors to logits / temperature
     [batch, class, height, width].
     """
     # Here the weights are float32, whatever type the network computes in.
@@ -30,7 +31,13 @@ def dynamic_world(graph: Graph, maps: list[str], config: Model, variables: Weigh
     kernel, bias = (np.asarray(params["classify"][name]) / np.float32(temperature) for name in ("kernel", "bias"))
     # The length divides nine logits rather than all features.
     logits = graph.convolve(wide, {"kernel": kernel[None, None], "bias": np.zeros_like(bias)})
-    return graph("Add", graph("Div", logits, length), graph.constant(bias[:, None, None]))
+    logits = graph("Add", graph("Div", logits, length), graph.constant(bias[:, None, None]))
+    if "s1" not in config.sensors:
+        return logits
+    side, around = dynamic_world_network.SAR_MEAN_PX, dynamic_world_network.SAR_MEAN_PX // 2
+    mean = graph("AveragePool", maps[1], kernel_shape=[side] * 2, pads=[around] * 4, count_include_pad=0)
+    kernel, bias = (np.asarray(params["sar"][name]) / np.float32(temperature) for name in ("kernel", "bias"))
+    return graph("Add", logits, graph.convolve(mean, {"kernel": kernel[None, None], "bias": bias}))
 
 
 def _block(graph: Graph, x: str, own: Weights) -> str:

@@ -144,7 +144,7 @@ def apply(
     """
     size = _checked_size(s2, s1, config)
     if config.architecture == "dynamic_world":
-        return dynamic_world.apply(variables, s2, config=config)
+        return dynamic_world.apply(variables, s2, s1, config=config)
     return resizing.resize_bilinear(SpecSARFormer(config).apply(variables, s2, s1), size)
 
 
@@ -167,7 +167,7 @@ def apply_train(
     """
     size = _checked_size(s2, s1, config)
     if config.architecture == "dynamic_world":
-        return dynamic_world.apply_train(variables, s2, config=config, fixed=fixed)
+        return dynamic_world.apply_train(variables, s2, s1, config=config, fixed=fixed)
     logits, updates = SpecSARFormer(config, train=True, fixed_norm="decoder" in fixed).apply(
         variables, s2, s1, rngs={"dropout": rng}, mutable=["batch_stats"]
     )

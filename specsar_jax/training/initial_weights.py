@@ -146,6 +146,8 @@ def _of_classifier(place: tuple[Any, ...]) -> bool:
         ["params", "decoder", "classify_bias"],
         ["params", "classify", "kernel"],  # of dynamic_world
         ["params", "classify", "bias"],
+        ["params", "sar", "kernel"],
+        ["params", "sar", "bias"],
     )
 
 

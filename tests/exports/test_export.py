@@ -123,7 +123,9 @@ def test_stablehlo_of_a_real_tile_with_its_weights_beside(trained, real, tmp_pat
 def drawn(preset: str) -> Trained:
     """A network of a preset, as small, with weights as drawn and a band for each place."""
     flags = [flag.removeprefix("--config.") for flag in SMALL]
-    flags = [flag for flag in flags if preset != "dynamic_world" or not flag.startswith("model.")]  # it has one size
+    flags = [
+        flag for flag in flags if not preset.startswith("dynamic_world") or not flag.startswith("model.")
+    ]  # it has one size
     config = configs.override(configs.Config(), [f"model={preset}", *flags])
     of = bundle.read_bundle(BUNDLE)
     return dataclasses.replace(of, config=config, variables=model.init_params(config.model, jax.random.key(0)))
@@ -132,7 +134,12 @@ def drawn(preset: str) -> Trained:
 @pytest.mark.parametrize(
     "preset",
     [
-        pytest.param(preset, marks=() if preset in ("sar_only", "spectral_only", "dynamic_world") else pytest.mark.slow)
+        pytest.param(
+            preset,
+            marks=()
+            if preset in ("sar_only", "spectral_only", "dynamic_world", "dynamic_world_sar")
+            else pytest.mark.slow,
+        )
         for preset in configs.PRESETS
     ],
 )

@@ -93,7 +93,7 @@ def as_torch(s2: np.ndarray, s1: np.ndarray) -> tuple["torch.Tensor", "torch.Ten
     return tuple(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (s2, s1))
 
 
-@pytest.mark.parametrize("preset", ["specsar_former", "dynamic_world"])
+@pytest.mark.parametrize("preset", ["specsar_former", "dynamic_world", "dynamic_world_sar"])
 def test_a_training_pass_is_that_of_this_package(preset, tmp_path):
     trained = drawn(SMALL_PRESETS[preset])
     write_bundle(trained, tmp_path / "net.safetensors")

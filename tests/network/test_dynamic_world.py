@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import rasterio
+from scipy import ndimage
 
 from specsar_jax.batches.preprocess import log_scaled
 from specsar_jax.config import model_preset
@@ -73,6 +74,23 @@ def test_training_moves_the_moments(drawn):
     assert jax.tree.structure(moments) == jax.tree.structure(drawn["batch_stats"])
     before, after = (tree["stem"]["norm"]["mean"] for tree in (drawn["batch_stats"], moments))
     assert np.abs(after - before).max() > 1e-3
+
+
+def test_backscatter_adds_logits_of_its_mean_around_each_pixel(drawn):
+    """From zero weights on, which leave the network of Sentinel-2 alone as it is."""
+    config, x = model_preset("dynamic_world_sar"), tile(1, 61, 33)
+    s1 = np.random.default_rng(3).normal(0, 1, (1, 61, 33, 2)).astype(np.float32)
+    layer = jax.tree.map(np.zeros_like, dynamic_world.init_params(config, jax.random.key(0))["params"]["sar"])
+    both = drawn | {"params": drawn["params"] | {"sar": layer}}
+    of_both = jax.jit(lambda v, x, s1: model.apply(v, x, s1, config=config))
+    np.testing.assert_array_equal(of_both(both, x, s1), logits(drawn, x))
+
+    rng = np.random.default_rng(4)
+    layer.update(kernel=rng.normal(0, 1, (2, 9)).astype(np.float32), bias=rng.normal(0, 1, 9).astype(np.float32))
+    around = (1, dynamic_world.SAR_MEAN_PX, dynamic_world.SAR_MEAN_PX, 1)
+    total, count = (ndimage.uniform_filter(of, around, mode="constant") for of in (s1, np.ones_like(s1)))
+    expected = np.asarray(logits(drawn, x)) + (total / count) @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(of_both(both, x, s1), expected, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

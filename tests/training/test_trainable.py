@@ -39,6 +39,7 @@ def batch():
     [
         ("dynamic_world", ("classify",)),
         ("dynamic_world", ("stem", "block3")),
+        ("dynamic_world_sar", ("sar",)),
         ("specsar_former", ("classify_kernel", "sar_embed")),
         ("specsar_former", ("decoder",)),
         ("specsar_former", ()),
@@ -69,5 +70,7 @@ def test_a_run_from_another_one_keeps_what_does_not_learn(small_run, tmp_path):
     assert moved(before, after) == {"params.decoder.classify_kernel"}
 
     wrong = dataclasses.replace(config, train=dataclasses.replace(config.train, trainable=("clasify",)))
-    with pytest.raises(ValueError, match=r"train\.trainable names clasify, of which there are no weights; parts .*classify_kernel"):
+    with pytest.raises(
+        ValueError, match=r"train\.trainable names clasify, of which there are no weights; parts .*classify_kernel"
+    ):
         loop.train(wrong, tmp_path / "wrong")
