@@ -258,7 +258,9 @@ def test_broken_and_hostile_files_are_refused(pair):
         "not a whole bundle": altered(whole, with_config(heads="two")),
         "is missing, or none": altered(whole, with_config(cross_attention=False)),
         "its architecture is 'unet', expected": altered(whole, with_config(architecture="unet")),
-        "dynamic_world reads s2 alone": altered(whole, with_config(architecture="dynamic_world")),
+        "dynamic_world reads s2, alone or with s1": altered(
+            whole, with_config(architecture="dynamic_world", branches="sar")
+        ),
         "its scaling is 'cubic', expected": altered(whole, with_data(scaling="cubic")),
     }
     for line, content in cases.items():
