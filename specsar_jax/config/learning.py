@@ -81,6 +81,7 @@ class Train(Section):
         (),
         "parts of the network that learn, by a part of their weights' path, such as classify; all else, its norms' moments too, stays "
         "as it is; () for all",
+        Text("[a-z0-9_]+", "names of parts of weights' paths, such as decoder or classify"),
     )
     steps: int = setting(600, "steps of the whole run", SOME)
     epochs: int = setting(0, "passes over the tiles of the train split, in place of `steps`; 0 takes `steps`", COUNT)
