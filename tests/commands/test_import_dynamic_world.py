@@ -75,7 +75,7 @@ def test_evaluate_and_finetune(bundle, tmp_path):
     "field, said",
     [
         ("model.widths=(8,16)", "model.widths"),
-        ("model.branches=both", "model.branches"),
+        ("model.branches=stacked", "model.branches"),
         ("optimizer.layer_decay=0.9", "optimizer.layer_decay"),
         ("train.pretrained=b0.safetensors", "train.finetune"),
         ("model.dropout=0.1", "model.dropout"),
