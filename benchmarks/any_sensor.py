@@ -13,17 +13,14 @@ Each run is a line of RESULTS once it is scored; a benchmark that was stopped go
 """
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import kept_runs
 import numpy as np
 
 from specsar_jax import config as configs
@@ -119,14 +116,8 @@ def one_run(work: Path, row: str, seed: int, steps: int) -> dict[str, Any]:
     shutil.rmtree(workdir)
     jax.clear_caches()
     return {
-        "row": row, "seed": seed, "steps": steps, "scores": found, "seconds": round(seconds, 1), "machine": machine(),
+        "row": row, "seed": seed, "steps": steps, "scores": found, "seconds": round(seconds, 1),
     }  # fmt: skip
-
-
-def machine() -> str:
-    """Where the figures come from."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "specsar_jax"))
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {versions}"
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -142,12 +133,7 @@ def table(results: list[dict[str, Any]]) -> str:
         if runs:
             steps = ", ".join(f"{times * steps:,}" for steps in sorted({run["steps"] for run in runs}))
             lines.append(f"| {about} | {steps} | {len(runs)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"mIoU, %. {'; '.join(sorted({run['machine'] for run in results}))}."])
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The runs that are done."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return "\n".join([*lines, "", f"mIoU, %. {kept_runs.machines(results)}."])
 
 
 def main() -> None:
@@ -155,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/any_sensor"), help="data set and runs")
     parser.add_argument("--results", type=Path, default=Path("runs/any_sensor.jsonl"))
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", type=kept_runs.some_of(ROWS), default="any,both,s2,s1")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--table", action="store_true", help="print the table of the results, and train nothing")
@@ -163,13 +149,12 @@ def main() -> None:
     keep_compiled_programs()
     args.work.mkdir(parents=True, exist_ok=True)
     for seed in () if args.table else map(int, args.seeds.split(",")):
-        for row in args.rows.split(","):
-            done = read_results(args.results)
+        for row in args.rows:
+            done = kept_runs.read(args.results)
             if not any((row, seed, args.steps) == (run["row"], run["seed"], run["steps"]) for run in done):
                 line = one_run(args.work, row, seed, args.steps)
-                with args.results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-    print(table(read_results(args.results)))
+                kept_runs.keep(args.results, line)
+    print(table(kept_runs.read(args.results)))
 
 
 if __name__ == "__main__":

@@ -21,16 +21,13 @@ Each row and seed is a line of RESULTS once it is scored; a benchmark that was s
 import argparse
 import dataclasses
 import functools
-import json
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import kept_runs
 import numpy as np
 from results import REPOSITORY, forest
 from sklearn.cluster import KMeans
@@ -227,7 +224,7 @@ def one_run(row: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         confusion += np.array(scores(learnt, scored))
     figures = [metrics.headline(of) for of in confusion]
     return {
-        "row": row, "seed": seed, "changes": args.change, "seconds": round(time.monotonic() - began, 1), "machine": machine(),
+        "row": row, "seed": seed, "changes": args.change, "seconds": round(time.monotonic() - began, 1),
         **{
             name: [float(of[key]) for of in figures]
             for name, key in (("mean_iou", "mean_iou"), ("overall_accuracy", "overall_accuracy"))
@@ -241,12 +238,6 @@ def recipe(row: str, args: argparse.Namespace) -> Config:
     path = REPOSITORY / "configs" / f"{name}.py" if name else args.config
     changes = (*changes, *args.change) if row == "config" else changes
     return configs.override(configs.load(path), [*changes, f"data.data_dir={args.data_dir}"])
-
-
-def machine() -> str:
-    """Where the figures come from."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "specsar_jax"))
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {versions}"
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -265,19 +256,14 @@ def table(results: list[dict[str, Any]]) -> str:
                     spread = f" ({np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
                     cells.append(f"{np.mean(values):.1f}{spread}")
             lines.append(f"| {' '.join([about, *changes])} | {len(runs)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{'; '.join(sorted({run['machine'] for run in results}))}."])
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The runs that are done."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return "\n".join([*lines, "", f"{kept_runs.machines(results)}."])
 
 
 def main() -> None:
     """Trains in each fold what is not trained yet, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="data")
-    parser.add_argument("--rows", default="forest,pretrained,early,two,segformer,unet")
+    parser.add_argument("--rows", type=kept_runs.some_of(ROWS), default="forest,pretrained,early,two,segformer,unet")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "ben_mini.py", help="of the row config")
     parser.add_argument("--change", action="append", default=[], help="of it: section.field=value; may be given again")
     parser.add_argument(
@@ -290,17 +276,16 @@ def main() -> None:
     keep_compiled_programs()
     args.results.parent.mkdir(parents=True, exist_ok=True)
     for seed in () if args.table else args.seeds:
-        for row in args.rows.split(","):
-            done = read_results(args.results)
+        for row in args.rows:
+            done = kept_runs.read(args.results)
             if any((row, seed, args.change) == (run["row"], run["seed"], run["changes"]) for run in done):
                 continue
             try:
                 line = one_run(row, seed, args)
             except ValueError as error:
                 parser.error(str(error))
-            with args.results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-    print(table(read_results(args.results)))
+            kept_runs.keep(args.results, line)
+    print(table(kept_runs.read(args.results)))
 
 
 if __name__ == "__main__":

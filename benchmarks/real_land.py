@@ -17,17 +17,14 @@ Dynamic World's network in TensorFlow and here, side by side, in speed and numbe
 
 import argparse
 import csv
-import json
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import kept_runs
 import numpy as np
 import rasterio
 
@@ -164,7 +161,7 @@ def one_run(
     jax.clear_caches()
     return {
         "row": row, "source": source, "seed": seed, "steps": args.steps, "agreement": figures["overall_accuracy"],
-        "mean_iou": figures["mean_iou"], "scenes": scenes, "seconds": round(seconds, 1), "machine": machine(),
+        "mean_iou": figures["mean_iou"], "scenes": scenes, "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
@@ -179,12 +176,6 @@ def the_config(row: str, work: Path, source: str, seed: int, steps: int) -> Conf
         f"train.seed={seed}",
     )
     return configs.override(configs.load(REPOSITORY / "configs" / "real_land.py"), own)
-
-
-def machine() -> str:
-    """Where the figures come from."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "specsar_jax"))
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {versions}"
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -214,7 +205,7 @@ def table(results: list[dict[str, Any]]) -> str:
         cells = [[run["agreement"] for run in runs if run["source"] == source] for source in sources]
         told = (f"{100 * np.mean(values):.1f}" if values else "" for values in cells)
         lines.append(f"| {ROWS[row][0]}, {steps:,} steps | {' | '.join(told)} |")
-    return "\n".join([*lines, "", f"{'; '.join(sorted({run['machine'] for run in results}))}."])
+    return "\n".join([*lines, "", f"{kept_runs.machines(results)}."])
 
 
 def _grouped(results: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
@@ -222,11 +213,6 @@ def _grouped(results: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...],
     for run in results:
         groups.setdefault(tuple(run[key] for key in keys), []).append(run)
     return groups
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The runs that are done."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:
@@ -238,14 +224,14 @@ def main() -> None:
     parser.add_argument("--saved_model", type=Path, default=real / "dynamic_world_model")
     parser.add_argument("--work", type=Path, default=Path("runs/real_land"), help="tiles, data sets and runs")
     parser.add_argument("--results", type=Path, default=Path("runs/real_land.jsonl"))
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", type=kept_runs.some_of(ROWS), default=",".join(ROWS))
     parser.add_argument("--sources", default="", help="all if not given")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--table", action="store_true", help="print the table of the results, and train nothing")
     args = parser.parse_args()
     if args.table:
-        print(table(read_results(args.results)))
+        print(table(kept_runs.read(args.results)))
         return
     keep_compiled_programs()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -259,16 +245,15 @@ def main() -> None:
     left_out = args.sources.split(",") if args.sources else left_out
     elsewhere = {source: data_set(args.work, sources, source) for source in left_out}
     for seed in map(int, args.seeds.split(",")):
-        for row in filter(None, args.rows.split(",")):
+        for row in args.rows:
             for source in left_out:
-                done = read_results(args.results)  # another process may do others of the runs
+                done = kept_runs.read(args.results)  # another process may do others of the runs
                 if any((row, source, seed, args.steps) == (r["row"], r["source"], r["seed"], r["steps"]) for r in done):
                     continue
                 line = one_run(args.work, row, source, seed, args, elsewhere[source])
-                with args.results.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                args.results.with_suffix(".md").write_text(table(read_results(args.results)) + "\n")
-    print(table(read_results(args.results)))
+                kept_runs.keep(args.results, line)
+                args.results.with_suffix(".md").write_text(table(kept_runs.read(args.results)) + "\n")
+    print(table(kept_runs.read(args.results)))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@
     python -m tfds_dwplus.prepare --tiles tiles/ --name land --data_dir data --tile_size_px 64 --cut
     python -m specsar_jax.train --config configs/land_four_bands.py --workdir runs/land_four_bands
 
-The tiles have nine bands, which the teacher, the same network, reads; the student reads B2, B3, B4 and B8. What comes after its first
-layer has learnt from the whole world, and stays: 200 steps of the first layer alone serve the chips of `ben_mini_pretrained`, which
-goes on from the run, as well as 200 of all layers, and those better than 600. Augmentation, scaling and loss are those of `real_land`.
+The tiles have nine bands. The teacher, which is the same network, reads them all; the student reads B2, B3, B4 and B8. The layers after
+the first have learnt from the whole world, and stay as they are. Augmentation, scaling and loss are those of `real_land`.
+
+`ben_mini_pretrained` goes on from the run, and what learns was chosen by it, in folds of its train chips and by a logistic regression
+on the logits, a driver that was not kept. Overall accuracy and mIoU: the first layer, 200 steps, 79.3 and 37.7; all layers, 200 steps,
+79.1 and 38.2, 600 steps, 78.3 and 37.4; in another season 74.6 and 33.3, 74.5 and 32.9, 73.6 and 32.4.
 """
 
 from specsar_jax.config import Config, Data, Loss, Optimizer, Train, model_preset

@@ -79,8 +79,8 @@ class Train(Section):
     )
     trainable: tuple[str, ...] = setting(
         (),
-        "parts of the network that learn, by a part of their weights' path, such as classify; all else, its norms' moments too, stays "
-        "as it is; () for all",
+        "parts of the network that learn, by names in their weights' paths, such as classify or decoder; all else, moments of norms too, "
+        "stays as it is; () for all",
         Text("[a-z0-9_]+", "names of parts of weights' paths, such as decoder or classify"),
     )
     steps: int = setting(600, "steps of the whole run", SOME)

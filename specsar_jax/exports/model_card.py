@@ -31,7 +31,7 @@ _ROUNDED = "The scores are those of the float32 weights; in this file they are {
 
 _NETWORKS = {
     "specsar_former": "a SpecSAR-Former (Yu et al., arXiv 2410.03962) of {weights} weights in specsar_jax's form, branches `{branches}`",
-    "dynamic_world": "Dynamic World's network (Brown et al. 2022, Scientific Data 9, 251) of {weights} weights",
+    "dynamic_world": "Dynamic World's network (Brown et al. 2022, Scientific Data 9, 251) of {weights} weights, branches `{branches}`",
 }
 """What is said of each architecture."""
 

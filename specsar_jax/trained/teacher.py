@@ -49,14 +49,14 @@ class Teacher:
 
         Args:
             variables: of the teacher; given apart, so that they are no constants of the program.
-            batch: `s2` of `s2_bands` and `s1`, physical values, and `label`; water of these stays water, since what is dark enough to be nothing else
-                Dynamic World's network takes for trees, or is unsure of (`tfds_dwplus.tiles.labelling.water`). Clouds are labelled as
-                the teacher sees them.
+            batch: `s2` of `s2_bands` and `s1`, physical values, and `label`. Water of these labels stays water, since what is dark enough
+                to be nothing else Dynamic World's network takes for trees, or is unsure of (`tfds_dwplus.tiles.labelling.water`).
+                Clouds are labelled as the teacher sees them.
             sensors: that the student reads.
 
         Returns:
-            the batch with `s2` of the student's bands, other `label` uint8, 255 where the teacher is not sure enough or a band that it or the student reads has no
-            data, and `probability` float32 [batch, height, width, class].
+            the batch with `s2` of the student's bands; other `label` uint8, 255 where the teacher is not sure enough, or a band that it or
+            the student reads has no data; and `probability` float32 [batch, height, width, class].
         """
         config, statistics = self.trained.config, self.trained.statistics
         s2, s1 = batch["s2"][..., np.asarray(self.s2_places, int)], batch["s1"]

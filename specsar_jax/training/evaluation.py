@@ -133,7 +133,7 @@ def make_score(
     `shardings` says where the variables lie; on every device if not given.
     """
     alpha = losses.class_alpha(statistics.label_pixels, config.loss)
-    step = functools.partial(evaluation_step, config=config.loss, alpha=alpha)
+    step = functools.partial(evaluation_step, config=config.loss, alpha=alpha, may_miss=config.may_miss)
     run_over = make_pass(config, statistics, mesh, step, shardings)
 
     def score(variables: Variables, batches: Iterator[Batch], look: Look = lambda *_: None) -> dict[str, Any]:

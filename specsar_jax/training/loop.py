@@ -31,7 +31,7 @@ from specsar_jax.devices.sharding import (
     rows_here,
     say,
 )
-from specsar_jax.network.model import Variables, for_inference
+from specsar_jax.network.model import Variables, abstract_params, for_inference
 from specsar_jax.pages import pictures
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
@@ -48,7 +48,7 @@ from specsar_jax.training import checkpoints
 from specsar_jax.training.evaluation import calibrate, evaluate
 from specsar_jax.training.feed import Feed
 from specsar_jax.training.initial_weights import initial_weights
-from specsar_jax.training.optimizer import learning_rate
+from specsar_jax.training.optimizer import check_names, learning_rate
 from specsar_jax.training.run_log import RunLog, write_start
 from specsar_jax.training.stopping import Agreement, StopRequest, Timer, out_of_patience, score_of
 from specsar_jax.training.trackers import Tracker, check_tracker
@@ -82,6 +82,8 @@ def train(config: Config, workdir: Path, change: bool = False) -> dict[str, Any]
     check_tracker(config.train.tracker)
     builder = open_or_simulate(config.data)
     config, statistics = resolve(config, builder)
+    params = abstract_params(config.model)["params"]
+    check_names(params, config.optimizer, tuple(config.model.blocks), config.train.trainable)
     mesh = make_mesh(config.mesh)
     check_batch_size(config.train.batch_size, mesh, "train.batch_size", config.train.accumulate)
     train_source = read_split(builder, config.data.train_split)

@@ -65,6 +65,12 @@ def make_optimizer(
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(config, steps)))
 
 
+def check_names(params: Any, config: Optimizer, blocks: tuple[int, ...], learning: tuple[str, ...]) -> None:
+    """Raises a ValueError if `optimizer.group_rates` or `train.trainable` names a part that no weight belongs to."""
+    rate_factors(params, config, blocks)
+    trainable(params, learning)
+
+
 def are_whole(config: Mesh) -> bool:
     """Whether every device holds all weights."""
     return config.parameters == "replicated" and config.model == 1
@@ -121,13 +127,16 @@ def rate_factors(params: Any, config: Optimizer, blocks: tuple[int, ...]) -> Any
 def trainable(params: Any, learning: tuple[str, ...]) -> Any:
     """Returns which weights learn, as a tree of bools: those with one of the names `learning` in their path, or all if there are none.
 
+    A name stands for what begins with it and `_` too: `classify` for `classify_kernel`, `sar` for `sar_embed`, `sar_ffn` and so on.
+
     Raises:
         ValueError: a name that no weight has in its path.
     """
-    names = {key.key for path, _ in jax.tree.leaves_with_path(params) for key in path}
-    if unmet := [name for name in learning if name not in names]:
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    if unmet := [name for name in learning if not any(_learns(path, (name,)) for path in paths)]:
+        names = sorted({key.key for path in paths for key in path})
         raise ValueError(
-            f"train.trainable names {', '.join(unmet)}, of which there are no weights; parts of their paths are {', '.join(sorted(names))}"
+            f"train.trainable names {', '.join(unmet)}, of which there are no weights; parts of their paths are {', '.join(names)}"
         )
     return jax.tree_util.tree_map_with_path(lambda path, _: _learns(path, learning), params)
 
@@ -139,4 +148,4 @@ def fixed_layers(batch_stats: Any, learning: tuple[str, ...]) -> frozenset[str]:
 
 
 def _learns(path: Any, learning: tuple[str, ...]) -> bool:
-    return not learning or any(key.key in learning for key in path)
+    return not learning or any(f"{key.key}_".startswith(f"{name}_") for key in path for name in learning)
