@@ -21,7 +21,7 @@ from specsar_jax.trained.loading import find_bundle, load_trained
 from specsar_jax.trained.run_files import split_file
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training.evaluation import score_tiles
-from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.command_line import Parser, data_folder, path, run
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.files.outputs import check_output, output_claimed
 from tfds_dwplus.tiles.prepared import open_dataset
@@ -101,7 +101,7 @@ def _parser() -> Parser:
     parser.add_argument("--workdir", type=hub.network, help="workdir of a run, or an exported bundle")
     parser.add_argument("--split", default="test", help="split of the data set to score, in TFDS notation")
     parser.add_argument(
-        "--data_dir", type=path, help="folder of prepared data sets; if not given, that of the run's config"
+        "--data_dir", type=data_folder, help="folder of prepared data sets; if not given, that of the run's config"
     )
     parser.add_argument("--dataset", help="NAME of dynamic_world_plus/NAME; if not given, that of the run's config")
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")

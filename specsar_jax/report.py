@@ -14,7 +14,7 @@ from specsar_jax import evaluate
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.pages.report_page import render
 from specsar_jax.pages.runs import mixtures, read_runs, without_sums
-from tfds_dwplus.command_line import Parser, path
+from tfds_dwplus.command_line import Parser, data_folder, path
 from tfds_dwplus.command_line import run as run_command
 from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.files.outputs import check_output, output_claimed, write_whole
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         "--output", type=path, help="HTML file; if not given, report.html in the first workdir, or beside the bundle"
     )
     parser.add_argument(
-        "--data_dir", type=path, help="folder of prepared data sets; if not given, that of the run's config"
+        "--data_dir", type=data_folder, help="folder of prepared data sets; if not given, that of the run's config"
     )
     parser.add_argument(
         "--dataset", default="", help="NAME of the data set that was evaluated; if not given, each run's own"

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.addresses import ShownStream, shown
 
 
@@ -54,7 +55,12 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     # As Python does, for each of its tasks that failed after the first, as all do on a full disk.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        except BaseException:
+            _send_what_is_done()
+            raise
+        buckets.flush()
     except ValueError as error:
         _fail(str(error))
     except OSError as error:
@@ -72,32 +78,58 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     finally:
         # Python, when it ends, gives up its handlers: a SIGTERM then would kill it, and change the exit code of what is done.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        buckets.close()
     sys.exit(0)
 
 
+def _send_what_is_done() -> None:
+    """Sends to buckets what a command has done that failed or was stopped; that this fails too is not what it ends for."""
+    try:
+        buckets.flush()
+    except OSError as error:
+        print(f"note: {error.strerror or error}: {error.filename}", file=sys.stderr)
+
+
 def path(text: str) -> Path:
-    """Parses a local path among the arguments of a command: `type=path` of every option that is one. As `local_path`."""
+    """Parses a path among the arguments of a command: `type=path` of every option that is one. As `local_path`."""
     try:
         return local_path(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def local_path(given: str | Path) -> Path:
+def data_folder(text: str) -> Path:
+    """Parses a folder of data sets, `type=data_folder`: as `path`, but of one in a bucket only what is opened is downloaded, then."""
+    try:
+        return local_path(text, whole=False)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def local_path(given: str | Path, *, whole: bool = True) -> Path:
     """Returns a path of this machine's file system, with `~` expanded; a relative one stays relative.
 
+    Args:
+        given: a path; or an address in a bucket, `gs://...` or `s3://...`, for which the path then stands.
+        whole: downloads what is at that address; else `buckets.fetch` does.
+
     Raises:
-        ValueError: nothing is given, it is an address (`gs://...`, `hub:...`, GDAL's `/vsi...`), or `~` stands for a home that is not
-            known.
+        ValueError: nothing is given, it is another address (`https://...`, `hub:...`, GDAL's `/vsi...`), or `~` stands for a home that
+            is not known.
+        OSError: the bucket cannot be read.
     """
     text = str(given)
+    if buckets.is_address(text):
+        return buckets.here(text, whole=whole)
     if not text:
         raise ValueError("an empty text is no path; is a variable of the shell not set?")
     # `Path` makes one slash of two. Names of schemes have two letters at least, unlike drives.
     if found := re.match(r"(hub:|[A-Za-z][A-Za-z0-9+.-]+:/)", text):
         if found[1].lower() == "file:/":
             raise ValueError(f"{shown(text)} is an address, expected a path: {shown('/' + text[6:].lstrip('/'))}")
-        works = "mount the bucket as a folder, or copy to and from it"
+        works = (
+            "give a folder, or gs://BUCKET/FOLDER or s3://BUCKET/FOLDER; of another kind mount the bucket as a folder"
+        )
         if found[1] == "hub:":
             works = "networks on a hub are read where --workdir may be an exported bundle, and by train.finetune"
         raise ValueError(f"{shown(text)} is an address, expected a path of this machine; {works}")

@@ -8,7 +8,7 @@ Sentinel-1 scenes per tile. `tiles.contents` counts them.
 
 import contextlib
 
-from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.command_line import Parser, data_folder, path, run
 from tfds_dwplus.files.outputs import output_claimed, write_json
 from tfds_dwplus.tiles.contents import GROUPS, Description, Sums, describe, scene_summary
 from tfds_dwplus.tiles.labelling.annotators import not_accuracy
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
         "Tables of what a prepared data set holds.",
         "python -m tfds_dwplus.describe --data_dir data --name mine --json mine.json",
     )
-    parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
+    parser.add_argument("--data_dir", type=data_folder, required=True, help="folder of prepared data sets")
     parser.add_argument("--name", required=True, help="name of the data set dynamic_world_plus/NAME")
     parser.add_argument("--json", type=path, help="write the sums to this file too")
     args = parser.parse_args(argv)

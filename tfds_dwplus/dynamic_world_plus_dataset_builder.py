@@ -30,6 +30,7 @@ from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.files import buckets
 from tfds_dwplus.tiles.labelling.annotators import count
 from tfds_dwplus.tiles.labelling.class_table import colours_of, read_classes
 from tfds_dwplus.tiles.prepared import check_folder
@@ -103,7 +104,7 @@ class DynamicWorldPlusConfig(tfds.core.BuilderConfig):
                 if path.is_file():  # a missing file is reported when it is read
                     digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
         return common | {
-            "source": str(self.tiles.resolve()),
+            "source": buckets.given(self.tiles.resolve()),
             "fingerprint": digest.hexdigest(),
             "cut": self.cut,
             "vote": self.vote,

@@ -6,7 +6,7 @@ Enters: a prepared data set. Leaves: a picture of randomly chosen tiles and a hi
 `tiles.contact_sheet` draws it.
 """
 
-from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.command_line import Parser, data_folder, path, run
 from tfds_dwplus.files.outputs import output_claimed, written_whole
 from tfds_dwplus.tiles.contact_sheet import contact_sheet
 from tfds_dwplus.tiles.prepared import open_dataset, read_split
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         "Draws some tiles of a prepared data set, and the histogram of its classes.",
         "python -m tfds_dwplus.look --data_dir data --name mine --split train --output sheet.png",
     )
-    parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
+    parser.add_argument("--data_dir", type=data_folder, required=True, help="folder of prepared data sets")
     parser.add_argument("--name", required=True, help="name of the data set dynamic_world_plus/NAME")
     parser.add_argument("--split", default="train", help="split, or part of a split, such as train[:10%%]")
     parser.add_argument("--output", type=path, required=True, help="PNG to write")

@@ -18,8 +18,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, local_path, path, run
+from tfds_dwplus.command_line import Parser, data_folder, local_path, path, run
 from tfds_dwplus.dynamic_world_plus_dataset_builder import Builder, DynamicWorldPlusConfig
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.workplaces import recover, take_place, workplace
 from tfds_dwplus.tiles.labelling.annotators import not_accuracy
 from tfds_dwplus.tiles.prepared import workplace_of
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
     )
     source.add_argument("--simulated", action="store_true", help="simulate landscapes instead")
     parser.add_argument("--name", required=True, help="the data set becomes dynamic_world_plus/NAME")
-    parser.add_argument("--data_dir", type=path, required=True, help="folder of prepared data sets")
+    parser.add_argument("--data_dir", type=data_folder, required=True, help="folder of prepared data sets")
     parser.add_argument(
         "--tile_size_px", type=int, help="smaller tiles are padded; 510 for --tiles, 128 for --simulated"
     )
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--biomes is {args.biomes!r}, expected numbers as in 1,4,14")
     config = DynamicWorldPlusConfig(
         name=args.name,
-        description="SIMULATED landscapes, no measured pixel." if args.simulated else f"Tiles of {args.tiles}.",
+        description="SIMULATED landscapes, no measured pixel." if args.simulated else f"Tiles of {buckets.given(args.tiles)}.",
         tile_size_px=size,
         cut=args.cut,
         tiles=args.tiles,
@@ -104,9 +105,10 @@ def prepare(
     Raises:
         ValueError: a tile is invalid, or another data set has the name.
     """
-    data_dir = local_path(data_dir)
+    data_dir = local_path(data_dir, whole=False)
     origin = config.origin()
     place = data_dir / "dynamic_world_plus"
+    buckets.fetch(place / config.name)
     recover(workplace_of(place, config.name), place / config.name)
     there = Builder(config=config, data_dir=data_dir)
     target = Path(there.data_path)

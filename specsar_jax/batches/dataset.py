@@ -13,6 +13,7 @@ from specsar_jax.devices.sharding import is_first, wait_for_all
 from tfds_dwplus import Builder
 from tfds_dwplus.bands import Classes
 from tfds_dwplus.command_line import local_path
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.decoder.backscatter import other_quantity, quantity_named
 from tfds_dwplus.prepare import prepare
@@ -25,7 +26,9 @@ VALIDATION = ("validation", "val", "valid")
 def open_or_simulate(data: Data) -> tfds.core.DatasetBuilder:
     """Opens the data set of the config; makes the simulated one on first use."""
     default = Builder.BUILDER_CONFIGS[0]
-    folder = local_path(data.data_dir)
+    folder = local_path(data.data_dir, whole=False)
+    if data.name == default.name:
+        buckets.fetch(folder / "dynamic_world_plus" / default.name)
     if data.name == default.name and not (folder / "dynamic_world_plus" / default.name).exists() and is_first():
         print("making the SIMULATED data set, on first use")
         prepare(default, folder)

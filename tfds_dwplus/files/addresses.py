@@ -65,6 +65,15 @@ _FIELD = re.compile(r"(?<![\w-])([\w-]{1,80})(=['\"]?|['\"]\s{0,3}[:=]\s{0,3}['\
 _VALUE = re.compile(r"(?:(?:bearer|basic|digest|token)\s+)?([^\s'\"&,;)<>]+)", re.IGNORECASE)
 
 
+_stand_for_addresses: list[str] = []
+"""Folders in which `/gs/box/run` stands for `gs://box/run`; see `buckets`."""
+
+
+def stands_for_addresses(folder: str) -> None:
+    """Shows paths in a folder as the addresses that they stand for from now on."""
+    _stand_for_addresses.append(folder)
+
+
 def is_remote(address: str) -> bool:
     """Whether an address is read over the network."""
     return "://" in address or bool(re.match(_NETWORK, address))
@@ -76,6 +85,7 @@ def shown(address: str) -> str:
     'https://user:word@x/a.tif?sig=1' -> 'https://x/a.tif', '/vsicurl?header.A=1&url=https%3A%2F%2Fx%2Fa.tif' ->
     '/vsicurl/https://x/a.tif', 'ZARR:"/vsicurl/https://x/a?sig=1"' -> 'ZARR:"/vsicurl/https://x/a"'.
     """
+    address = _as_addresses(address)
     if re.match(r"[A-Za-z]\w+:[^/\\]*=|\s*<", address):  # a connection string, or XML
         return shown_in(address)
     return _without_secrets(address, "\n")  # a space does not end it, as all of it is one address
@@ -83,7 +93,7 @@ def shown(address: str) -> str:
 
 def shown_in(text: str) -> str:
     """A text with its addresses as `shown`, for messages of libraries; also without passwords and tokens that it names."""
-    return _without_named(_without_secrets(text, " \t\r\n\"'<>`}"))
+    return _without_named(_without_secrets(_as_addresses(text), " \t\r\n\"'<>`}"))
 
 
 def compared(address: str) -> str:
@@ -124,6 +134,12 @@ class ShownStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _as_addresses(text: str) -> str:
+    for folder in _stand_for_addresses:
+        text = re.sub(rf"{re.escape(folder)}/(gs|s3)/", r"\1://", text)
+    return text
 
 
 def _without_secrets(text: str, ends: str) -> str:

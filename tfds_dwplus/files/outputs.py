@@ -24,6 +24,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfds_dwplus.files import buckets
+
 NAME_BYTES = 255
 """Longest name of a file on usual file systems, in bytes, of which a letter beyond ASCII takes two to four in UTF-8."""
 
@@ -158,6 +160,7 @@ def locked(
         ValueError: another process, or another part of this one, holds the lock; or something else is there than a file.
         FileNotFoundError: there is no folder for it.
     """
+    path = buckets.lock_path(path)
     while True:
         file = _open_own(path)
         try:
@@ -177,7 +180,7 @@ def locked(
 
 def is_locked(path: Path) -> bool:
     """Returns whether another process, or another part of this one, holds a lock. Raises a ValueError if it is no plain file."""
-    file = _open_own(path)
+    file = _open_own(path := buckets.lock_path(path))
     try:
         return not _lock(file, path, wait=False)
     finally:
@@ -273,8 +276,9 @@ def _is_at(file: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Names the output in an error of the system: Python names the file beside it, or none."""
+    """Names the output in an error of the system: Python names the file beside it, or none. Raises that of a bucket that takes no more."""
     try:
+        buckets.check(path)
         yield
     except OSError as error:
         if error.errno:  # without a number the error has only a text, which a file name would replace

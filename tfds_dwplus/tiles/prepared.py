@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from tfds_dwplus.bands import CLASSES, Classes
 from tfds_dwplus.command_line import local_path
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.strangers import a_count, a_list, a_name, a_text, an_object, fault_of_name, one_line, read_object
 from tfds_dwplus.files.workplaces import recover
 from tfds_dwplus.tiles.labelling.annotators import checked
@@ -59,14 +60,17 @@ def open_dataset(data_dir: Path | str, name: str) -> tfds.core.DatasetBuilder:
         ValueError: it does not exist, the message lists the data sets that do; it was not written by this package; or `data_dir` is
             not a path.
     """
-    folder = local_path(data_dir) / "dynamic_world_plus"
+    folder = local_path(data_dir, whole=False) / "dynamic_world_plus"
+    if not fault_of_name(name):
+        buckets.fetch(folder / name)
     if name:
         recover(workplace_of(folder, name), folder / name)
     versions = [] if fault_of_name(name) else sorted((folder / name).glob("*/dataset_info.json"))
     if not versions:
+        buckets.fetch(folder, only=r"[^/]+/[^/]+/dataset_info\.json")
         found = sorted({path.parts[-3] for path in folder.glob("*/*/dataset_info.json")})
         raise ValueError(
-            f"no data set dynamic_world_plus/{one_line(name)} under {folder.parent.resolve()} (found: {', '.join(found) or 'none'}); "
+            f"no data set dynamic_world_plus/{one_line(name)} under {buckets.given(folder.parent.resolve())} (found: {', '.join(found) or 'none'}); "
             "make it with python -m tfds_dwplus.prepare"
         )
     check_folder(versions[-1].parent)
