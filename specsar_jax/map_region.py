@@ -21,6 +21,7 @@ from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.bands import DYNAMIC_WORLD
 from tfds_dwplus.command_line import Parser, path, path_or_address, run
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.strangers import MOST_JSON_BYTES, read_bytes
 from tfds_dwplus.imagery.acquisitions import Wanted
 from tfds_dwplus.imagery.archive_options import add_archive_options, dates, s2_offset, stac_archive
@@ -45,6 +46,12 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"map_region needs {MISSING}: pip install 'specsar_jax[region]'")
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     job = _job(args)
+    for given in (job.output, args.workdir):
+        if args.scheduler and buckets.given(given) != str(given):
+            raise ValueError(
+                f"{buckets.given(given)} with --scheduler: workers on other machines need a folder that all see; mount the bucket as a "
+                "folder, on every machine under the same path"
+            )
     if note := _other_quantity(job):
         print(f"warning: {note}", file=sys.stderr)
     if args.dry_run:

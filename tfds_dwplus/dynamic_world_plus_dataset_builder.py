@@ -28,9 +28,9 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.simulate import simulated_tile
-from tfds_dwplus.files import buckets
 from tfds_dwplus.tiles.labelling.annotators import count
 from tfds_dwplus.tiles.labelling.class_table import colours_of, read_classes
 from tfds_dwplus.tiles.prepared import check_folder

@@ -80,7 +80,9 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--biomes is {args.biomes!r}, expected numbers as in 1,4,14")
     config = DynamicWorldPlusConfig(
         name=args.name,
-        description="SIMULATED landscapes, no measured pixel." if args.simulated else f"Tiles of {buckets.given(args.tiles)}.",
+        description="SIMULATED landscapes, no measured pixel."
+        if args.simulated
+        else f"Tiles of {buckets.given(args.tiles)}.",
         tile_size_px=size,
         cut=args.cut,
         tiles=args.tiles,

@@ -32,6 +32,7 @@ def open_or_simulate(data: Data) -> tfds.core.DatasetBuilder:
     if data.name == default.name and not (folder / "dynamic_world_plus" / default.name).exists() and is_first():
         print("making the SIMULATED data set, on first use")
         prepare(default, folder)
+        buckets.flush()  # other processes read it from there
     wait_for_all("data set")
     return open_dataset(data.data_dir, data.name)
 

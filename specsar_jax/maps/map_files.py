@@ -25,6 +25,7 @@ from jaxtyping import Float32, UInt8
 
 from specsar_jax.maps import publishing, qgis
 from tfds_dwplus import bands
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import check_output, hidden_name, is_locked, locked, write_json, write_whole
 from tfds_dwplus.files.raster_files import GDAL_ERRORS, check_whole, geotiff
 from tfds_dwplus.files.strangers import read_object
@@ -183,6 +184,8 @@ class UnfinishedMap:
                 if not self.outputs.map.exists():
                     raise ValueError(f"{self.folder} was removed before the map was whole; map again") from None
                 return False
+            if self.missing:
+                buckets.refresh(self.folder)  # strips of other machines
             if self.missing:
                 return False
             for name, path in reversed(self.outputs.paths.items()):

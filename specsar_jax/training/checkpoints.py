@@ -16,6 +16,7 @@ from specsar_jax.devices.sharding import is_first, largest_of_all, wait_for_all
 from specsar_jax.trained.run_files import none_whole, read_config, read_part, set_aside, why
 from specsar_jax.training.train_state import TrainState
 from tfds_dwplus.bands import Classes
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import locked, remove_partials, write_json
 from tfds_dwplus.files.strangers import one_line
 
@@ -58,10 +59,17 @@ def claimed(
     Raises:
         ValueError: it belongs to a run of another config or other statistics, or another run is working on it.
     """
+    if (address := buckets.given(workdir)) != str(workdir) and jax.process_count() > 1:
+        raise ValueError(
+            f"--workdir {address}: {jax.process_count()} processes write one checkpoint together, which takes a folder that all see; mount "
+            "the bucket as a folder, on every machine under the same path"
+        )
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir) if is_first() else contextlib.nullcontext():
-        yield _taken(workdir, config, statistics, change)
+        changes = _taken(workdir, config, statistics, change)
+        buckets.flush()  # a bucket that cannot be written is told now
+        yield changes
 
 
 def _taken(workdir: Path, config: Config, statistics: Statistics, change: bool) -> list[dict[str, Any]]:
@@ -138,6 +146,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, score: float) -> Non
             one cannot be read.
     """
     step = int(state.step)
+    buckets.check(Path(manager.directory))
     with _told(manager):
         manager.wait_until_finished()
         steps = manager.all_steps()

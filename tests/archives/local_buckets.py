@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import portpicker
 
@@ -83,11 +84,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault.kind, {"Content-Type": "text/plain"}, fault.body.encode())
             return
         upstream = http.client.HTTPConnection("127.0.0.1", server.upstream, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "content-length", "expect")}
+        headers = {
+            k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "content-length", "expect")
+        }
         upstream.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
         answer = upstream.getresponse()
         content = answer.read()
-        told = {k: v for k, v in answer.getheaders() if k.lower() not in ("content-length", "transfer-encoding", "connection")}
+        told = {
+            k: v
+            for k, v in answer.getheaders()
+            if k.lower() not in ("content-length", "transfer-encoding", "connection")
+        }
         for name in ("Location", "location"):  # of resumable uploads: back through here
             if name in told:
                 told[name] = told[name].replace(f":{server.upstream}", f":{server.server_port}")
@@ -95,7 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
         upstream.close()
         self._answer(answer.status, told, content, cut=bool(fault), length=length)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _pass_on
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):  # of any method
+            return self._pass_on
+        raise AttributeError(name)
 
     def _body(self) -> bytes:
         if self.headers.get("Expect"):
@@ -110,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _answer(self, code: int, told: dict[str, str], content: bytes, *, cut: bool = False, length: str | None = None) -> None:
+    def _answer(
+        self, code: int, told: dict[str, str], content: bytes, *, cut: bool = False, length: str | None = None
+    ) -> None:
         self.send_response_only(code)
         for name, value in told.items():
             self.send_header(name, value)
@@ -158,7 +170,11 @@ def serving() -> Iterator[Buckets]:
         for port in ports:
             _wait_for(port)
         make = http.client.HTTPConnection("127.0.0.1", ports[1])
-        make.request("PUT", "/box", headers={"Authorization": "AWS4-HMAC-SHA256 Credential=someone/20260101/us-east-1/s3/aws4_request"})
+        make.request(
+            "PUT",
+            "/box",
+            headers={"Authorization": "AWS4-HMAC-SHA256 Credential=someone/20260101/us-east-1/s3/aws4_request"},
+        )
         make.getresponse().read()
         yield Buckets(Proxy(ports[0]), Proxy(ports[1]))
     finally:

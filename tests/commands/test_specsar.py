@@ -44,7 +44,7 @@ def test_the_list_comes_without_jax(tmp_path):
 
 def test_a_command_is_run_under_its_name(tmp_path):
     assert specsar("prepare", "--help", cwd=tmp_path).stdout.startswith("usage: specsar prepare [-h]")
-    assert "expected a path" in refused(specsar("describe", "--data_dir", "gs://a", "--name", "b", cwd=tmp_path))
+    assert "expected a path" in refused(specsar("describe", "--data_dir", "az://a", "--name", "b", cwd=tmp_path))
     assert refused(specsar("predcit", cwd=tmp_path)).endswith("did you mean predict? See specsar --help")
 
 

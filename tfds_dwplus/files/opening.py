@@ -23,6 +23,7 @@ from rasterio.io import DatasetReader
 
 from tfds_dwplus.files import archives
 from tfds_dwplus.files.addresses import is_remote, shown, shown_in
+from tfds_dwplus.files.buckets.servers import point_gdal_to_servers
 from tfds_dwplus.files.strangers import fault_of_blocks
 from tfds_dwplus.files.virtual_rasters import check_members, is_image, is_virtual, is_vrt
 
@@ -119,6 +120,8 @@ def opened(
         RasterioError: GDAL cannot open it, or it leads to other files.
     """
     local = local_file(address)
+    if local is None:
+        point_gdal_to_servers()
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         # Images without georeference (BigEarthNet samples) are accepted.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

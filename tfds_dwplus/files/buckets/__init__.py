@@ -30,6 +30,7 @@ from pathlib import Path
 from tfds_dwplus.files import addresses
 from tfds_dwplus.files.buckets.mirror import Mirror
 from tfds_dwplus.files.buckets.places import Place, cache_folder, fault_of
+from tfds_dwplus.files.strangers import one_line
 
 _ADDRESS = re.compile(r"(gs|s3):/{1,2}([^/]+)(?:/+(.*))?", re.IGNORECASE | re.DOTALL)
 """Also with one slash, which is what `Path` makes of two."""
@@ -42,7 +43,7 @@ _current: Mirror | None = None
 
 def is_address(given: str | Path) -> bool:
     """Whether this is an address in a bucket; also what `Path` makes of one."""
-    return _ADDRESS.match(str(given)) is not None
+    return re.match("(gs|s3):/", str(given), re.IGNORECASE) is not None
 
 
 def here(address: str | Path, *, whole: bool = True) -> Path:
@@ -57,7 +58,7 @@ def here(address: str | Path, *, whole: bool = True) -> Path:
         OSError: the bucket cannot be read, or there is none.
     """
     global _current
-    text = addresses.shown(str(address))
+    text = one_line(addresses.shown(str(address)), 200)
     if (found := _ADDRESS.fullmatch(str(address))) is None:
         raise ValueError(f"{text} is no address, expected gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
     scheme, bucket = found[1].lower(), found[2]

@@ -91,7 +91,7 @@ class Mirror:
     def place_of(self, path: Path) -> Place | None:
         """Returns the place that a path stands for; None for any other path."""
         try:
-            scheme, bucket, *parts = Path(os.path.abspath(path)).relative_to(self._root).parts
+            scheme, bucket, *parts = Path(os.path.abspath(path)).relative_to(self._root).parts  # noqa: PTH100 (a link is not followed: it is what stands there)
         except ValueError:
             return None
         return Place(scheme, bucket, "/".join(parts))
@@ -132,14 +132,15 @@ class Mirror:
         own = PurePosixPath(place.name)
         prefixes = [f"{place.name}/" if place.name else ""]
         if place.name:
-            hidden = own.with_name(beside(Path(own.name)).name)
-            prefixes += [f"{hidden}/"] + ([f"{own}."] if own.suffix else [])  # files beside it, such as .aux.xml
+            prefixes.append(f"{own.with_name(beside(Path(own.name)).name)}/")
 
         def listed() -> dict[str, Entry]:
-            first = server.list(place.name, 1) if place.name else {}
-            found = {name: entry for name, entry in first.items() if name == place.name}
+            found = {}
             for prefix in prefixes:
                 found |= server.list(prefix)
+            if place.name and place.name in server.list(place.name, 1):  # a file, and those beside it: .aux.xml, .dbf
+                of_file = server.list(f"{own.with_suffix('')}." if own.suffix else place.name)
+                found |= {name: entry for name, entry in of_file.items() if "/" not in name[len(str(own.parent)) + 1 :]}
             return found
 
         found: dict[str, Entry] = tried(place.address, listed)

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tfds_dwplus.files.strangers import one_line
 
@@ -66,6 +66,7 @@ def _error(number: int, reason: str, address: str, passing: bool) -> BucketError
     return BucketError(number, reason, address, passing=passing)
 
 
+@runtime_checkable
 class Server(Protocol):
     """A bucket. Every method may raise what its client raises; `tried` makes one line of it."""
 
@@ -315,4 +316,19 @@ def _code(error: BaseException | None) -> int | None:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    # Google's client adds what it expected: "...: ('Request failed with status code', 503, 'Expected one of', ...)"
+    return str(error).partition(": ('Request failed")[0] or type(error).__name__
+
+
+def point_gdal_to_servers() -> None:
+    """Makes GDAL read buckets from the servers that the variables of the clients name; its own variables go before."""
+    settings = {}
+    if host := os.environ.get("STORAGE_EMULATOR_HOST"):
+        host = host if "://" in host else f"http://{host}"
+        settings = {"CPL_GS_ENDPOINT": f"{host.rstrip('/')}/", "GS_NO_SIGN_REQUEST": "YES"}
+    if address := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        scheme, _, host = address.rpartition("://")
+        https = "NO" if scheme == "http" else "YES"
+        settings |= {"AWS_S3_ENDPOINT": host.rstrip("/"), "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
