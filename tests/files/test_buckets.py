@@ -81,6 +81,13 @@ def test_what_is_written_is_there_for_another_machine(place):
     assert buckets.here(f"{place}/run/config.json").read_text() == '{\n "a": 1\n}\n'
 
 
+def test_a_text_names_the_address_and_no_path_of_this_process(place, tmp_path):
+    run = buckets.here(f"{place}/run")
+    run.mkdir()
+    write_whole(run / "card.md", f"predict --workdir {run}, {run}/a and {tmp_path}")
+    assert (run / "card.md").read_text() == f"predict --workdir {place}/run, {place}/run/a and {tmp_path}"
+
+
 def test_a_renamed_and_a_removed_file_are_so_in_the_bucket(place):
     run = buckets.here(f"{place}/run")
     run.mkdir()
@@ -404,6 +411,21 @@ def test_the_thread_sends_by_itself_and_folders_of_killed_processes_go(place, mo
     assert len(list((tmp_path / "cache" / "work").iterdir())) == 1
     assert (buckets.here(f"{place}/run") / "a").read_text() == "a"
     assert len(list((tmp_path / "cache" / "work").iterdir())) == 1
+
+
+def test_a_folder_that_is_closed_removes_nothing_from_the_bucket(place, monkeypatch):
+    buckets.close()
+    monkeypatch.setattr(mirror, "EVERY_S", 0.001)  # the thread looks all the time
+    for number in range(5):
+        run = buckets.here(f"{place}/run{number}")
+        run.mkdir()
+        for name in range(20):
+            (run / str(name)).touch()
+        buckets.flush()
+        current = buckets._current
+        buckets.close()
+        assert not current._send()
+    assert len(names(place)) == 100
 
 
 def test_a_large_object_in_parts_is_checked(tmp_path):

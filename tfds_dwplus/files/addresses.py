@@ -85,7 +85,7 @@ def shown(address: str) -> str:
     'https://user:word@x/a.tif?sig=1' -> 'https://x/a.tif', '/vsicurl?header.A=1&url=https%3A%2F%2Fx%2Fa.tif' ->
     '/vsicurl/https://x/a.tif', 'ZARR:"/vsicurl/https://x/a?sig=1"' -> 'ZARR:"/vsicurl/https://x/a"'.
     """
-    address = _as_addresses(address)
+    address = as_addresses(address)
     if re.match(r"[A-Za-z]\w+:[^/\\]*=|\s*<", address):  # a connection string, or XML
         return shown_in(address)
     return _without_secrets(address, "\n")  # a space does not end it, as all of it is one address
@@ -93,7 +93,7 @@ def shown(address: str) -> str:
 
 def shown_in(text: str) -> str:
     """A text with its addresses as `shown`, for messages of libraries; also without passwords and tokens that it names."""
-    return _without_named(_without_secrets(_as_addresses(text), " \t\r\n\"'<>`}"))
+    return _without_named(_without_secrets(as_addresses(text), " \t\r\n\"'<>`}"))
 
 
 def compared(address: str) -> str:
@@ -136,7 +136,8 @@ class ShownStream:
         return getattr(self._stream, name)
 
 
-def _as_addresses(text: str) -> str:
+def as_addresses(text: str) -> str:
+    """Puts addresses into a text in place of the paths of this process that stand for them."""
     for folder in _stand_for_addresses:
         text = re.sub(rf"{re.escape(folder)}/(gs|s3)/", r"\1://", text)
     return text

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_dwplus.files import buckets
+from tfds_dwplus.files.addresses import as_addresses
 
 NAME_BYTES = 255
 """Longest name of a file on usual file systems, in bytes, of which a letter beyond ASCII takes two to four in UTF-8."""
@@ -104,7 +105,7 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
         for path, content in contents.items():
             with _named(path):
                 parts[path] = stack.enter_context(_partial(path))
-                parts[path].write_bytes(content.encode() if isinstance(content, str) else content)
+                parts[path].write_bytes(as_addresses(content).encode() if isinstance(content, str) else content)
                 sync(parts[path])
         for path, part in reversed(parts.items()):
             with _named(path):

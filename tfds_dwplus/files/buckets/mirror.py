@@ -76,7 +76,7 @@ class Mirror:
         self._sent: dict[str, tuple[Sign, str]] = {}  # what the buckets hold, and its tag, by path below the root
         self._folders: dict[str, int] = {}  # folders that they hold, and their inodes here
         self._one_pass = threading.RLock()
-        self._stop = threading.Event()
+        self._stop, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._keep_sending, daemon=True, name="buckets")
         self._thread.start()
 
@@ -219,6 +219,8 @@ class Mirror:
     def _send(self) -> bool:
         """Sends what has changed since the last time. Returns whether there was anything. Raises OSError."""
         with self._one_pass:
+            if self._closed or not self._root.is_dir():  # its files are being removed, here alone
+                return False
             files, folders = self._look()
             changed = [name for name, sign in files.items() if name not in self._sent or self._sent[name][0] != sign]
             gone = [name for name in self._sent if name not in files]
@@ -353,6 +355,8 @@ class Mirror:
     def close(self) -> None:
         """Removes the folder; what could not be sent is kept elsewhere, which is said."""
         self._stop.set()
+        with self._one_pass:
+            self._closed = True
         files, _ = self._look()
         unsent = [name for name, sign in files.items() if name not in self._sent or self._sent[name][0] != sign]
         if unsent and self.failed is not None:
