@@ -11,8 +11,10 @@ from conftest import command, refused
 pytest.importorskip("shapely", reason="extra 'region'")
 pytest.importorskip("distributed", reason="extra 'region'")
 
+from local_buckets import serving
 from region_archive import arguments, box_hectares, mapped, served, times_mapped
 
+from tfds_dwplus.files import buckets
 from tfds_dwplus.places import blocks
 
 BOX = (17.988, 42.391, 18.012, 42.409)
@@ -84,6 +86,31 @@ def test_what_there_is_is_told_before_anything_is_read(small_run, archive, tmp_p
     line = refused(mapped(small_run / "run", url, tmp_path / "out", *flags, "--s1_orbit", "ascending"))
     assert "has no ascending pass" in line and "2 scenes of descending orbit; say --s1_orbit descending" in line
     assert len(files.requests) == before and not list((tmp_path / "out" / "blocks").iterdir())
+
+
+@pytest.mark.slow
+def test_a_region_whose_maps_go_to_a_bucket(small_run, archive, tmp_path, monkeypatch):
+    pytest.importorskip("google.cloud.storage")
+    monkeypatch.setenv("SPECSAR_CACHE", str(tmp_path / "cache"))
+    with serving() as both:
+        for name, value in both.environment.items():
+            monkeypatch.setenv(name, value)
+        for out in ("gs://box/maps/out", tmp_path / "out"):
+            asked = arguments(small_run / "run", archive[0], out, "--bbox", *BOX)
+            result = command("specsar_jax.map_region", *asked, cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+            assert str(tmp_path / "cache") not in result.stdout + result.stderr
+        there = buckets.here("gs://box/maps/out")
+        files = {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
+        on_disk = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        assert files == {path for path in on_disk if not path.name.endswith(".lock")}
+        for path in (path for path in files if path.suffix in (".tif", ".vrt")):
+            assert (there / path).read_bytes() == (tmp_path / "out" / path).read_bytes()
+        assert not any(str(tmp_path / "cache").encode() in (there / path).read_bytes() for path in files)
+        asked = arguments(small_run / "run", archive[0], "gs://box/maps/out", "--bbox", *BOX)
+        line = refused(command("specsar_jax.map_region", *asked, "--scheduler", "tcp://127.0.0.1:1", cwd=tmp_path))
+        assert "need a folder that all see" in line
+        buckets.close()
 
 
 @pytest.mark.slow
