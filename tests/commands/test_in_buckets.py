@@ -134,7 +134,7 @@ def test_maps_exports_and_evaluations_are_as_on_disk(trained, place, on_disk, co
     for workdir, data, out in ((trained, place, f"{place}/out"), (on_disk / "run", on_disk, tmp_path / "disk")):
         for asked in (
             ("specsar_jax.predict", "--workdir", workdir, *scene, "--s2_offset", 0, "--output", f"{out}/map.tif"),
-            ("specsar_jax.export", "--workdir", workdir, "--output", f"{out}/net.safetensors"),
+            ("specsar_jax.export", "--workdir", workdir, "--format", "safetensors", "--output", f"{out}/net.safetensors"),
             ("specsar_jax.evaluate", "--workdir", f"{out}/net.safetensors", "--split", "validation",
              "--data_dir", f"{data}/data", "--dataset", "mine"),
         ):  # fmt: skip
