@@ -29,6 +29,9 @@ PLUGINS = {
 NODES = {"cuda": ("nvidia[0-9]*",), "tpu": ("accel[0-9]*", "vfio/[0-9]*")}
 """In /dev, what the driver of a kind of device puts there: first what no other one does."""
 
+BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+"""Packages by which JAX, through etils and fsspec, reaches a bucket."""
+
 EXTRAS = {"cuda": "cuda", "tpu": "tpu"}
 """Of this package, which bring the plugin."""
 
@@ -155,6 +158,12 @@ def doubts(platforms: Sequence[str], dev: Path = Path("/dev")) -> list[str]:
             lines.append(
                 f"there is a {kind.upper()} device in {dev}, but no plugin for it: pip install 'specsar_jax[{EXTRAS[kind]}]'"
             )
+    place = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    reader = BUCKETS.get(place.partition("://")[0]) if "://" in place else None
+    if reader and importlib.util.find_spec(reader) is None:
+        lines.append(
+            f"compiled programs are not kept: JAX reaches {place} by {reader}, which is not installed: pip install {reader}"
+        )
     tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"
     if jax.process_count() == 1 and tasks not in ("", "1"):
         lines.append(f"SLURM started {tasks} tasks, but each is a run of its own: give --distributed")

@@ -69,14 +69,16 @@ def test_cpu_devices_of_a_host_share_its_ram():
         (["libtpu"], ["vfio/0"], ["cpu"], {}, "another process may hold it"),
         ([], ["vfio/0"], ["cpu"], {}, None),  # others than TPUs are there too
         ([], ["nvidiactl"], ["cpu"], {}, None),
+        ([], [], ["cpu"], {"JAX_COMPILATION_CACHE_DIR": "az://a/xla"}, "JAX reaches az://a/xla by adlfs, which is not"),
         ([], [], ["cpu"], {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "SLURM started 2 tasks"),
     ],
 )
 def test_what_looks_wrong(installed, nodes, platforms, environment, line, tmp_path, monkeypatch):
-    for name in ("JAX_PLATFORMS", "SLURM_STEP_ID", "SLURM_NTASKS"):
+    for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "SLURM_STEP_ID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(surroundings.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(surroundings, "installed", lambda name: "1" if name in installed else "")
     write(tmp_path, dict.fromkeys(nodes, ""))
     found = surroundings.doubts(platforms, tmp_path)
