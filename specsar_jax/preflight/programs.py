@@ -24,6 +24,10 @@ from specsar_jax.training.train_state import init_state, make_program
 LEAST_TOLD = 0.9
 """Share of the arguments' bytes that XLA tells of, at least, where it tells the truth: it leaves out those that are not used."""
 
+_ALL = r"Used ([\d.]+)([KMGT]?)i?B? of"
+_TEMPORARIES = r"temporaries \(([\d.]+)([KMGT]?)i?B?\)"
+"""What XLA says for a TPU: 'Used 20.28G of 15.75G hbm', 'the total memory required for HLO temporaries (19.53G) exceeds ...'."""
+
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -43,7 +47,7 @@ class Needs:
     seconds: float
     """That compiling took."""
     gave_up: str = ""
-    """What the compiler said, if it gave up because it is too much: then `temporaries` are not known, and `total` is what it told, or 0."""
+    """What the compiler said, if it gave up because it is too much: then `temporaries` and `total` are what it told of them, or 0."""
     told: bool = True
     """Whether XLA told what the programs need."""
 
@@ -121,16 +125,22 @@ def needs(plan: Plan, mesh: jax.sharding.Mesh, tell: Callable[[str], None]) -> d
 
     # Of each kind of batch one is at work while the next one is put on the devices; the next one of training waits for the evaluation
     # to end. Log-probabilities are kept until those of the next batch are there.
-    held = {"training": 2 * bytes_of(batch), "evaluation": bytes_of(batch) + 2 * bytes_of((tiles, log_p))}
     code = training.code + evaluation.code  # all programs stay on the devices
     return {
-        name: Needs(
-            weights, optimizer, held[name] + found.padding, found.temporaries + code,
-            found.used if found.gave_up else weights + optimizer + held[name] + found.padding + found.temporaries + code,
-            found.seconds, found.gave_up, found.told,
-        )
-        for name, found in (("training", training), ("evaluation", evaluation))
-    }  # fmt: skip
+        "training": _needs(training, weights, optimizer, 2 * bytes_of(batch), code),
+        "evaluation": _needs(evaluation, weights, optimizer, bytes_of(batch) + 2 * bytes_of((tiles, log_p)), code),
+    }
+
+
+def _needs(found: "_Found", weights: int, optimizer: int, batches: int, code: int) -> Needs:
+    """What was found of some programs, with what is there beside them."""
+    batches += found.padding
+    temporaries = found.temporaries + code
+    total = weights + optimizer + batches + temporaries
+    if found.gave_up:
+        temporaries = found.temporaries
+        total = found.used or (total if temporaries else 0)
+    return Needs(weights, optimizer, batches, temporaries, total, found.seconds, found.gave_up, found.told)
 
 
 class _Found(NamedTuple):
@@ -158,7 +168,9 @@ def _compiled(programs: list[tuple[Any, tuple[Any, ...]]]) -> _Found:
             reason = " ".join(str(error).split())
             if "RESOURCE_EXHAUSTED" not in reason and "out of memory" not in reason.lower():
                 raise ValueError(f"XLA does not compile it: {reason[:300]}") from None
-            return _Found(0, 0, 0, time.monotonic() - began, reason[:300], _used(reason))
+            return _Found(
+                0, _told(_TEMPORARIES, reason), 0, time.monotonic() - began, reason[:300], _told(_ALL, reason)
+            )
         given = bytes_of(arguments)
         if memory is None or memory.argument_size_in_bytes < given * LEAST_TOLD:
             return _Found(0, 0, 0, time.monotonic() - began, told=False)
@@ -169,9 +181,9 @@ def _compiled(programs: list[tuple[Any, tuple[Any, ...]]]) -> _Found:
     return _Found(padding, temporaries, code, time.monotonic() - began)
 
 
-def _used(reason: str) -> int:
-    """The bytes that a program needs, of XLA's words why it gave up: 'Used 20.28G of 15.75G hbm'; 0 if it does not tell."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of", reason)
+def _told(pattern: str, reason: str) -> int:
+    """The bytes that a program needs, of XLA's words why it gave up; 0 if it does not tell."""
+    found = re.search(pattern, reason)
     return int(float(found[1]) * UNITS[found[2]]) if found else 0
 
 

@@ -135,14 +135,14 @@ def _run(run: dict[str, Any], available: int | None, platform: str) -> list[str]
 
 
 def _part(of: dict[str, Any], name: str) -> str:
-    known = name not in ("temporaries", "total") or of["told"]
-    if not known or (of["gave_up"] and (name == "temporaries" or not of[name])):
+    if name in ("temporaries", "total") and (not of["told"] or (of["gave_up"] and not of[name])):
         return "?"
     return f"{of[name] / 1e9:.3f}"
 
 
 def _verdict(run: dict[str, Any], available: int | None, platform: str) -> str:
-    most = max(of["total"] for of in run["needs"].values())
+    totals = [of["total"] for of in run["needs"].values()]
+    most = max(totals) if all(totals) else 0  # 0 of one that the compiler gave up
     there = "of what there is" if available is None else f"of {_gb(available)}"
     if platform == "cpu" and available is not None:
         there += (

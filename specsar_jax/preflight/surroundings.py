@@ -62,8 +62,12 @@ def processes() -> list[dict[str, Any]]:
         devices = jax.local_devices()
         memory = [device_memory_bytes(device) for device in devices]
         driver = " ".join(getattr(devices[0].client, "platform_version", "").split())
-    except RuntimeError as error:  # a JaxRuntimeError is one
-        raise ValueError(f"JAX cannot start its devices: {error}") from None
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # the latter, without a word, if JAX_PLATFORMS names what is not installed
+        asked = f", JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
+        raise ValueError(f"JAX cannot start its devices{asked}: {str(error) or 'there are none'}") from None
     kinds = collections.Counter(device.device_kind for device in devices)
     here = {
         "process": jax.process_index(),

@@ -149,6 +149,9 @@ def test_the_compiler_gives_up(capsys, monkeypatch):
     needs = found["run"]["needs"]["training"]
     assert code == 1 and found["run"]["fits"] is False and needs["total"] == int(20.5 * 2**30)
     assert "Used 20.50G" in needs["gave_up"]
+    with pytest.raises(SystemExit, match="1"):
+        devices.main(list(RUN))
+    assert "\nDOES NOT FIT: 22.01 GB of " in capsys.readouterr().out
 
     def broken(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed\nto compile")
@@ -198,6 +201,27 @@ def test_a_device_without_its_compiler(monkeypatch):
     monkeypatch.setattr(accelerators, "without_compiler", list)
     with pytest.raises(ValueError, match=r"no compiler for v5e is installed: pip install 'specsar_jax\[aot\]'"):
         devices.main(["--device", "v5e"])
+
+
+def test_no_device_of_the_kind_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert "JAX cannot start its devices, JAX_PLATFORMS=cuda: " in refused(command("specsar_jax.devices", cwd=tmp_path))
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_here(tmp_path):
+    """A TPU of 16 GB: a small batch fits, and at a large one its compiler gives up."""
+    if accelerators.without_compiler(["v5e"]):
+        pytest.skip("libtpu is not installed: pip install -e '.[aot]'")
+    for batch, code in ((8, 0), (32768, 1)):
+        flags = (*RUN, f"--config.train.batch_size={batch}", "--device", "v5e", "--json")
+        done = command("specsar_jax.devices", *flags, cwd=tmp_path, timeout=900)
+        assert done.returncode == code, done.stderr[-2000:]
+        found = json.loads(done.stdout)
+        assert found["processes"][0]["kind"] == "TPU v5 lite" and found["run"]["fits"] is (code == 0)
+    needs = found["run"]["needs"]["training"]
+    assert "RESOURCE_EXHAUSTED" in needs["gave_up"] and needs["total"] > 16e9
+    assert "--config.train.batch_size=" in found["advice"][0]
 
 
 def test_train_takes_the_same_flags(small_run, tmp_path, monkeypatch):
