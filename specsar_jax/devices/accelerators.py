@@ -10,7 +10,7 @@ import jax
 from jax.experimental import topologies
 
 GPU_SHARE = 0.75
-"""Of a GPU's memory, what JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."""
+"""Of a GPU's memory, what JAX takes unless XLA_CLIENT_MEM_FRACTION says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,9 +44,7 @@ def advice(config: Config, needs: dict[str, Needs], available: int | None, platf
     if over and platform in ("gpu", "cuda") and gpu_share() < MORE_OF_A_GPU:
         most = available / gpu_share() * MORE_OF_A_GPU
         if all(0 < needs[name].total <= most for name in over):
-            lines.append(
-                f"XLA_PYTHON_CLIENT_MEM_FRACTION={MORE_OF_A_GPU} lets JAX take more of the GPU, and it would fit"
-            )
+            lines.append(f"XLA_CLIENT_MEM_FRACTION={MORE_OF_A_GPU} lets JAX take more of the GPU, and it would fit")
     if not over and any(of.total > TIGHT * available for of in needs.values()):
         lines.append(f"it fits, but takes more than {TIGHT:.0%} of the memory; what else is held there may be too much")
     return lines

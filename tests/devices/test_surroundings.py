@@ -120,8 +120,8 @@ def test_advice_for_a_gpu_of_which_jax_takes_a_part(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert DEVICES["h100"].usable_bytes == 60 * GB
     lines = verdict.advice(CONFIG, NEEDS, 18 * GB, "gpu", 1)  # of 24 GB, of which 22.8 may be taken
-    assert any("XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" in line for line in lines)
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    assert any("XLA_CLIENT_MEM_FRACTION=0.95" in line for line in lines)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.95")
     assert DEVICES["h100"].usable_bytes == 76 * GB
     assert not any("MEM_FRACTION" in line for line in verdict.advice(CONFIG, NEEDS, 18 * GB, "gpu", 1))
 
