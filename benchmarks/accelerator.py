@@ -18,6 +18,7 @@ is not compiled again. `--jobs 2` needs about 6 GB of memory a job.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -28,10 +29,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from accelerators import devices, programs
-from accelerators.devices import DEVICES
+import jax
+import numpy as np
+from accelerators import programs
+from jax.sharding import AxisType, Mesh
 
+from specsar_jax import config as configs
+from specsar_jax.batches.preprocess import standardise
+from specsar_jax.devices import accelerators, sharding
+from specsar_jax.devices.accelerators import DEVICES
+from specsar_jax.network import model, probabilities
+from specsar_jax.preflight.planned import assumed_statistics
+from specsar_jax.preflight.programs import abstract_batch, abstract_state, placed
 from specsar_jax.training import evaluation
+from specsar_jax.training.train_state import make_program
+from tfds_dwplus import bands
 
 REPOSITORY = Path(__file__).parent.parent
 LIMIT_S = 3600
@@ -85,20 +97,6 @@ def lower(
     preset: str, program: Program, compute_type: str, devices: list[Any], size_px: int, changes: dict[str, Any]
 ) -> Any:
     """The program for these devices, traced: a `jax.stages.Lowered`; and its FLOP, those of all devices."""
-    import functools
-
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import AxisType, Mesh
-
-    from specsar_jax import config as configs
-    from specsar_jax.batches.preprocess import SensorStatistics, Statistics, standardise
-    from specsar_jax.devices import sharding
-    from specsar_jax.network import model, probabilities
-    from specsar_jax.training import train_state
-    from specsar_jax.training.train_state import make_program
-
     mesh = Mesh(np.array(devices).reshape(-1, program.model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     recipe = configs.load(REPOSITORY / "configs" / "specsar_former.py")
     fields = {"compute_dtype": compute_type, "rematerialise": program.remat} | changes
@@ -109,28 +107,11 @@ def lower(
         train=dataclasses.replace(recipe.train, batch_size=program.batch, accumulate=program.accumulate),
         mesh=configs.Mesh(model=program.model, parameters="sharded" if program.fsdp else "replicated"),
     )
-
-    def sensor(count: int, low: float, high: float) -> SensorStatistics:
-        names, mean, std = tuple(map(str, range(count))), (low + high) / 2, (high - low) / 4
-        return SensorStatistics(names, *((v,) * count for v in (mean, std, low, high)), "", (1,) * count)
-
-    statistics = Statistics(sensor(network.s2_channels, 1, 10_000), sensor(network.s1_channels, -30, 0), (1,) * 9)
-    by_tile, replicated = sharding.by_tile(mesh), sharding.replicated(mesh)
-    shape = (program.batch, size_px, size_px)
-    batch = {
-        "s2": jax.ShapeDtypeStruct((*shape, network.s2_channels), jnp.uint16, sharding=by_tile),
-        "s1": jax.ShapeDtypeStruct((*shape, network.s1_channels), jnp.float32, sharding=by_tile),
-        "label": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=by_tile),
-        "expert": jax.ShapeDtypeStruct(shape[:1], bool, sharding=by_tile),
-    }
-
-    def placed(tree: Any, where: Any) -> Any:
-        return jax.tree.map(lambda leaf, of: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=of), tree, where)
-
+    statistics = assumed_statistics(bands.S2_BANDS[: network.s2_channels])
+    batch = abstract_batch(mesh, program.batch, size_px, s2=network.s2_channels, s1=network.s1_channels)
     if program.kind == "train":
-        abstract = jax.eval_shape(lambda: train_state.init_state(config))
-        shardings = sharding.of_state(abstract, mesh, config.mesh)
-        function, arguments = make_program(config, statistics, mesh, shardings), (placed(abstract, shardings), batch)
+        state, shardings = abstract_state(config, mesh)
+        function, arguments = make_program(config, statistics, mesh, shardings), (state, batch)
     else:
 
         def compute(variables: Any, batch: Any) -> Any:
@@ -143,7 +124,7 @@ def lower(
         abstract = jax.eval_shape(
             functools.partial(model.for_inference, config=network), model.abstract_params(network)
         )
-        where = jax.tree.map(lambda _: replicated, abstract)
+        where = jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
         function, arguments = jax.jit(sharding.for_mesh(compute, mesh)), (placed(abstract, where), batch)
     traced = function.trace(*arguments)
     return traced.lower(), programs.products_flop(traced.jaxpr.jaxpr), arguments
@@ -153,12 +134,13 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     """Compiles one case, and runs it if it is for devices that are here; what there is to tell of it."""
     program = Program.parse(case["program"])
     here = case["device"] == "here"
-    if not here:
-        devices.prepare_environment()
-    sys.path.insert(0, str(REPOSITORY))
-    import jax
-
-    chosen = devices.find(case["device"], program.devices)
+    if here:
+        chosen = jax.devices()[: program.devices]
+        if len(chosen) < program.devices:
+            raise ValueError(f"here are {len(chosen)} devices, the program is for {program.devices}")
+    else:
+        accelerators.prepare_environment()
+        chosen = accelerators.described(case["device"], program.devices)
     started = time.perf_counter()
     lowered, flop, arguments = lower(case["preset"], program, case["type"], chosen, case["size_px"], case["changes"])
     traced_s = time.perf_counter() - started
@@ -184,7 +166,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
         **dataclasses.asdict(programs.traffic(text)),
     }
     found["collective_types"] = sorted(found["collective_types"])
-    return found | ({"ms": measure(compiled, arguments, jax)} if here else {})
+    return found | ({"ms": measure(compiled, arguments)} if here else {})
 
 
 def has(package: str) -> bool:
@@ -194,7 +176,7 @@ def has(package: str) -> bool:
     return False
 
 
-def measure(compiled: Any, arguments: Any, jax: Any, rounds: int = 20) -> list[float]:
+def measure(compiled: Any, arguments: Any, rounds: int = 20) -> list[float]:
     """Milliseconds of each of some calls, on zeros, after two that do not count; a training step goes on from the state before."""
     arguments = jax.tree.map(lambda of: jax.device_put(jax.numpy.zeros(of.shape, of.dtype), of.sharding), arguments)
     ms = []
@@ -307,8 +289,6 @@ def main() -> None:
     """Compiles what is not in the file of results yet; prints the table of what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}\n")
-    sys.path.insert(0, str(REPOSITORY))
-    from specsar_jax.config import PRESETS  # brings no JAX along
 
     def one_of(known: Any) -> Any:
         def parse(text: str) -> list[str]:
@@ -329,7 +309,7 @@ def main() -> None:
     parser.add_argument(
         "--devices", type=one_of(DEVICES), default=["h100", "v5e"], help=f"of {', '.join(DEVICES)}, here; or all"
     )
-    parser.add_argument("--presets", type=one_of(PRESETS), default=["specsar_former"])
+    parser.add_argument("--presets", type=one_of(configs.PRESETS), default=["specsar_former"])
     parser.add_argument("--programs", type=program, default=list(PROGRAMS))
     parser.add_argument("--types", type=one_of(("bfloat16", "float32")), default=["bfloat16"])
     parser.add_argument("--size_px", type=int, default=510, help="side of a tile, 32 at least")
@@ -346,7 +326,8 @@ def main() -> None:
         parser.error(f"no folder {args.results.parent.resolve()} to write {args.results.name} to")
     if args.size_px < 32 or args.jobs < 1:
         parser.error(f"--size_px is {args.size_px}, --jobs {args.jobs}; expected at least 32 and 1")
-    if missing := [] if args.table else devices.without_compiler(args.devices):
+    elsewhere = [name for name in args.devices if name != "here"]
+    if missing := [] if args.table else accelerators.without_compiler(elsewhere):
         parser.error(f"no compiler for {', '.join(missing)} is installed: pip install -e '.[aot]'")
     keys = ("preset", "program", "device", "type", "size_px")
     lines = args.results.read_text().splitlines() if args.results.is_file() else []

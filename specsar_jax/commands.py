@@ -21,6 +21,7 @@ COMMANDS = {
     "describe": ("tfds_dwplus", "tables of what a data set holds"),
     "look": ("tfds_dwplus", "a picture of some tiles of a data set"),
     "import_dynamic_world": ("specsar_jax", "make a bundle of Google's published Dynamic World network"),
+    "devices": ("specsar_jax", "what devices there are, and whether a run fits on them"),
     "train": ("specsar_jax", "train a network; without arguments, the quickstart on simulated tiles"),
     "sweep": ("specsar_jax", "train a grid of settings with several seeds"),
     "evaluate": ("specsar_jax", "score a network, or maps made elsewhere"),
@@ -51,6 +52,8 @@ def main() -> NoReturn:
         sys.exit(2)
     sys.argv = [f"specsar {name}", *arguments]  # what --help calls itself
     command = importlib.import_module(f"{COMMANDS[name][0]}.{name}")
+    if hasattr(command, "__path__"):  # a room that is a command too
+        command = importlib.import_module(f"{command.__name__}.__main__")
     importlib.import_module("tfds_dwplus.command_line").run(command.main)
 
 

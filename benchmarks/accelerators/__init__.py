@@ -1,1 +1,1 @@
-"""What `accelerator.py` compiles for and reads: devices that need not be there, and what a compiled program moves."""
+"""What `accelerator.py` reads: what a compiled program moves."""

@@ -6,6 +6,7 @@ more axis over "data". XLA's partitioner inserts the communication; split weight
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,14 +28,16 @@ SMALLEST_SPLIT = 2**12
 _barriers = itertools.count()  # numbers the barriers: a key works only once, and all processes must use the same keys
 
 
-def make_mesh(config: configs.Mesh | None = None) -> jax.sharding.Mesh:
+def make_mesh(config: configs.Mesh | None = None, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """Arranges the devices of all processes, or the first `mesh.devices`, as a mesh ("data", "model"); without a config, all along "data".
+
+    `devices` are others, to compile for.
 
     Raises:
         ValueError: the product of the axes is not the number of devices, or there are not so many devices.
     """
     config = config or configs.Mesh()
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else list(devices)
     there, count = len(devices), config.devices or len(devices)
     if count > there or (count < there and jax.process_count() > 1):
         several = f" of {jax.process_count()} processes, which use all" if jax.process_count() > 1 else ""
@@ -106,6 +109,15 @@ def largest_of_all(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+def of_all(items: list[Any]) -> list[Any]:
+    """Joins lists of what JSON can hold, of all processes, in their order."""
+    if jax.process_count() == 1:
+        return items
+    text = np.frombuffer(json.dumps(items).encode(), np.uint8)
+    padded = np.pad(text, (0, largest_of_all(len(text)) - len(text)), constant_values=ord(" "))
+    return [item for part in multihost_utils.process_allgather(padded) for item in json.loads(part.tobytes())]
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -34,7 +33,7 @@ from specsar_jax.devices.sharding import (
     evaluation_mesh,
     for_mesh,
     is_first,
-    largest_of_all,
+    of_all,
     put,
     replicated,
     shared_batch,
@@ -132,9 +131,7 @@ def make_score(
 
     `shardings` says where the variables lie; on every device if not given.
     """
-    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
-    step = functools.partial(evaluation_step, config=config.loss, alpha=alpha, may_miss=config.may_miss)
-    run_over = make_pass(config, statistics, mesh, step, shardings)
+    run_over = make_pass(config, statistics, mesh, score_step(config, statistics), shardings)
 
     def score(variables: Variables, batches: Iterator[Batch], look: Look = lambda *_: None) -> dict[str, Any]:
         confusion, loss = np.zeros((len(statistics.classes),) * 2, np.int64), 0.0
@@ -146,6 +143,12 @@ def make_score(
     return score
 
 
+def score_step(config: Config, statistics: Statistics) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
+    """Returns what `make_score` computes of a batch and its log-probabilities."""
+    alpha = losses.class_alpha(statistics.label_pixels, config.loss)
+    return functools.partial(evaluation_step, config=config.loss, alpha=alpha, may_miss=config.may_miss)
+
+
 def make_pass(
     config: Config,
     statistics: Statistics,
@@ -155,23 +158,8 @@ def make_pass(
 ) -> Callable[..., Iterator[Sums]]:
     """Returns a function that runs the network over batches and yields what `of` makes of each batch and its log-probabilities, on
     the host of every process.
-
-    The network is compiled as a program of its own: so the same compiled program serves scores, calibration and validation.
     """
-    network = jax.jit(
-        for_mesh(
-            lambda variables, s2, s1: log_probabilities(
-                variables,
-                *standardise(s2, s1, statistics, config.data.scaling, config.may_miss),
-                config=config.model,
-                average_turns=config.predict.average_turns,
-            ),
-            mesh,
-        ),
-        in_shardings=(shardings or replicated(mesh), by_tile(mesh), by_tile(mesh)),
-        out_shardings=by_tile(mesh),
-    )
-    sums = jax.jit(of, in_shardings=(by_tile(mesh), by_tile(mesh)), out_shardings=replicated(mesh))
+    network, sums = pass_programs(config, statistics, mesh, of, shardings)
     compiled: list[Any] = []
 
     def run_over(variables: Variables, batches: Iterator[Batch], look: Look = lambda *_: None) -> Iterator[Sums]:
@@ -193,6 +181,34 @@ def make_pass(
             yield jax.device_get(running)
 
     return run_over
+
+
+def pass_programs(
+    config: Config,
+    statistics: Statistics,
+    mesh: Mesh,
+    of: Callable[[dict[str, Array], Array], dict[str, Array]],
+    shardings: Any = None,
+) -> tuple[Any, Any]:
+    """Returns the programs of `make_pass`, each a `jax.jit`: (variables, s2, s1) -> log-probabilities, and `of` of batch and
+    log-probabilities.
+
+    The network is a program of its own: so the same compiled program serves scores, calibration and validation.
+    """
+    network = jax.jit(
+        for_mesh(
+            lambda variables, s2, s1: log_probabilities(
+                variables,
+                *standardise(s2, s1, statistics, config.data.scaling, config.may_miss),
+                config=config.model,
+                average_turns=config.predict.average_turns,
+            ),
+            mesh,
+        ),
+        in_shardings=(shardings or replicated(mesh), by_tile(mesh), by_tile(mesh)),
+        out_shardings=by_tile(mesh),
+    )
+    return network, jax.jit(of, in_shardings=(by_tile(mesh), by_tile(mesh)), out_shardings=replicated(mesh))
 
 
 def _pass(
@@ -239,19 +255,10 @@ def _pass(
                         write_tile_map(maps, tile, class_id[tile["index"] % batch_size], trained.classes)
             parts.append(sums)
             bar.update()
-    about = sorted(_of_all(about), key=lambda tile: tile["index"])
+    about = sorted(of_all(about), key=lambda tile: tile["index"])
     tiles = [tile["index"] for tile in about]
     sums = {name: np.concatenate([part[name] for part in parts])[tiles] for name in parts[0]}
     return sums, about, builder
-
-
-def _of_all(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Joins the lists of all processes."""
-    if jax.process_count() == 1:
-        return about
-    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    padded = np.pad(text, (0, largest_of_all(len(text)) - len(text)), constant_values=ord(" "))
-    return [tile for part in multihost_utils.process_allgather(padded) for tile in json.loads(part.tobytes())]
 
 
 def evaluation_step(

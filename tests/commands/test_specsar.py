@@ -29,8 +29,9 @@ def specsar(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def test_every_command_is_listed():
     for package in ("specsar_jax", "tfds_dwplus"):
-        files = (REPOSITORY / package).glob("*.py")
-        found = {file.stem for file in files if file.read_text().startswith(('"""Command: ', 'r"""Command: '))}
+        files = [*(REPOSITORY / package).glob("*.py"), *(REPOSITORY / package).glob("*/__main__.py")]
+        commands = [file for file in files if file.read_text().startswith(('"""Command: ', 'r"""Command: '))]
+        found = {file.parent.name if file.stem == "__main__" else file.stem for file in commands}
         assert found == {name for name, (of, _) in COMMANDS.items() if of == package}
 
 
