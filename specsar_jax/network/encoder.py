@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from specsar_jax.config import Model
-from specsar_jax.network import layers
+from specsar_jax.network import layers, on_cpu
 
 _zeros = nn.initializers.zeros
 
@@ -149,8 +149,8 @@ class Attention(nn.Module):
         def whole(query: Array, key_value: Array, into: Any, out: Any) -> Array:
             return layers.dense(layers.attend(layers.dense(query, *into), key_value, heads), *out)
 
-        on_cpu = functools.partial(layers.on_cpu.attend, heads=heads)
-        return layers.forward_form(on_cpu, whole, self.train, query, key_value, into, out)
+        alone = functools.partial(on_cpu.attend, heads=heads)
+        return layers.forward_form(alone, whole, self.train or self.is_initializing(), query, key_value, into, out)
 
 
 class MixFFN(nn.Module):
@@ -169,7 +169,7 @@ class MixFFN(nn.Module):
             hidden = layers.depthwise_3x3(layers.dense(x, *expand), *depthwise)
             return layers.dense(layers.gelu(hidden), *project)
 
-        return layers.forward_form(layers.on_cpu.mix_ffn, whole, self.train, x, *weights)
+        return layers.forward_form(on_cpu.mix_ffn, whole, self.train or self.is_initializing(), x, *weights)
 
 
 class Aggregation(nn.Module):

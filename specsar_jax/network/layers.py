@@ -25,8 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from specsar_jax.network import on_cpu
-
 
 def accelerator() -> str | None:
     """'cuda' or 'tpu' if the program is traced for one, else None; told by the mesh in use, or by JAX's default devices."""
@@ -35,7 +33,9 @@ def accelerator() -> str | None:
     return {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform)
 
 
-def forward_form(cpu: Callable[..., Array], other: Callable[..., Array], train: bool, x: Array, *arguments: Any) -> Array:
+def forward_form(
+    cpu: Callable[..., Array], other: Callable[..., Array], train: bool, x: Array, *arguments: Any
+) -> Array:
     """`other(x, *arguments)`, or, in a forward pass on a CPU, `cpu(x, *arguments)`, a form of `on_cpu.py`; that takes float32 only."""
     static = all(isinstance(size, int) for size in x.shape)
     if train or accelerator() is not None or x.dtype != jnp.float32 or not static:

@@ -4,6 +4,9 @@ Enters: maps [batch, row, column, channel] of float32 and the weights of the lay
 gives, but for rounding. They save passes over large maps, and keep what they must write in the processor's cache.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +21,30 @@ they hold at once, get it back from one call to the next: above, glibc asks the 
 
 SMALL_MAP = 2**11
 """Pixels. The border of a smaller map is so long that padding it while it is narrow costs more than it saves."""
+
+PIXELS_AT_ONCE = 2**18
+"""Of the tiles that go through the network together. The memory of two tiles of 510 pixels is new pages in each call: a third more time."""
+
+
+def some_at_once(
+    forward: Callable[[Any], Float[Array, "_ height width class"]], tiles: Any
+) -> Float[Array, "batch height width class"]:
+    """`forward(tiles)`, of as many tiles at once as are fast, one group after the other; of all where devices share them.
+
+    Args:
+        forward: function of tiles, independent of each other.
+        tiles: a tree of arrays [batch, height, width, channel].
+    """
+    batch, height, width, _ = jax.tree.leaves(tiles)[0].shape
+    if not all(isinstance(size, int) for size in (batch, height, width)) or jax.sharding.get_abstract_mesh().size > 1:
+        return forward(tiles)
+    most = max(PIXELS_AT_ONCE // (height * width), 1)
+    at_once = next((count for count in range(min(batch, most), 0, -1) if batch % count == 0), batch)
+    if at_once == batch:
+        return forward(tiles)
+    grouped = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), tiles)
+    computed = jax.lax.map(forward, grouped)
+    return computed.reshape(batch, *computed.shape[2:])
 
 
 def attend(
@@ -80,7 +107,9 @@ def mix_ffn(
 
     def mixed(hidden: Array) -> Array:
         shifts = np.ndindex(3, 3)
-        y = sum(hidden[:, row : row + rows, column : column + width] * depthwise[0][row, column] for row, column in shifts)
+        y = sum(
+            hidden[:, row : row + rows, column : column + width] * depthwise[0][row, column] for row, column in shifts
+        )
         y += depthwise[1]
         # Below -6 this is 0 anyway, in float32. Without the choice XLA may make the convolution part of what follows, by a library that
         # does not know shifted maps: it would write nine of them first.
