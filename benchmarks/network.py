@@ -130,7 +130,7 @@ COST_HEADER = [
 NOTES = """
 Group: cases of a group ran in the same rounds; number of the group, tiles in a batch, type of the computation (weights
 float32). Times: median over {rounds} rounds (fastest-slowest), milliseconds a batch. Forward: logits at full size, no
-dropout. Backward: gradient of the mean cross-entropy at full size by all weights, BatchNorm on the batch's moments,
+dropout, weights as `for_inference` gives them. Backward: gradient of the mean cross-entropy at full size by all weights, BatchNorm on the batch's moments,
 no dropout anywhere. Training step: `train_state.train_step` with standardisation, focal loss, clipping and AdamW.
 x SegFormer: SegFormer's time (PyTorch, eager, same type) over this one's, round by round, median; above 1 is faster.
 GFLOP: a tile; of JAX's networks XLA's count of all operations before it optimises, with the decoder as one program on

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from networks.measured import layers_one_by_one
 
 from mappings.jobs import CROP_PX, OVERLAP, Job, cutting
 
@@ -105,5 +106,6 @@ def write_network(job: Job) -> dict[str, Any]:
     write_bundle(Trained(config, known, jax.tree.map(jax.numpy.asarray, variables), 0), job.bundle)
     jax.clear_caches()
     resizing._join_rows = resizing._join_whole  # of a loop, one turn would be counted
-    work = jax.jit(lambda *of: logits(*of)).lower(variables, *(of[:, :window, :window] for of in pixels))
+    with layers_one_by_one():
+        work = jax.jit(lambda *of: logits(*of)).lower(variables, *(of[:, :window, :window] for of in pixels))
     return {"gflop": work.cost_analysis()["flops"] / 1e9}

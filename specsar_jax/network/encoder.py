@@ -5,6 +5,7 @@ computes the branches side by side; `Aggregation` joins them into the map that t
 declared as zeros, to state their shapes; `model.init_params` draws their values.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from specsar_jax.config import Model
-from specsar_jax.network import layers
+from specsar_jax.network import layers, on_cpu
 
 _zeros = nn.initializers.zeros
 
@@ -82,7 +83,7 @@ class DMEMBlock(nn.Module):
 
         def attend(kind: str, queries: tuple[Array, ...], contexts: tuple[Array, ...]) -> tuple[Array, ...]:
             return tuple(
-                self._drop_path(Attention(config, stage, name=f"{name}_{kind}")(query, context), drop_rate)
+                self._drop_path(Attention(config, stage, self.train, name=f"{name}_{kind}")(query, context), drop_rate)
                 for name, query, context in zip(names, queries, contexts, strict=True)
             )
 
@@ -104,7 +105,7 @@ class DMEMBlock(nn.Module):
             maps = _add(maps, restore(attend("cross", normed, normed[::-1])))
         normed = _norms(config, "ffn_norm", maps)
         mixed = tuple(
-            self._drop_path(MixFFN(config, name=f"{name}_ffn")(m), drop_rate)
+            self._drop_path(MixFFN(config, self.train, name=f"{name}_ffn")(m), drop_rate)
             for name, m in zip(names, normed, strict=True)
         )
         return _add(maps, mixed)
@@ -129,6 +130,7 @@ class Attention(nn.Module):
 
     config: Model
     stage: int
+    train: bool
 
     @nn.compact
     def __call__(self, query: Array, context: Array) -> Array:
@@ -141,21 +143,33 @@ class Attention(nn.Module):
             # Without the barrier XLA sees that query and context are one map and joins their two products; on a GPU the
             # biases then take two more kernels.
             context = jax.lax.optimization_barrier(context)
-        query = Dense(channels, name="query")(query)
         key_value = Dense(2 * channels, name="key_value")(context)
-        return Dense(channels, name="output")(layers.attend(query, key_value, heads))
+        into, out = (Weights((channels, channels), name=name)() for name in ("query", "output"))
+
+        def whole(query: Array, key_value: Array, into: Any, out: Any) -> Array:
+            return layers.dense(layers.attend(layers.dense(query, *into), key_value, heads), *out)
+
+        alone = functools.partial(on_cpu.attend, heads=heads)
+        return layers.forward_form(alone, whole, self.train or self.is_initializing(), query, key_value, into, out)
 
 
 class MixFFN(nn.Module):
     """SegFormer's Mix-FFN: Dense, depthwise 3x3, GELU, Dense. The convolution takes the place of position encodings."""
 
     config: Model
+    train: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        hidden = Dense(x.shape[-1] * self.config.mlp_ratio, name="expand")(x)
-        hidden = DepthwiseConv(name="depthwise")(hidden)
-        return Dense(x.shape[-1], name="project")(layers.gelu(hidden))
+        channels, wide = x.shape[-1], x.shape[-1] * self.config.mlp_ratio
+        shapes = {"expand": (channels, wide), "depthwise": (3, 3, wide), "project": (wide, channels)}
+        weights = tuple(Weights(shape, name=name)() for name, shape in shapes.items())
+
+        def whole(x: Array, expand: Any, depthwise: Any, project: Any) -> Array:
+            hidden = layers.depthwise_3x3(layers.dense(x, *expand), *depthwise)
+            return layers.dense(layers.gelu(hidden), *project)
+
+        return layers.forward_form(on_cpu.mix_ffn, whole, self.train or self.is_initializing(), x, *weights)
 
 
 class Aggregation(nn.Module):
@@ -209,15 +223,6 @@ class PatchReduction(nn.Module):
         return layers.reduce_patches(patches, kernel, self.param("bias", _zeros, (channels,)))
 
 
-class DepthwiseConv(nn.Module):
-    """3x3 convolution of each channel on its own, zero padding."""
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", _zeros, (3, 3, x.shape[-1]))
-        return layers.depthwise_3x3(x, kernel, self.param("bias", _zeros, x.shape[-1:]))
-
-
 class Dense(nn.Module):
     """Each pixel's channels times a matrix, plus a bias."""
 
@@ -227,6 +232,16 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", _zeros, (x.shape[-1], self.width))
         return layers.dense(x, kernel, self.param("bias", _zeros, (self.width,)))
+
+
+class Weights(nn.Module):
+    """Kernel and bias of a layer that is computed together with its neighbours."""
+
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        return self.param("kernel", _zeros, self.shape), self.param("bias", _zeros, self.shape[-1:])
 
 
 class LayerNorm(nn.Module):

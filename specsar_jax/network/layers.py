@@ -17,6 +17,7 @@ maps.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,6 +31,16 @@ def accelerator() -> str | None:
     of_mesh = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if of_mesh is None else of_mesh.platform
     return {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform)
+
+
+def forward_form(
+    cpu: Callable[..., Array], other: Callable[..., Array], train: bool, x: Array, *arguments: Any
+) -> Array:
+    """`other(x, *arguments)`, or, in a forward pass on a CPU, `cpu(x, *arguments)`, a form of `on_cpu.py`; that takes float32 only."""
+    static = all(isinstance(size, int) for size in x.shape)
+    if train or accelerator() is not None or x.dtype != jnp.float32 or not static:
+        return other(x, *arguments)
+    return jax.lax.platform_dependent(x, *arguments, cpu=cpu, default=other)
 
 
 def loops_are_cheap() -> bool:

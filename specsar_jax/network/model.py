@@ -23,7 +23,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from specsar_jax.config import SMALLEST_SIZE_PX, Model
-from specsar_jax.network import decoder, dynamic_world, encoder, resizing
+from specsar_jax.network import decoder, dynamic_world, encoder, layers, on_cpu, resizing
 
 Variables = dict[str, Any]
 """The state of a network: `{"params": ..., "batch_stats": ...}`, trained weights and BatchNorm's running moments."""
@@ -145,7 +145,14 @@ def apply(
     size = _checked_size(s2, s1, config)
     if config.architecture == "dynamic_world":
         return dynamic_world.apply(variables, s2, s1, config=config)
-    return resizing.resize_bilinear(SpecSARFormer(config).apply(variables, s2, s1), size)
+
+    def forward(tiles: dict[str, Array]) -> Array:
+        logits = SpecSARFormer(config).apply(variables, tiles.get("s2"), tiles.get("s1"))
+        return resizing.resize_bilinear(logits, size)
+
+    given = {"s2": s2, "s1": s1}
+    tiles = {sensor: given[sensor] for sensor in config.sensors}
+    return on_cpu.some_at_once(forward, tiles) if layers.accelerator() is None else forward(tiles)
 
 
 def apply_train(
