@@ -11,8 +11,8 @@ interrupted, the same command continues.
 import argparse
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 
-from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.maps.map_files import Outputs
 from specsar_jax.maps.scene_map import map_scene
 from specsar_jax.trained import hub
@@ -89,16 +89,29 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     args = parser.parse_args(argv)
-    keep_compiled_programs()
-    trained = load_trained(args.workdir, args.checkpoint)
-    given = {"window_px": args.window_px, "overlap": args.overlap}
-    cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
     reading = Reading(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)})
     outputs = Outputs(args.output, args.probabilities, args.confidence, args.sensors_seen)
-    if map_scene(trained, args.s2, args.s1, outputs, cutting, reading, args.shard):
+    with ThreadPoolExecutor(1) as thread:
+        started = thread.submit(_start_network)  # while the weights are read and the scene is opened
+        trained = load_trained(args.workdir, args.checkpoint)
+        given = {"window_px": args.window_px, "overlap": args.overlap}
+        cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
+        finished = map_scene(trained, args.s2, args.s1, outputs, cutting, reading, args.shard, started.result)
+    if finished:
         print(f"wrote {', '.join(map(str, outputs.paths.values()))}")
     else:
         print(f"did part {args.shard[0]} of {args.shard[1]}; the map is written when the other parts are done")
+
+
+def _start_network() -> None:
+    """Imports JAX and the network, which takes most of a second, and starts JAX's devices."""
+    import jax
+
+    from specsar_jax.devices.compilation import keep_compiled_programs
+    from specsar_jax.maps import compiled  # noqa: F401
+
+    keep_compiled_programs()
+    jax.local_devices()
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -34,6 +34,14 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
+def cache_folder() -> Path | None:
+    """Returns the folder on this machine's disk that JAX keeps compiled programs in; None if it keeps none, or elsewhere."""
+    named = jax.config.jax_compilation_cache_dir
+    if not named or "://" in named or not jax.config.jax_enable_compilation_cache:
+        return None
+    return Path(named)
+
+
 def compile_ahead(program: Any, *arguments: Any) -> Any:
     """Compiles a `jax.jit` function for arguments of these shapes, types and shardings, in all processes of the run.
 

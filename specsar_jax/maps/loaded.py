@@ -62,7 +62,7 @@ class Network:
     @functools.cached_property
     def compiled(self) -> Any:
         """Returns the network as a compiled function of batches of physical values."""
-        from specsar_jax.maps.mapping import make_probabilities
+        from specsar_jax.maps.compiled import make_probabilities
 
         return make_probabilities(self.trained)
 
