@@ -15,9 +15,11 @@ from jax.sharding import AxisType, Mesh
 from jaxtyping import Array
 
 from specsar_jax.batches import preprocess
+from specsar_jax.config import Predict
 from specsar_jax.devices import sharding
 from specsar_jax.devices.kept_programs import KeptProgram
-from specsar_jax.maps.mapping import Probabilities
+from specsar_jax.maps import windows
+from specsar_jax.maps.mapping import MadeAhead, Probabilities
 from specsar_jax.network import model
 from specsar_jax.network.probabilities import log_probabilities
 from specsar_jax.trained.trained_network import Trained
@@ -51,19 +53,29 @@ def make_probabilities(
             )
         )
 
-    function, by_tile = sharding.for_mesh(probabilities, mesh), sharding.by_tile(mesh)
+    function, by_tile, everywhere = (
+        sharding.for_mesh(probabilities, mesh),
+        sharding.by_tile(mesh),
+        sharding.replicated(mesh),
+    )
     # The tree is cut up by numpy: a slice of JAX's is a program of its own, and a hundred shapes took seconds to compile.
-    variables = jax.tree.map(np.asarray, trained.variables)
-    variables = jax.device_put(model.for_inference(variables, config.model), sharding.replicated(mesh))
+    variables = model.for_inference(jax.tree.map(np.asarray, trained.variables), config.model)
     if batch is None:
-        compiled = jax.jit(function)
+        compiled, variables = jax.jit(function), jax.device_put(variables, everywhere)
         return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), by_tile))
-    of_sensors = ((trained.bands.get("s2", ()), np.uint16), (trained.bands.get("s1", ()), np.float32))
-    expected = [jax.ShapeDtypeStruct((*batch, len(names)), dtype, sharding=by_tile) for names, dtype in of_sensors]
     facts = (trained.temperature, trained.statistics.s2, trained.statistics.s1, config.data.scaling, config.may_miss)
     made_from = repr((config.model, config.predict.average_turns, *facts))
-    program = KeptProgram(made_from, (variables, *expected), devices)
-    loaded = [program.load()]
+    arguments = [
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), variables)
+    ]
+    for sensor, dtype in (("s2", np.uint16), ("s1", np.float32)):
+        shape = (*batch, len(trained.bands.get(sensor, ())))
+        arguments.append(jax.ShapeDtypeStruct(shape, dtype, sharding=by_tile))
+    program = KeptProgram(made_from, tuple(arguments), devices)
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(program.load)
+        variables = jax.device_put(variables, everywhere)
+        loaded = [loading.result()]
 
     def of_batch(s2: np.ndarray, s1: np.ndarray) -> Array:
         if loaded[0] is None:
@@ -71,6 +83,18 @@ def make_probabilities(
         return loaded[0](variables, *jax.device_put((s2, s1), by_tile))
 
     return of_batch
+
+
+def made_ahead(trained: Trained, cutting: Predict) -> MadeAhead | None:
+    """Makes the network for the batches of a scene that is not known yet, if it is wider and higher than a window, on one device; None on
+    several, where the batches depend on the width of the scene.
+    """
+    if len(jax.local_devices()) > 1:
+        return None
+    how = model.stride_and_margin(trained.config.model)
+    side, _ = windows.side_and_step(trained.config.data.crop_px, cutting.overlap, how["stride_px"])
+    batch = (max(cutting.window_px // side, 1), side, side)
+    return MadeAhead(batch, make_probabilities(trained, None, batch))
 
 
 class Timed:

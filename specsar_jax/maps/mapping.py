@@ -33,6 +33,14 @@ READ_PX = 2048
 """Pixels of a row to read at once. Reading 300 at a time would take three times as long for bands that must be resampled."""
 
 
+class MadeAhead(NamedTuple):
+    """A network that was made before the scene was known."""
+
+    batch: tuple[int, int, int]
+    """Windows, height and width of the batches that it takes, on one device."""
+    network: Probabilities
+
+
 class Block(NamedTuple):
     """A finished part of a map."""
 

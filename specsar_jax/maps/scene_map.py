@@ -10,7 +10,7 @@ import itertools
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def map_scene(
     cutting: Predict,
     reading: Reading = AS_FILES_SAY,
     shard: tuple[int, int] = (1, 1),
-    before_network: Callable[[], object] = lambda: None,
+    ahead: Future | None = None,
 ) -> bool:
     """Maps a scene of any size, or continues a map that was interrupted.
 
@@ -66,7 +66,7 @@ def map_scene(
         cutting: settings of the windows.
         reading: what the files do not tell, such as units and offsets.
         shard: part of the map to do, and number of parts, (1, 1) for all.
-        before_network: is called when the scene is open, before JAX is used: waits for what was begun to make it ready.
+        ahead: what `compiled.made_ahead` will return of this network and cutting; None if that was not begun.
 
     Returns:
         Whether the map is finished; False while other parts are missing.
@@ -84,8 +84,7 @@ def map_scene(
     with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
             print(f"note: {other}", file=sys.stderr)
-        before_network()
-        import jax  # here, and what is built on it, so that the scene is opened meanwhile
+        import jax  # here, and what is built on it, for whoever imports them while the scene is opened
 
         from specsar_jax.devices.memory import peak_memory_gb
         from specsar_jax.maps import compiled
@@ -108,10 +107,17 @@ def map_scene(
         unfinished = UnfinishedMap(scene.grid, outputs, trained.classes, tags, rows.starts, settings)
         with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
             batch = (at_once, rows.window, columns.window)
+
+            def make(batch: tuple[int, int, int]) -> Probabilities:
+                made = ahead.result() if ahead else None
+                if made and made.batch == batch and len(devices) == 1:
+                    return made.network
+                return compiled.make_probabilities(cut, devices, batch)
+
             with (
                 _keeping(unfinished),
                 ThreadPoolExecutor(1) as thread,
-                compiled.Timed(_when_made(thread.submit(compiled.make_probabilities, cut, devices, batch))) as network,
+                compiled.Timed(_when_made(thread.submit(make, batch))) as network,
             ):
                 read = reader(scene, trained)
                 mapped = _map_strips(read, network, rows, columns, at_once, unfinished, shard)
