@@ -20,7 +20,9 @@ HEAVY = ["jax", "flax", "orbax", "grain", "tensorflow_datasets", "xarray", "rast
 
 def imported_by(code: str) -> list[str]:
     """Which of `HEAVY` a fresh process imports."""
-    told = f"import json, sys; print(json.dumps(sorted({HEAVY!r} & sys.modules.keys())))".replace("[", "{").replace("]", "}")
+    told = f"import json, sys; print(json.dumps(sorted({HEAVY!r} & sys.modules.keys())))".replace("[", "{").replace(
+        "]", "}"
+    )
     done = subprocess.run([sys.executable, "-c", f"{code}\n{told}"], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -394,7 +394,13 @@ def test_a_killed_overwrite_is_found_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "first",
-    ["tfds_dwplus", "tfds_dwplus.bands", "tfds_dwplus.tiles.records", "tfds_dwplus.tiles.prepared", "tensorflow_datasets"],
+    [
+        "tfds_dwplus",
+        "tfds_dwplus.bands",
+        "tfds_dwplus.tiles.records",
+        "tfds_dwplus.tiles.prepared",
+        "tensorflow_datasets",
+    ],
 )
 def test_the_builder_is_registered_whatever_is_imported_first(first):
     """It comes with TFDS, which a part of the package may import in the middle of its own import."""
