@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     args = parser.parse_args(argv)
-    with _collector_off(), ThreadPoolExecutor(1) as thread:
+    with _collector_off() as collector_on, ThreadPoolExecutor(1) as thread:
         started = thread.submit(_start_network)
         trained = load_trained(args.workdir, args.checkpoint)
         given = {"window_px": args.window_px, "overlap": args.overlap}
@@ -100,6 +100,7 @@ def main(argv: list[str]) -> None:
         started.result()
         # Loading a program keeps one core busy, and not Python's lock: what reads is imported, and the scene opened, meanwhile.
         made = thread.submit(_make_network, trained, cutting)
+        made.add_done_callback(collector_on)
         from specsar_jax.maps.map_files import Outputs
         from specsar_jax.maps.scene_map import map_scene
         from tfds_dwplus.imagery.scenes import Reading
@@ -132,15 +133,22 @@ def _make_network(trained: Trained, cutting: Predict) -> Any:
 
 
 @contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Keeps Python's garbage collector off what this command makes: modules, and shapes of a network's thousand weights, which all stay. It
-    would go through them again and again, for a sixth of the time until the first window.
+def _collector_off() -> Iterator[Callable[[object], None]]:
+    """Keeps Python's garbage collector off what a start makes, modules and the shapes of a thousand weights, which all stay: it would go through
+    them again and again, for a sixth of the time until the first window. Yields what turns it on again, to spare them from then on.
     """
     collects = gc.isenabled()
     gc.disable()
+
+    def on(_: object) -> None:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
     try:
-        yield
+        yield on
     finally:
+        gc.unfreeze()
         if collects:
             gc.enable()
 
