@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
+from conftest import REPOSITORY
 from small_scenes import files_of, scene
 
 from specsar_jax.config import Predict
@@ -49,3 +51,26 @@ def test_a_second_start_traces_nothing(tmp_path, monkeypatch):
             maps.append(raster.read(1))
         monkeypatch.setattr(compiled, "log_probabilities", refuse)
     np.testing.assert_array_equal(*maps)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "tfds_dwplus",
+        "tfds_dwplus.bands",
+        "tfds_dwplus.tiles.records",
+        "tfds_dwplus.tiles.prepared",
+        "tensorflow_datasets",
+    ],
+)
+def test_the_builder_is_registered_whatever_is_imported_first(first):
+    """It comes with TFDS, which a part of the package may import in the middle of its own import."""
+    program = (
+        f"import {first}, sys; light = '{first}'.startswith('tfds_dwplus') and 'tiles' not in '{first}';"
+        "assert light == ('tensorflow_datasets' not in sys.modules);"
+        "import tensorflow_datasets as tfds, tfds_dwplus;"
+        "print('dynamic_world_plus' in tfds.list_builders(with_community_datasets=False), tfds_dwplus.Builder.name);"
+        "print([finder for finder in sys.meta_path if 'tfds' in repr(finder)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True dynamic_world_plus", "[]"]

@@ -390,26 +390,3 @@ def test_a_killed_overwrite_is_found_again(tmp_path, monkeypatch):
     prepare(other, tmp_path, overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["mine"]
     assert open_dataset(tmp_path, "mine").info.metadata["origin"] == other.origin()
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        "tfds_dwplus",
-        "tfds_dwplus.bands",
-        "tfds_dwplus.tiles.records",
-        "tfds_dwplus.tiles.prepared",
-        "tensorflow_datasets",
-    ],
-)
-def test_the_builder_is_registered_whatever_is_imported_first(first):
-    """It comes with TFDS, which a part of the package may import in the middle of its own import."""
-    program = (
-        f"import {first}, sys; light = '{first}'.startswith('tfds_dwplus') and 'tiles' not in '{first}';"
-        "assert light == ('tensorflow_datasets' not in sys.modules);"
-        "import tensorflow_datasets as tfds, tfds_dwplus;"
-        "print('dynamic_world_plus' in tfds.list_builders(with_community_datasets=False), tfds_dwplus.Builder.name);"
-        "print([finder for finder in sys.meta_path if 'tfds' in repr(finder)])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["True dynamic_world_plus", "[]"]
