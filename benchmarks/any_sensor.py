@@ -28,7 +28,7 @@ from specsar_jax.accuracy import metrics
 from specsar_jax.batches import pipeline, preprocess
 from specsar_jax.batches.dataset import dataset_bands, open_or_simulate
 from specsar_jax.devices.compilation import keep_compiled_programs
-from specsar_jax.maps.mapping import make_probabilities
+from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training.loop import train

@@ -37,7 +37,8 @@ from network import machine, table
 
 NOTES = """
 S: from when the software is imported until the map is on disk; median over {rounds} rounds (fastest-slowest); of the largest scene one
-round. CPU s: of all cores, in S. Start: imports. A program compiled earlier is loaded, not compiled: the first start on a machine took {first} in all.
+round. CPU s: of all cores, in S. Start: imports before S; of `predict` those of JAX and GDAL are in S, beside which it reads and loads. All: both.
+A program compiled earlier is loaded, not compiled: the first start on a machine took {first} in all.
 km2/s: of ground at 10 m, not of windows. Windows: that went through the network, those included that fill up a batch. At work: time in
 which the network was at work, as `predict` tells it, of S; for PyTorch the time in its calls. Alone: what as many calls take when
 nothing else runs, measured after the map, of S: on few cores reading and blending share them with the network. Memory: most that the
@@ -99,6 +100,7 @@ def row(job: Job, figures: list[dict[str, Any]], peer: list[dict[str, Any]]) -> 
         ),
         f"{max(figure['memory_gb'] for figure in figures):.2f}",
         shown(np.median([figure["start_s"] for figure in figures])),
+        shown(np.median([figure["start_s"] + figure["s"] for figure in figures])),
         same_class(job),
     ]
 
@@ -185,6 +187,7 @@ def main() -> None:
             "alone %",
             "memory GB",
             "start s",
+            "all s",
         ]
         print(table([*header, "same class %"], rows))
         print(NOTES.format(rounds=args.rounds, first="(not measured here)" if compiled_before else f"{first:.0f} s"))

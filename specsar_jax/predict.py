@@ -9,18 +9,21 @@ interrupted, the same command continues.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import gc
 import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from specsar_jax.devices.compilation import keep_compiled_programs
-from specsar_jax.maps.map_files import Outputs
-from specsar_jax.maps.scene_map import map_scene
+from specsar_jax.config import Predict
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
+from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus.command_line import Parser, path, path_or_address, run, whole_numbers
-from tfds_dwplus.files.opening import FLAG, FLAG_HELP
+from tfds_dwplus.files.any_source import FLAG, FLAG_HELP
 from tfds_dwplus.imagery.decoder.backscatter import UNITS
-from tfds_dwplus.imagery.scenes import Reading
 
 
 def main(argv: list[str]) -> None:
@@ -89,16 +92,65 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     args = parser.parse_args(argv)
-    keep_compiled_programs()
-    trained = load_trained(args.workdir, args.checkpoint)
-    given = {"window_px": args.window_px, "overlap": args.overlap}
-    cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
-    reading = Reading(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)})
-    outputs = Outputs(args.output, args.probabilities, args.confidence, args.sensors_seen)
-    if map_scene(trained, args.s2, args.s1, outputs, cutting, reading, args.shard):
+    with _collector_off() as collector_on, ThreadPoolExecutor(1) as thread:
+        started = thread.submit(_start_network)
+        trained = load_trained(args.workdir, args.checkpoint)
+        given = {"window_px": args.window_px, "overlap": args.overlap}
+        cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
+        started.result()
+        # Loading a program keeps one core busy, and not Python's lock: what reads is imported, and the scene opened, meanwhile.
+        made = thread.submit(_make_network, trained, cutting)
+        made.add_done_callback(collector_on)
+        from specsar_jax.maps.map_files import Outputs
+        from specsar_jax.maps.scene_map import map_scene
+        from tfds_dwplus.imagery.scenes import Reading
+
+        reading = Reading(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)})
+        outputs = Outputs(args.output, args.probabilities, args.confidence, args.sensors_seen)
+        finished = map_scene(trained, args.s2, args.s1, outputs, cutting, reading, args.shard, made)
+    if finished:
         print(f"wrote {', '.join(map(str, outputs.paths.values()))}")
     else:
         print(f"did part {args.shard[0]} of {args.shard[1]}; the map is written when the other parts are done")
+
+
+def _start_network() -> None:
+    """Imports JAX and the network, which takes half a second, and starts JAX's devices."""
+    import jax
+
+    from specsar_jax.devices.compilation import keep_compiled_programs
+    from specsar_jax.maps import compiled  # noqa: F401
+
+    keep_compiled_programs()
+    jax.local_devices()
+
+
+def _make_network(trained: Trained, cutting: Predict) -> Any:
+    """Makes the network for the batches of a large scene, before it is known how large the scene is."""
+    from specsar_jax.maps import compiled
+
+    return compiled.made_ahead(trained, cutting)
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[Callable[[object], None]]:
+    """Keeps Python's garbage collector off what a start makes, modules and the shapes of a thousand weights, which all stay: it would go through
+    them again and again, for a sixth of the time until the first window. Yields what turns it on again, to spare them from then on.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+
+    def on(_: object) -> None:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
+    try:
+        yield on
+    finally:
+        gc.unfreeze()
+        if collects:
+            gc.enable()
 
 
 def _names(text: str) -> tuple[str, ...]:

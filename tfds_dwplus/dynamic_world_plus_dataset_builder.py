@@ -31,10 +31,10 @@ from tfds_dwplus.command_line import progress
 from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.simulate import simulated_tile
+from tfds_dwplus.tiles import prepared  # as modules: one of the two may be what imported TFDS, and is not finished then
+from tfds_dwplus.tiles import records as tile_records
 from tfds_dwplus.tiles.labelling.annotators import count
 from tfds_dwplus.tiles.labelling.class_table import colours_of, read_classes
-from tfds_dwplus.tiles.prepared import check_folder
-from tfds_dwplus.tiles.records import Record, example, record_features, squares, write_records
 from tfds_dwplus.tiles.splits import cut_validation, shuffled, subset
 from tfds_dwplus.tiles.statistics import TileStatistics
 from tfds_dwplus.tiles.tile_files import (
@@ -154,7 +154,7 @@ class Builder(FileReaderBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         if (self.data_path / "features.json").exists():  # a prepared data set has its own description
-            check_folder(Path(self.data_path))
+            prepared.check_folder(Path(self.data_path))
             features, metadata = tfds.features.FeaturesDict.from_config(self.data_path), None
         else:
             s2_bands, s1_bands = self._bands()
@@ -277,10 +277,10 @@ def write_shard(shard: Shard) -> None:
     features = _features(shard.config, shard.s2_bands, shard.s1_bands, shard.classes)
     notes: list[str] = []
     annotators: list[str] = []
-    records = write_records(shard.path, _examples(shard, statistics, notes, annotators), features)
+    written = tile_records.write_records(shard.path, _examples(shard, statistics, notes, annotators), features)
     arrays = statistics.arrays() if shard.split == "train" else {}
     told = {"notes": np.array(notes, str), "annotators": np.array(annotators, str)}
-    _write_part(shard, count=records, **told, **arrays)
+    _write_part(shard, count=written, **told, **arrays)
 
 
 def choose_tiles(config: DynamicWorldPlusConfig) -> tuple[dict[str, list[TileRecord]], dict[str, str]]:
@@ -327,9 +327,9 @@ def _examples(
         if shard.split == "train":
             statistics.update(tile.s2, tile.s1, tile.label)
         larger = max(tile.label.shape) > config.tile_size_px
-        for part in squares(tile, config.tile_size_px) if config.cut and larger else (tile,):
+        for part in tile_records.squares(tile, config.tile_size_px) if config.cut and larger else (tile,):
             annotators.append(part.record.annotator)
-            yield example(part, config.tile_size_px)
+            yield tile_records.example(part, config.tile_size_px)
 
 
 def summary_of_notes(notes: Sequence[str], tiles: int) -> list[str]:
@@ -383,9 +383,9 @@ def _with_shares(config: DynamicWorldPlusConfig) -> bool:
 
 def _features(
     config: DynamicWorldPlusConfig, s2_bands: tuple[str, ...], s1_bands: tuple[str, ...], classes: bands.Classes
-) -> Record:
+) -> "tile_records.Record":
     shares = len(classes) if _with_shares(config) else 0
-    return record_features(config.tile_size_px, len(s2_bands), len(s1_bands), shares=shares)
+    return tile_records.record_features(config.tile_size_px, len(s2_bands), len(s1_bands), shares=shares)
 
 
 def _contents(s2_bands: tuple[str, ...], s1_bands: tuple[str, ...], classes: bands.Classes) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from specsar_jax.devices.compilation import keep_compiled_programs
 from specsar_jax.maps import windows
-from specsar_jax.maps.mapping import Probabilities, ahead, make_probabilities, probability_blocks, windows_at_once
+from specsar_jax.maps.compiled import make_probabilities
+from specsar_jax.maps.mapping import Probabilities, ahead, probability_blocks, windows_at_once
 from specsar_jax.network import model
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained

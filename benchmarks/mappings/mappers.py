@@ -57,20 +57,29 @@ def map_by_predict(job: Job) -> dict[str, Any]:
     """By the command, with the network counted, or in its place constant shares."""
     started = time.perf_counter()
     from specsar_jax import predict
-    from specsar_jax.maps import scene_map
     from tfds_dwplus import bands
 
-    counted, make = [], scene_map.make_probabilities
+    counted, make_network = [], predict._make_network
 
-    def made(*arguments: Any) -> Counted:
-        def constant(s2: np.ndarray, _: np.ndarray) -> np.ndarray:
-            share = np.linspace(0.2, 0.02, len(bands.CLASSES), dtype=np.float32)
-            return np.broadcast_to(share, (*s2.shape[:3], share.size))
+    def constant(s2: np.ndarray, _: np.ndarray) -> np.ndarray:
+        share = np.linspace(0.2, 0.02, len(bands.CLASSES), dtype=np.float32)
+        return np.broadcast_to(share, (*s2.shape[:3], share.size))
 
-        counted.append(Counted(constant if job.form.endswith("_idle") else make(*arguments)))
-        return counted[0]
+    def make_counted(*arguments: Any) -> Any:
+        from specsar_jax.maps import (
+            compiled,
+        )  # which `predict` has imported by now: not here, for that is a part of its work
 
-    scene_map.make_probabilities = made
+        make = compiled.make_probabilities
+
+        def made(*arguments: Any) -> Counted:
+            counted.append(Counted(constant if job.form.endswith("_idle") else make(*arguments)))
+            return counted[-1]
+
+        compiled.make_probabilities = made
+        return make_network(*arguments)
+
+    predict._make_network = make_counted
     s2, s1 = job.inputs()
     arguments = ["--workdir", job.bundle, "--s2", *s2, "--s1", *s1, "--output", job.output]
     said = io.StringIO()
@@ -79,11 +88,11 @@ def map_by_predict(job: Job) -> dict[str, Any]:
         predict.main([str(argument) for argument in arguments])
     seconds, working = time.perf_counter() - begun, time.process_time() - working
     facts = {"start_s": begun - started, "s": seconds, "cpu_s": working, "memory_gb": memory_gb()}
-    facts["windows"] = counted[0].windows
+    facts["windows"] = counted[-1].windows
     if job.form.endswith("_idle"):
         return facts
     (at_work,) = re.findall(r"at work (\d+)% of the time", said.getvalue())
-    return facts | {"at_work": float(at_work) / 100, "alone": counted[0].alone_s() / seconds}
+    return facts | {"at_work": float(at_work) / 100, "alone": counted[-1].alone_s() / seconds}
 
 
 def map_by_torch(job: Job) -> dict[str, Any]:

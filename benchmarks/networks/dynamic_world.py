@@ -121,7 +121,8 @@ def differences(saved_model: Path, real: Path, work: Path, tensorflow: str) -> I
     from specsar_jax.batches.preprocess import log_low_high
     from specsar_jax.import_dynamic_world import read_published
     from specsar_jax.maps import windows
-    from specsar_jax.maps.mapping import make_probabilities, map_pixels
+    from specsar_jax.maps.compiled import make_probabilities
+    from specsar_jax.maps.mapping import map_pixels
     from specsar_jax.network import model
     from tfds_dwplus import bands
 

@@ -17,14 +17,20 @@ from specsar_jax.devices.sharding import wait_for_all
 def keep_compiled_programs() -> None:
     """Turns on JAX's compilation cache on disk, in the user's cache folder unless JAX_COMPILATION_CACHE_DIR names another one.
 
-    Where there is no home folder, or the folder cannot be written, programs are compiled each time, and a note says so.
+    Where there is no home folder, or the folder cannot be written, or others can write it and so decide what is run, programs are compiled
+    each time, and a note says so.
     """
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     if "://" in named:  # JAX's own affair
         return
     try:
         cache = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specsar_jax" / "xla")
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = cache.stat()
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o002:
+            raise PermissionError(
+                f"{cache} belongs to another user, or anybody can write it; name a folder of your own"
+            )
         with tempfile.TemporaryFile(dir=cache):
             pass
     except (OSError, RuntimeError) as error:  # the latter if there is no home
@@ -32,6 +38,14 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def cache_folder() -> Path | None:
+    """Returns the folder on this machine's disk that JAX keeps compiled programs in; None if it keeps none, or elsewhere."""
+    named = jax.config.jax_compilation_cache_dir
+    if not named or "://" in named or not jax.config.jax_enable_compilation_cache:
+        return None
+    return Path(named)
 
 
 def compile_ahead(program: Any, *arguments: Any) -> Any:

@@ -12,8 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from specsar_jax import config as configs
@@ -101,6 +99,8 @@ def wait_for_all(name: str) -> None:
     It waits through the coordinator, not through the devices: their communication (Gloo) times out while a process still compiles.
     """
     if jax.process_count() > 1:
+        import orbax.checkpoint as ocp  # here, because it takes long, and one process needs none
+
         ocp.multihost.get_barrier_sync_fn()(key=f"{name} {next(_barriers)}", timeout_ms=BARRIER_TIMEOUT_MS)
 
 
@@ -108,6 +108,8 @@ def largest_of_all(value: int) -> int:
     """Returns the largest `value` of all processes."""
     if jax.process_count() == 1:
         return value
+    from jax.experimental import multihost_utils
+
     return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 

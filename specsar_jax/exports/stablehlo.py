@@ -66,7 +66,7 @@ def program(trained: Trained) -> Callable[..., Result]:
     """
     config, may_miss = trained.config.model, trained.config.may_miss
 
-    def call(weights: dict[str, Array], *pixels: Array) -> Result:
+    def call(weights: dict[str, Any], *pixels: Array) -> Result:
         given = dict(zip(config.sensors, pixels, strict=True))
         seen = {}
         if "s2" in given:
@@ -80,7 +80,7 @@ def program(trained: Trained) -> Callable[..., Result]:
         s2, s1 = preprocess.standardise(
             given.get("s2", none), given.get("s1", none), trained.statistics, trained.config.data.scaling, may_miss
         )
-        variables = unnamed(weights, config)
+        variables = jax.tree.map(jnp.asarray, unnamed(weights, config))  # of a bundle they are numpy arrays
         log_p = log_probabilities(variables, s2, s1, config=config, temperature=trained.temperature)
         return jnp.exp(log_p), jnp.where(valid, jnp.argmax(log_p, axis=-1), bands.IGNORE).astype(jnp.uint8)
 

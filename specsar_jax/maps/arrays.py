@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,145 +22,91 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from specsar_jax.maps import array_scenes, windows
 from specsar_jax.maps.array_scenes import Decoding, Stored
-from specsar_jax.maps.mapping import Probabilities, make_probabilities, map_pixels
+from specsar_jax.maps.loaded import Network
+from specsar_jax.maps.mapping import map_pixels
 from specsar_jax.network import model
-from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.imagery.decoder.backscatter import UNITS, other_quantity
 from tfds_dwplus.imagery.decoder.reflectance import Linear
 
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A trained network that maps arrays. It can be pickled, for the workers of a cluster."""
-
-    trained: Trained
-
-    def predict(
-        self,
-        s2: xr.DataArray | xr.Dataset | None = None,
-        s1: xr.DataArray | xr.Dataset | None = None,
-        *,
-        s2_offset: int | None = None,
-        s1_unit: str = "db",
-        overlap: float | None = None,
-        sensors_seen: bool = False,
-    ) -> xr.Dataset:
-        """Maps the land cover of a scene.
-
-        What is decided of the scene's numbers, and what is in doubt, is told by `warnings.warn`.
-
-        Args:
-            s2: [band, y, x], digital numbers (reflectance x 10000), reflectance, or numbers whose attributes `scale_factor` and
-                `add_offset` say how they are stored. NaN and the declared nodata value (`_FillValue`, `nodata`) are nodata; if none
-                is declared, pixels that are 0 in all bands. The coordinate `band` or the attribute `long_name` names the bands. A
-                Dataset has one variable [y, x] a band.
-            s1: [band, y, x], backscatter; NaN, 0 and the declared nodata value are nodata, and so is what is outside -60 to 40 dB.
-                Resampled if it has another grid or CRS.
-            s2_offset: digital numbers to subtract; if not given, as the metadata and the numbers say, else none.
-            s1_unit: unit of `s1`, one of `backscatter.UNITS`.
-            overlap: share of a window that it has in common with the next, 0 to 0.75; if not given, as in the run's config.
-            sensors_seen: whether to give back by which sensors each pixel was seen, as `predict --sensors_seen` writes it.
-
-        Returns:
-            `label` [y, x], uint8, 255 where there is no data; `probability` [class, y, x], float32, NaN where there is no data. A pixel has
-            data if all bands have, or, of a network that works without a sensor, all bands of one sensor. With `sensors_seen` also
-            `sensors_seen` [y, x], uint8: 1 Sentinel-2, 2 Sentinel-1, 3 both, 255 where there is no data. The attributes tell what was
-            subtracted (`s2_offset`), the scale of the stored numbers (`s2_scale`) and, as tags of a map do, whose weights they are.
-
-        Raises:
-            ValueError: the network cannot use the arrays, bands, units or grids; the message says what it needs.
-        """
-        if s1_unit not in UNITS:
-            raise ValueError(f"s1_unit is {s1_unit!r}, expected one of {', '.join(UNITS)}")
-        given = {
-            sensor: array
-            for sensor, array in (("s2", s2), ("s1", s1))
-            if array is not None and sensor in self.trained.config.model.sensors
-        }
-        for sensor in ("s2", "s1"):
-            self.trained.check_sensor(sensor, given, f"{sensor} is not given")
-        optical = array_scenes.stored(s2, self.trained.statistics.s2.bands, "s2") if "s2" in given else None
-        radar = array_scenes.stored(s1, self.trained.statistics.s1.bands, "s1") if "s1" in given else None
-        like = optical or radar
-        decoding, radar, tags = self._decoding(optical, radar, s2_offset, s1_unit)
-        overlap = self.trained.config.predict.overlap if overlap is None else overlap
-        rows, columns = (
-            windows.plan(
-                size,
-                self.trained.config.data.crop_px,
-                overlap,
-                first,
-                **model.stride_and_margin(self.trained.config.model),
-            )
-            for size, first in zip(like.grid.shape, like.grid.first_pixel, strict=True)
+def predict(
+    network: Network,
+    s2: xr.DataArray | xr.Dataset | None,
+    s1: xr.DataArray | xr.Dataset | None,
+    *,
+    s2_offset: int | None,
+    s1_unit: str,
+    overlap: float | None,
+    sensors_seen: bool,
+) -> xr.Dataset:
+    """As `Network.predict`, which is the only one to call it: warnings name the line that called that."""
+    trained = network.trained
+    if s1_unit not in UNITS:
+        raise ValueError(f"s1_unit is {s1_unit!r}, expected one of {', '.join(UNITS)}")
+    given = {
+        sensor: array
+        for sensor, array in (("s2", s2), ("s1", s1))
+        if array is not None and sensor in trained.config.model.sensors
+    }
+    for sensor in ("s2", "s1"):
+        trained.check_sensor(sensor, given, f"{sensor} is not given")
+    optical = array_scenes.stored(s2, trained.statistics.s2.bands, "s2") if "s2" in given else None
+    radar = array_scenes.stored(s1, trained.statistics.s1.bands, "s1") if "s1" in given else None
+    like = optical or radar
+    decoding, radar, tags = _decoding(trained, optical, radar, s2_offset, s1_unit)
+    overlap = trained.config.predict.overlap if overlap is None else overlap
+    rows, columns = (
+        windows.plan(
+            size,
+            trained.config.data.crop_px,
+            overlap,
+            first,
+            **model.stride_and_margin(trained.config.model),
         )
-        work = functools.partial(_probabilities, decoding=decoding)
-        by = functools.partial(_seen, decoding=decoding)
-        values = [None if each is None else each.array.data for each in (optical, radar)]
-        if not like.lazy and not (radar and radar.lazy):
-            whole = slice(0, rows.size), slice(0, columns.size)
-            probability = work(self, *values, rows, columns, *whole)
-            seen = by(self, *values) if sensors_seen else None
-        else:
-            probability = _lazily(self, work, values, rows, columns, like.array)
-            seen = _seen_lazily(self, by, values, probability) if sensors_seen else None
-        return _dataset(probability, seen, like, self.trained.classes, tags | self.trained.provenance())
-
-    def _decoding(
-        self, optical: Stored | None, radar: Stored | None, s2_offset: int | None, s1_unit: str
-    ) -> tuple[Decoding, Stored | None, dict[str, str]]:
-        """Decides how to decode a scene; also gives Sentinel-1 on the grid of Sentinel-2, and what was decided."""
-        linear: tuple[Linear, ...] = ()
-        tags: dict[str, str] = {}
-        scales: tuple[tuple[float, float], ...] = ()
-        if optical:
-            decision = array_scenes.decided(optical, s2_offset)
-            linear, tags = decision.linear, decision.tags
-            for note in decision.notes:
-                warnings.warn(note, stacklevel=3)
-        if radar:
-            scales = array_scenes.checked_scales(radar, s1_unit)
-            if other := other_quantity(array_scenes.quantity(radar), self.trained.statistics.s1.unit):
-                warnings.warn(other, stacklevel=3)
-            if optical and (warped := array_scenes.on_grid(radar, s1_unit, scales, optical.grid)):
-                radar, s1_unit, scales = warped, "db", ((1.0, 0.0),) * len(scales)
-        decoding = Decoding(
-            linear,
-            optical.nodata if optical else (),
-            radar.names if radar else (),
-            radar.nodata if radar else (),
-            s1_unit,
-            scales,
-        )
-        return decoding, radar, tags
-
-    @functools.cached_property
-    def compiled(self) -> Probabilities:
-        """Returns the network as a compiled function of batches of physical values."""
-        return make_probabilities(self.trained)
-
-    @functools.cached_property
-    def sent(self) -> Any:
-        """Returns the network as an argument of dask's tasks: sent once, not with each task."""
-        import dask
-
-        return dask.delayed(self, traverse=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"trained": self.trained}  # what is made of it here is not pickled
+        for size, first in zip(like.grid.shape, like.grid.first_pixel, strict=True)
+    )
+    work = functools.partial(_probabilities, decoding=decoding)
+    by = functools.partial(_seen, decoding=decoding)
+    values = [None if each is None else each.array.data for each in (optical, radar)]
+    if not like.lazy and not (radar and radar.lazy):
+        whole = slice(0, rows.size), slice(0, columns.size)
+        probability = work(network, *values, rows, columns, *whole)
+        seen = by(network, *values) if sensors_seen else None
+    else:
+        probability = _lazily(network, work, values, rows, columns, like.array)
+        seen = _seen_lazily(network, by, values, probability) if sensors_seen else None
+    return _dataset(probability, seen, like, trained.classes, tags | trained.provenance())
 
 
-def load(workdir_or_bundle: str | Path, checkpoint: str = "best") -> Network:
-    """Loads a trained network from an exported bundle or from the 'best' or 'latest' checkpoint of a workdir.
-
-    Raises:
-        ValueError: the path is neither a bundle nor a workdir, or there is no checkpoint yet.
-    """
-    if checkpoint not in ("best", "latest"):
-        raise ValueError(f"checkpoint is {checkpoint!r}, expected 'best' or 'latest'")
-    return Network(load_trained(Path(workdir_or_bundle), checkpoint))
+def _decoding(
+    trained: Trained, optical: Stored | None, radar: Stored | None, s2_offset: int | None, s1_unit: str
+) -> tuple[Decoding, Stored | None, dict[str, str]]:
+    """Decides how to decode a scene; also gives Sentinel-1 on the grid of Sentinel-2, and what was decided."""
+    linear: tuple[Linear, ...] = ()
+    tags: dict[str, str] = {}
+    scales: tuple[tuple[float, float], ...] = ()
+    if optical:
+        decision = array_scenes.decided(optical, s2_offset)
+        linear, tags = decision.linear, decision.tags
+        for note in decision.notes:
+            warnings.warn(note, stacklevel=4)
+    if radar:
+        scales = array_scenes.checked_scales(radar, s1_unit)
+        if other := other_quantity(array_scenes.quantity(radar), trained.statistics.s1.unit):
+            warnings.warn(other, stacklevel=4)
+        if optical and (warped := array_scenes.on_grid(radar, s1_unit, scales, optical.grid)):
+            radar, s1_unit, scales = warped, "db", ((1.0, 0.0),) * len(scales)
+    decoding = Decoding(
+        linear,
+        optical.nodata if optical else (),
+        radar.names if radar else (),
+        radar.nodata if radar else (),
+        s1_unit,
+        scales,
+    )
+    return decoding, radar, tags
 
 
 def _probabilities(

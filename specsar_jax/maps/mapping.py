@@ -8,28 +8,22 @@ While the network computes, the next part is read and the last one is blended.
 import collections
 import contextlib
 import itertools
-import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
-from jaxtyping import Array, Float, Float32, Shaped, UInt16
+from jaxtyping import Float32, Shaped, UInt16
 from tqdm import tqdm
 
-from specsar_jax.batches import preprocess
-from specsar_jax.devices import sharding
 from specsar_jax.maps import windows
-from specsar_jax.network import model
-from specsar_jax.network.probabilities import log_probabilities
-from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
 
-Probabilities = Callable[[np.ndarray, np.ndarray], Float[Array, "batch height width class"]]
+Probabilities = Callable[[np.ndarray, np.ndarray], Any]
+"""A network: batches of digital numbers and dB in, probabilities [batch, height, width, class] out, which may not be computed yet. See
+`compiled.make_probabilities`; nothing here imports JAX, so that reading need not wait for it.
+"""
 Read = Callable[[slice, slice], tuple[np.ndarray, np.ndarray, Shaped[np.ndarray, "rows columns"]]]
 """Reads some rows and columns of a scene: digital numbers, dB, and what is 0 or False where a pixel is not to be mapped, such as the
 sensors of `bands.seen_pixels`.
@@ -37,6 +31,14 @@ sensors of `bands.seen_pixels`.
 
 READ_PX = 2048
 """Pixels of a row to read at once. Reading 300 at a time would take three times as long for bands that must be resampled."""
+
+
+class MadeAhead(NamedTuple):
+    """A network that was made before the scene was known."""
+
+    batch: tuple[int, int, int]
+    """Windows, height and width of the batches that it takes, on one device."""
+    network: Probabilities
 
 
 class Block(NamedTuple):
@@ -63,63 +65,6 @@ class _Part(NamedTuple):
     seen: Shaped[np.ndarray, "rows columns"]
 
 
-def make_probabilities(trained: Trained, devices: Sequence[jax.Device] | None = None) -> Probabilities:
-    """Returns the network as a compiled function from physical values to calibrated class probabilities, float32.
-
-    Args:
-        trained: the network.
-        devices: devices to split a batch over, whose size must be a multiple of their number; None takes one device.
-    """
-    mesh = Mesh(np.array(devices or jax.local_devices()[:1]), ("data",), axis_types=(AxisType.Auto,))
-
-    def probabilities(variables: model.Variables, s2: Array, s1: Array) -> Array:
-        config = trained.config
-        s2, s1 = preprocess.standardise(s2, s1, trained.statistics, config.data.scaling, config.may_miss)
-        return jnp.exp(
-            log_probabilities(
-                variables,
-                s2,
-                s1,
-                config=trained.config.model,
-                average_turns=trained.config.predict.average_turns,
-                temperature=trained.temperature,
-            )
-        )
-
-    compiled = jax.jit(sharding.for_mesh(probabilities, mesh))
-    variables = model.for_inference(trained.variables, trained.config.model)
-    variables = jax.device_put(variables, sharding.replicated(mesh))
-    return lambda s2, s1: compiled(variables, *jax.device_put((s2, s1), sharding.by_tile(mesh)))
-
-
-class Timed:
-    """A network that measures its own computing time, which is complete once the `with` block is left."""
-
-    def __init__(self, network: Probabilities) -> None:
-        self.seconds = 0.0
-        """Sum over all batches, each from its call, or the end of the batch before it, until its results are ready."""
-        self._network, self._done, self._waiting = network, 0.0, ThreadPoolExecutor(1)
-
-    def __call__(self, s2: Any, s1: Any) -> Any:
-        """Calls the network."""
-        computed = self._network(s2, s1)
-        # The time counts from here, as the first call compiles before it returns.
-        self._waiting.submit(self._wait, computed, time.perf_counter())
-        return computed
-
-    def __enter__(self) -> "Timed":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._waiting.shutdown()
-
-    def _wait(self, computed: Any, given: float) -> None:
-        jax.block_until_ready(computed)
-        done = time.perf_counter()
-        self.seconds += done - max(given, self._done)
-        self._done = done
-
-
 def windows_at_once(columns: windows.Axis, window_px: int, devices: int = 1) -> int:
     """Returns the number of windows in a batch: as many as fit into `window_px` pixels of a row, on each device."""
     wanted = max(window_px // columns.window, 1) * devices
@@ -142,7 +87,7 @@ def probability_blocks(
 
     Args:
         read: reads a part of the scene; called from one other thread.
-        network: result of `make_probabilities`.
+        network: result of `compiled.make_probabilities`.
         rows: windows along the height.
         columns: windows along the width.
         at_once: number of windows in a batch.
@@ -205,7 +150,7 @@ def map_pixels(
     """Returns blended class probabilities of pixels in memory.
 
     Args:
-        network: result of `make_probabilities`, on one device.
+        network: result of `compiled.make_probabilities`, on one device.
         s2: digital numbers, 0 where there is no data; has no bands if the network does not read Sentinel-2.
         s1: backscatter in dB, NaN where there is no data; has no bands if the network does not read Sentinel-1.
         seen: as `Read` gives it.
@@ -285,9 +230,7 @@ def ahead(work: Callable[..., Any], arguments: Iterable[tuple]) -> Generator[Any
                 future.cancel()
 
 
-def _ahead_of(
-    parts: Generator[_Part, None, None], network: Probabilities
-) -> Generator[tuple[_Part, Array | None], None, None]:
+def _ahead_of(parts: Generator[_Part, None, None], network: Probabilities) -> Generator[tuple[_Part, Any], None, None]:
     """Yields parts with their probabilities (None if no pixel is to be mapped); JAX already computes those of the next part."""
     before = None
     with contextlib.closing(parts):

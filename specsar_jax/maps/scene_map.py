@@ -15,26 +15,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import rasterio
 from jaxtyping import UInt8
 
 from specsar_jax.config import Predict
-from specsar_jax.devices.memory import peak_memory_gb
 from specsar_jax.maps import windows
 from specsar_jax.maps.map_files import Outputs, UnfinishedMap, class_ids, scaled
 from specsar_jax.maps.mapping import (
     Block,
     Probabilities,
     Read,
-    Timed,
     count_windows,
-    make_probabilities,
     probability_blocks,
     windows_at_once,
 )
-from specsar_jax.network import model
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
@@ -59,6 +54,7 @@ def map_scene(
     cutting: Predict,
     reading: Reading = AS_FILES_SAY,
     shard: tuple[int, int] = (1, 1),
+    ahead: Future | None = None,
 ) -> bool:
     """Maps a scene of any size, or continues a map that was interrupted.
 
@@ -70,6 +66,7 @@ def map_scene(
         cutting: settings of the windows.
         reading: what the files do not tell, such as units and offsets.
         shard: part of the map to do, and number of parts, (1, 1) for all.
+        ahead: what `compiled.made_ahead` will return of this network and cutting; None if that was not begun.
 
     Returns:
         Whether the map is finished; False while other parts are missing.
@@ -87,14 +84,15 @@ def map_scene(
     with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
             print(f"note: {other}", file=sys.stderr)
+        import jax  # here, and what is built on it, for whoever imports them while the scene is opened
+
+        from specsar_jax.devices.memory import peak_memory_gb
+        from specsar_jax.maps import compiled
+        from specsar_jax.network import model
+
+        crop_px, how = trained.config.data.crop_px, model.stride_and_margin(trained.config.model)
         rows, columns = (
-            windows.plan(
-                size,
-                trained.config.data.crop_px,
-                cutting.overlap,
-                first,
-                **model.stride_and_margin(trained.config.model),
-            )
+            windows.plan(size, crop_px, cutting.overlap, first, **how)
             for size, first in zip(scene.grid.shape, scene.grid.first_pixel, strict=True)
         )
         devices = jax.local_devices()[: len(columns.starts)]
@@ -108,7 +106,19 @@ def map_scene(
         cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
         unfinished = UnfinishedMap(scene.grid, outputs, trained.classes, tags, rows.starts, settings)
         with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
-            with _keeping(unfinished), Timed(make_probabilities(cut, devices)) as network:
+            batch = (at_once, rows.window, columns.window)
+
+            def make(batch: tuple[int, int, int]) -> Probabilities:
+                made = ahead.result() if ahead else None
+                if made and made.batch == batch and len(devices) == 1:
+                    return made.network
+                return compiled.make_probabilities(cut, devices, batch)
+
+            with (
+                _keeping(unfinished),
+                ThreadPoolExecutor(1) as thread,
+                compiled.Timed(_when_made(thread.submit(make, batch))) as network,
+            ):
                 read = reader(scene, trained)
                 mapped = _map_strips(read, network, rows, columns, at_once, unfinished, shard)
             _check_not_empty(unfinished, scene.grid, reading)
@@ -120,6 +130,11 @@ def map_scene(
         seconds = time.perf_counter() - started
         print(f"note: {speed(scene.grid, mapped, seconds, network.seconds, peak_memory_gb())}", file=sys.stderr)
     return finished
+
+
+def _when_made(making: "Future[Probabilities]") -> Probabilities:
+    """A network that another thread is making: it is loaded while the first windows are read."""
+    return lambda s2, s1: making.result()(s2, s1)
 
 
 def _inputs_read(

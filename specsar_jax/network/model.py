@@ -78,7 +78,7 @@ def for_inference(variables: Variables, config: Model) -> Variables:
     if config.architecture == "dynamic_world":
         return dynamic_world.for_inference(variables, config)
 
-    def converted(path: Any, leaf: Array) -> Array:
+    def converted(path: Any, leaf: Array | np.ndarray) -> Array | np.ndarray:
         of_norm = path[-2].key.endswith("norm")  # computed in float32
         return leaf if of_norm else leaf.astype(config.compute_dtype)
 

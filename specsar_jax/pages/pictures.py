@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from specsar_jax.batches import dataset, pipeline
-from specsar_jax.maps.mapping import make_probabilities
+from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import written_whole

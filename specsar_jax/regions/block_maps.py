@@ -30,7 +30,7 @@ def map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]:
     Args:
         block: block of the region's grid.
         job: settings of the region.
-        network: result of `mapping.make_probabilities`.
+        network: result of `compiled.make_probabilities`.
 
     Returns:
         `block`, its name; `status`: done, empty (no pixel has all bands, so the map is all nodata) or failed; if failed, `reason`,

@@ -21,7 +21,7 @@ import distributed
 from distributed.comm import CommClosedError
 
 from specsar_jax.devices.compilation import keep_compiled_programs
-from specsar_jax.maps.mapping import make_probabilities
+from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.regions.block_maps import map_block
 from specsar_jax.regions.local_cluster import local_cluster
 from specsar_jax.regions.region_files import Job

@@ -13,18 +13,18 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from specsar_jax import config as configs
-from specsar_jax.batches.preprocess import SensorStatistics, Statistics
+from specsar_jax.batches.statistics import SensorStatistics, Statistics
 from specsar_jax.config import Config
-from specsar_jax.trained.trained_network import Trained, _abstract, named_weights, unnamed
+from specsar_jax.trained.trained_network import Trained
+from specsar_jax.trained.weights import Shape, named_weights, shapes, unnamed
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import write_whole
@@ -35,7 +35,7 @@ BUNDLE_FORMAT = "specsar_jax bundle 2"
 OLDER_FORMATS = ("specsar_jax bundle 1",)
 """Older formats that are read too; they have no checksums and no licence. `tests/bundles` holds one of each."""
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16), "float16": np.dtype(np.float16)}
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 """Types in which weights may be stored; they are read back as float32."""
 
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -75,17 +75,17 @@ def as_stored(trained: Trained, dtype: str) -> Trained:
     _check_line(trained.licence, "a licence", "give its name or address")
     _check_line(trained.origin, "an origin", "say who made the weights")
 
-    def rounded(place: tuple[Any, ...], leaf: Any) -> jax.Array:
+    def rounded(name: str, leaf: Any) -> np.ndarray:
         values = np.asarray(leaf, np.float32)
-        if place[0].key == "params":
+        if name.startswith("params."):
             with np.errstate(over="ignore"):  # checked below
                 values = values.astype(DTYPES[dtype]).astype(np.float32)
         if not np.isfinite(values).all():
-            name = ".".join(key.key for key in place)
             raise ValueError(f"tensor {name} holds numbers that are not finite in {dtype}; try float32 or bfloat16")
-        return jnp.asarray(values)
+        return values
 
-    return dataclasses.replace(trained, variables=jax.tree.map_with_path(rounded, trained.variables))
+    weights = {name: rounded(name, leaf) for name, leaf in named_weights(trained.variables).items()}
+    return dataclasses.replace(trained, variables=unnamed(weights, trained.config.model))
 
 
 def read_bundle(path: Path) -> Trained:
@@ -96,17 +96,15 @@ def read_bundle(path: Path) -> Trained:
     """
     with path.open("rb") as file:
         with _naming(f"{path} is not a whole safetensors file"):
-            shapes, metadata = _header(file)
+            found, metadata = _header(file)
         if metadata.get("format") not in (BUNDLE_FORMAT, *OLDER_FORMATS):
             given = f"{str(metadata.get('format'))[:40]!r}, expected {BUNDLE_FORMAT!r}"
             raise ValueError(f"{path} is not a bundle of specsar_jax.export: its format is {given} or an older one")
         with _naming(f"{path} is a broken bundle"):
             described = _described(metadata)
-            wanted = named_weights(_abstract(described.config.model))
-            _check_tensors({name: leaf.shape for name, leaf in wanted.items()}, shapes)
-            file.seek(0)
+            _check_tensors(shapes(described.config.model), found)
             # Now it is safe to allocate memory: the file is as large as its network, whose size was checked.
-            weights = _weights(file.read())
+            weights = _weights(file, found)
             trained = dataclasses.replace(described, variables=unnamed(weights, described.config.model))
             if metadata["format"] == BUNDLE_FORMAT and trained.sha256 != metadata.get("weights_sha256"):
                 raise ValueError("its weights are not those that were written; they were altered")
@@ -160,8 +158,25 @@ def _naming(what: str) -> Iterator[None]:
         raise ValueError(f"{what} ({shown})") from None
 
 
-def _header(file: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
-    """Reads type and shape of each tensor, and the metadata. Raises ValueError unless the length of the file fits them."""
+class _Tensor(NamedTuple):
+    """A tensor of a file: its type, its shape, and the bytes behind the header that it takes, from `start` to before `end`."""
+
+    dtype: np.dtype
+    shape: Shape
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that its type and shape need."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, _Tensor], dict[str, str]]:
+    """Reads the header: the tensors, in the order of their bytes, and the metadata; the file is then where the first tensor begins.
+
+    Raises ValueError unless the tensors lie one behind the other, without gaps, and end where the file does.
+    """
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
@@ -172,19 +187,29 @@ def _header(file: Any) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str
     metadata = an_object(header.pop("__metadata__", {}), "its metadata")
     if not all(isinstance(text, str) for text in metadata.values()):
         raise ValueError("its metadata holds something else than text")
-    shapes = {}
-    total = 0
-    for name, entry in header.items():
-        if entry["dtype"] not in _STORED:
-            raise ValueError(f"tensor {name[:80]} is of type {entry['dtype']!r}, expected {', '.join(_STORED)}")
-        shape = tuple(entry["shape"])
-        if len(shape) > _MOST_AXES or not all(type(side) is int and side >= 0 for side in shape):
-            raise ValueError(f"tensor {name[:80]} has no shape")
-        shapes[name] = (entry["dtype"], shape)
-        total += math.prod(shape) * DTYPES[_STORED[entry["dtype"]]].itemsize
+    tensors = {name: _tensor(name, entry) for name, entry in header.items()}
+    total = sum(tensor.size for tensor in tensors.values())
     if size != 8 + length + total:
         raise ValueError(f"it has {size} bytes, its tensors need {8 + length + total}; was it cut short?")
-    return shapes, metadata
+    tensors = dict(sorted(tensors.items(), key=lambda pair: pair[1][2:]))
+    reached = 0
+    for name, tensor in tensors.items():
+        if (tensor.start, tensor.end) != (reached, reached + tensor.size):
+            expected = f"expected {reached} to {reached + tensor.size}, by its shape and behind the tensor before"
+            raise ValueError(f"tensor {name[:80]} takes bytes {tensor.start} to {tensor.end}, {expected}")
+        reached = tensor.end
+    return tensors, metadata
+
+
+def _tensor(name: str, entry: Any) -> _Tensor:
+    if entry["dtype"] not in _STORED:
+        raise ValueError(f"tensor {name[:80]} is of type {entry['dtype']!r}, expected {', '.join(_STORED)}")
+    shape, place = tuple(entry["shape"]), tuple(entry["data_offsets"])
+    if len(shape) > _MOST_AXES or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"tensor {name[:80]} has no shape")
+    if len(place) != 2 or not all(type(byte) is int and 0 <= byte < 2**63 for byte in place):
+        raise ValueError(f"tensor {name[:80]} has no place in the file")
+    return _Tensor(DTYPES[_STORED[entry["dtype"]]], shape, *place)
 
 
 def _described(metadata: Mapping[str, str]) -> Trained:
@@ -244,21 +269,25 @@ def _check_statistics(config: Config, statistics: Statistics) -> None:
         raise ValueError("its statistics hold no counts of labelled pixels")
 
 
-def _check_tensors(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def _check_tensors(wanted: Mapping[str, Shape], found: Mapping[str, _Tensor]) -> None:
     for name, shape in wanted.items():
-        if name not in found or found[name][1] != shape:
-            given = found[name][1] if name in found else "nothing"
+        if name not in found or found[name].shape != shape:
+            given = found[name].shape if name in found else "nothing"
             raise ValueError(f"tensor {name} should have shape {shape}, found {given}")
     if more := found.keys() - wanted.keys():
         raise ValueError(f"tensor {min(more)[:80]!r} is none of this network's")
 
 
-def _weights(content: bytes) -> dict[str, jax.Array]:
-    """Returns the float32 weights by name; safetensors checks that the tensors neither overlap nor leave gaps."""
+def _weights(file: BinaryIO, tensors: Mapping[str, _Tensor]) -> dict[str, np.ndarray]:
+    """Reads the float32 weights by name. They are parts of one array, and cannot be written to: who holds a network trusts its SHA-256."""
+    content = np.empty(sum(tensor.size for tensor in tensors.values()), np.uint8)
+    if file.readinto(content) != content.size:
+        raise ValueError(f"it ended before {content.size} bytes of tensors; was it cut short?")
     weights = {}
-    for name, tensor in safetensors.deserialize(content):
-        values = np.frombuffer(tensor["data"], DTYPES[_STORED[tensor["dtype"]]]).reshape(tensor["shape"])
+    for name, tensor in tensors.items():
+        values = content[tensor.start : tensor.end].view(tensor.dtype).reshape(tensor.shape)
         if not np.isfinite(values).all():
             raise ValueError(f"tensor {name} holds numbers that are not finite")
-        weights[name] = jnp.asarray(values.astype(np.float32))
+        weights[name] = values.astype(np.float32, copy=False)
+        weights[name].flags.writeable = False
     return weights

@@ -1,20 +1,20 @@
-"""Defines a trained network: weights, config, statistics and temperature; converts its weights to and from names."""
+"""Defines a trained network: weights, config, statistics and temperature. Imports no JAX, as whoever only looks at one needs none."""
 
 import dataclasses
 import functools
 import hashlib
 import re
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from specsar_jax.batches.preprocess import Statistics
-from specsar_jax.config import Config, Model
-from specsar_jax.network import model
+from specsar_jax.batches.statistics import Statistics
+from specsar_jax.config import Config
+from specsar_jax.trained.weights import named_weights as named_weights
+from specsar_jax.trained.weights import unnamed as unnamed
 from specsar_jax.version import __version__
 from tfds_dwplus.bands import Classes, with_missing
 from tfds_dwplus.files.strangers import one_line
@@ -29,7 +29,8 @@ class Trained:
 
     config: Config
     statistics: Statistics
-    variables: model.Variables
+    variables: dict[str, Any]
+    """As `network.model.init_params` makes them; numpy arrays where they were read from a bundle, as JAX takes both."""
     step: int
     """Number of training steps of the weights."""
     temperature: float = 1.0
@@ -43,7 +44,7 @@ class Trained:
     def sha256(self) -> str:
         """Returns the SHA-256 of the weights, in float32 and in the order of the tree; it identifies the network."""
         digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.variables):
+        for leaf in named_weights(self.variables).values():
             digest.update(np.ascontiguousarray(leaf, np.float32))
         return digest.hexdigest()
 
@@ -100,21 +101,6 @@ class Trained:
             "labels_of_training": annotators.listed(self.statistics.labelled_by),
         }
         return tags | {name: text for name, text in given.items() if text}
-
-
-def named_weights(variables: model.Variables) -> dict[str, Any]:
-    """Returns the weights, or their shapes, by their names in a file, such as 'params.stage1.spectral_embed.kernel'."""
-    return {".".join(key.key for key in place): leaf for place, leaf in jax.tree.leaves_with_path(variables)}
-
-
-def unnamed(weights: Mapping[str, Any], config: Model) -> model.Variables:
-    """Returns the tree of weights from weights by name; the inverse of `named_weights`."""
-    return jax.tree.map_with_path(lambda place, _: weights[".".join(key.key for key in place)], _abstract(config))
-
-
-@functools.lru_cache(maxsize=8)
-def _abstract(config: Model) -> model.Variables:
-    return model.abstract_params(config)
 
 
 def chosen_weights(config: Config) -> str:

@@ -11,7 +11,7 @@ from scored_tiles import tally_of, tiles
 
 from specsar_jax import export
 from specsar_jax.accuracy import calibration
-from specsar_jax.maps import mapping
+from specsar_jax.maps import compiled
 from specsar_jax.trained import loading, run_files
 from specsar_jax.training import evaluation
 from tfds_dwplus import bands
@@ -115,7 +115,7 @@ def test_it_is_kept_applied_and_exported(small_run, tmp_path):
     assert after["loss"] == before["loss"]  # that of the training
 
     s2, s1 = np.ones((1, 64, 64, 9), np.uint16) * 900, np.full((1, 64, 64, 2), -12.0, np.float32)
-    one, two = (np.asarray(mapping.make_probabilities(of)(s2, s1), np.float64) for of in (plain, trained))
+    one, two = (np.asarray(compiled.make_probabilities(of)(s2, s1), np.float64) for of in (plain, trained))
     expected = one ** (1 / trained.temperature)
     np.testing.assert_allclose(two, expected / expected.sum(axis=-1, keepdims=True), rtol=1e-4)
 

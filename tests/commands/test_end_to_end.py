@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from specsar_jax import evaluate, export, predict, train
 from specsar_jax.batches import dataset, pipeline
 from specsar_jax.config import PRESETS, load
-from specsar_jax.maps import mapping
+from specsar_jax.maps import compiled
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.training import evaluation, loop
 from tfds_dwplus import bands, prepare
@@ -130,7 +130,7 @@ def test_bfloat16_maps_real_chips_as_float32_does(chips):
     def classes(compute_dtype: str, tile: dict) -> np.ndarray:
         model = dataclasses.replace(trained.config.model, compute_dtype=compute_dtype)
         config = dataclasses.replace(trained.config, model=model)
-        network = mapping.make_probabilities(dataclasses.replace(trained, config=config))
+        network = compiled.make_probabilities(dataclasses.replace(trained, config=config))
         return np.asarray(network(tile["s2"], tile["s1"])).argmax(axis=-1)
 
     source = read_split(builder, "test")

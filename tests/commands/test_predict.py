@@ -15,7 +15,7 @@ from specsar_jax import config as configs
 from specsar_jax import evaluate, export
 from specsar_jax.batches import preprocess
 from specsar_jax.config import Predict
-from specsar_jax.maps import mapping, scene_map, windows
+from specsar_jax.maps import compiled, mapping, scene_map, windows
 from specsar_jax.maps.map_files import Outputs
 from specsar_jax.network import model
 from specsar_jax.trained.loading import load_trained
@@ -236,7 +236,7 @@ def test_time_of_the_network_counts_no_moment_twice():
             return self
 
     started = time.perf_counter()
-    with mapping.Timed(lambda s2, s1: Slow(started + s2)) as network:
+    with compiled.Timed(lambda s2, s1: Slow(started + s2)) as network:
         for done in (0.05, 0.1, 0.15):
             network(done, None)
         time.sleep(0.3)  # in which it has nothing to do

@@ -85,6 +85,22 @@ def test_nor_where_the_folder_cannot_be_made(variable, no_cache_named, monkeypat
     assert not jax.config.jax_enable_compilation_cache
 
 
+@pytest.mark.parametrize("of_another", [False, True])
+def test_nor_where_others_could_write_them(of_another, no_cache_named, monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    if not of_another:
+        folder.chmod(0o1777)
+    elif os.geteuid():
+        pytest.skip("only root gives folders away")
+    else:
+        os.chown(folder, 12345, 12345)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    keep_compiled_programs()
+    assert "belongs to another user, or anybody can write it" in capsys.readouterr().err
+    assert not jax.config.jax_enable_compilation_cache and not list(folder.iterdir())
+
+
 def test_else_they_are_kept_in_the_cache_of_the_user(no_cache_named, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     keep_compiled_programs()

@@ -1,6 +1,7 @@
 """Exports: each format gives what `apply` gives, in a process without us; cards tell facts; a hub gives back what it got."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -62,7 +63,7 @@ def expected(trained: Trained, s2: np.ndarray, s1: np.ndarray) -> tuple[np.ndarr
     """Probabilities and classes by `apply`, said once more."""
     may_miss = trained.config.may_miss
     given = preprocess.standardise(s2, s1, trained.statistics, trained.config.data.scaling, may_miss)
-    logits = jax.jit(lambda s2, s1: model.apply(trained.variables, s2, s1, config=trained.config.model))(*given)
+    logits = jax.jit(functools.partial(model.apply, config=trained.config.model))(trained.variables, *given)
     valid = bands.valid_pixels(s2, s1, trained.config.model.sensors, may_miss)
     probabilities = np.asarray(jax.nn.softmax(logits / trained.temperature))
     return probabilities, np.where(valid, probabilities.argmax(axis=-1), bands.IGNORE)

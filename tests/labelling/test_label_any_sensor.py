@@ -10,7 +10,7 @@ from conftest import command, refused, write_folder
 from drawn_networks import SMALL_PRESETS, drawn
 from own_classes import with_names
 
-from specsar_jax.maps.mapping import make_probabilities
+from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.trained.bundle import write_bundle
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import DynamicWorldPlusConfig, bands, label

@@ -13,8 +13,8 @@ from specsar_jax.config import Predict
 from specsar_jax.exports.model_card import card
 from specsar_jax.maps import scene_map
 from specsar_jax.maps.arrays import Network
+from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.maps.map_files import Outputs
-from specsar_jax.maps.mapping import make_probabilities
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.imagery.scenes import Reading

@@ -13,7 +13,7 @@ from conftest import command, refused
 from small_scenes import GRID, files_of, scene
 
 from specsar_jax.config import Predict
-from specsar_jax.maps import map_files, mapping, scene_map, windows
+from specsar_jax.maps import compiled, map_files, mapping, scene_map, windows
 from specsar_jax.maps.map_files import Outputs, UnfinishedMap
 from specsar_jax.trained.loading import load_trained
 from tfds_dwplus import bands
@@ -104,7 +104,7 @@ def test_several_devices_make_the_same_map(small_run):
 
     for devices in (jax.local_devices()[:1], jax.local_devices()):
         at_once = mapping.windows_at_once(columns, trained.config.predict.window_px, len(devices))
-        network, bar = mapping.make_probabilities(trained, devices), progress(disable=True)
+        network, bar = compiled.make_probabilities(trained, devices), progress(disable=True)
         blocks = mapping.probability_blocks(read, network, rows, columns, at_once, range(1), bar, bands.DYNAMIC_WORLD)
         maps.append(np.concatenate([block.probability for block in blocks], axis=1))
     np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)

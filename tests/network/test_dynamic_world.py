@@ -10,7 +10,8 @@ from specsar_jax.batches.preprocess import log_scaled
 from specsar_jax.config import model_preset
 from specsar_jax.import_dynamic_world import read_published
 from specsar_jax.maps import windows
-from specsar_jax.maps.mapping import make_probabilities, map_pixels
+from specsar_jax.maps.compiled import make_probabilities
+from specsar_jax.maps.mapping import map_pixels
 from specsar_jax.network import dynamic_world, model
 from tfds_dwplus import bands
 

@@ -14,8 +14,8 @@ from own_classes import with_names
 from specsar_jax import evaluate, report
 from specsar_jax.config import Predict
 from specsar_jax.maps import scene_map
+from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.maps.map_files import Outputs
-from specsar_jax.maps.mapping import make_probabilities
 from specsar_jax.pages.pictures import draw_examples
 from specsar_jax.trained.bundle import write_bundle
 from specsar_jax.trained.trained_network import Trained

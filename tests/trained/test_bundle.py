@@ -256,7 +256,16 @@ def test_tensors_that_overlap_or_are_not_finite(whole, tmp_path):
     header, data = header_of(whole)
     names = ["params.decoder.norm.bias", "params.decoder.norm.scale"]
     header[names[0]]["data_offsets"] = header[names[1]]["data_offsets"]
-    assert "broken bundle" in refusal(put_together(header, data), tmp_path)
+    assert f"tensor {names[0]} takes bytes" in refusal(put_together(header, data), tmp_path)
+    for place, message in (
+        ([0, 2**64], "no place"),
+        ([4.0, 8.0], "no place"),
+        ([0], "no place"),
+        ([8, 4], "takes bytes"),
+    ):
+        header, data = header_of(whole)
+        header[names[0]]["data_offsets"] = place
+        assert message in refusal(put_together(header, data), tmp_path)
     header, data = header_of(whole)
     data = np.full(len(data) // 4, np.nan, np.float32).tobytes()
     assert "not finite" in refusal(put_together(header, data), tmp_path)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from specsar_jax.trained import loading
+from specsar_jax.trained import loading, workdirs
 from specsar_jax.trained.run_files import why
 
 
@@ -14,7 +14,7 @@ def test_a_signal_is_no_damage(small_run, monkeypatch, capsys, stop):
         except BaseException as error:
             raise Exception("Encountered error while reading array index") from error
 
-    monkeypatch.setattr(loading, "_variables", read)
+    monkeypatch.setattr(workdirs, "_variables", read)
     with pytest.raises(type(stop)):
         loading.load_trained(small_run / "run")
     assert "damaged" not in capsys.readouterr().err

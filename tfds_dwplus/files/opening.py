@@ -23,6 +23,8 @@ from rasterio.io import DatasetReader
 
 from tfds_dwplus.files import archives
 from tfds_dwplus.files.addresses import is_remote, shown, shown_in
+from tfds_dwplus.files.any_source import FLAG as FLAG
+from tfds_dwplus.files.any_source import FLAG_HELP as FLAG_HELP
 from tfds_dwplus.files.buckets.servers import point_gdal_to_servers
 from tfds_dwplus.files.strangers import fault_of_blocks
 from tfds_dwplus.files.virtual_rasters import check_members, is_image, is_virtual, is_vrt
@@ -40,13 +42,6 @@ _SELF_CONTAINED = (
 )  # fmt: skip
 """Drivers of a raster that the user names with another ending: formats that hold their pixels, in the file or in those beside it. Not
 those that name other files or hosts: VRT, GTI, WMS, WMTS, WCS, STACIT, MRF and the like."""
-
-FLAG = "--any_vrt_source"
-
-FLAG_HELP = (
-    "read a VRT or another raster made of others (GTI, WMS) wherever it takes its pixels from: other folders, hosts, code in it. Without, "
-    "the members of a VRT are GeoTIFF or JPEG 2000 files in its own folder"
-)
 
 _BESIDE = (".ovr", ".msk", ".ovr.aux.xml", ".msk.aux.xml")
 """Endings of files beside a raster that GDAL opens whatever they are, and of what tells where their overviews are."""

@@ -1,0 +1,136 @@
+"""Programs that are kept: loaded without tracing, only for what they were made from, and only where nobody else could write them."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specsar_jax.devices import kept_programs
+from specsar_jax.devices.kept_programs import KeptProgram
+
+SHAPES = {"weight": jax.ShapeDtypeStruct((3,), np.float32)}, jax.ShapeDtypeStruct((4, 3), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "programs"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def arguments(*shapes):
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes or SHAPES)
+
+
+def program(made_from="a network", given=None):
+    return KeptProgram(made_from, given or arguments(), jax.local_devices()[:1])
+
+
+def kept(cache):
+    """The file of a program that was kept."""
+
+    def function(tree, x):
+        return jnp.sin(x * tree["weight"])
+
+    program().compile(function)
+    (file,) = cache.glob("*.program")
+    return file
+
+
+def test_a_kept_program_is_loaded_without_tracing_and_gives_the_same(cache):
+    given = {"weight": jnp.arange(3.0)}, jnp.linspace(0, 1, 12).reshape(4, 3)
+    assert program().load() is None
+    kept(cache)
+    expected = jax.jit(lambda tree, x: jnp.sin(x * tree["weight"]))(*given)
+    np.testing.assert_array_equal(program().load()(*given), expected)
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert not [path for path in cache.parent.iterdir() if "function" in path.name]  # JAX keeps no second one
+
+
+def test_another_network_size_setting_or_source_has_another_program(cache, monkeypatch):
+    kept(cache)
+    assert program("another").load() is None
+    assert program(given=arguments(SHAPES[0], jax.ShapeDtypeStruct((5, 3), np.float32))).load() is None
+    with jax.default_matmul_precision("highest"):
+        assert program().load() is None
+    with monkeypatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+        assert program().load() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_programs, "_sources", lambda: iter(["changed"]))
+        assert program().load() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_programs, "_processor", lambda: iter(["flags : other"]))
+        assert program().load() is None
+    assert program().load() is not None
+
+
+def writable(file):
+    file.chmod(0o622)
+
+
+def linked(file):
+    file.rename(file.parent.parent / "elsewhere")
+    file.symlink_to(file.parent.parent / "elsewhere")
+
+
+def of_another(file):
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    os.chown(file, 12345, 12345)
+
+
+def cut_short(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def altered(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [writable, linked, of_another, cut_short, altered])
+def test_what_others_could_have_written_or_is_damaged_is_not_loaded_but_written_again(cache, change):
+    file = kept(cache)
+    change(file)
+    assert program().load() is None
+    kept(cache)
+    assert program().load() is not None and not file.is_symlink() and file.stat().st_uid == os.geteuid()
+
+
+def test_a_folder_of_another_is_not_used(cache, capsys):
+    if os.geteuid():
+        pytest.skip("only root gives folders away")
+    file = kept(cache)
+    os.chown(cache, 12345, 12345)
+    of_other = program()
+    assert of_other.load() is None and "note: a compiled program could not be kept" in capsys.readouterr().err
+    of_other.compile(lambda tree, x: x)
+    assert list(cache.iterdir()) == [file]
+
+
+def test_what_cannot_be_kept_is_left_to_the_cache_of_jax(cache, monkeypatch, capsys):
+    def refuse(_):
+        raise NotImplementedError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_programs.serialize_executable, "serialize", refuse)
+        file = kept(cache)
+    assert file.read_bytes() == b"" and "(NotImplementedError: no)" in capsys.readouterr().err
+    again = program()
+    assert again.load() is None and again._file is None
+    given = {"weight": jnp.ones(3)}, jnp.ones((4, 3))
+    np.testing.assert_array_equal(again.compile(lambda tree, x: x * 2)(*given), 2)
+    assert file.read_bytes() == b"" and capsys.readouterr().err == ""
+
+
+def test_only_the_latest_stay(cache, monkeypatch):
+    monkeypatch.setattr(kept_programs, "MOST_FILES", 2)
+    for name in "abc":
+        program(name).compile(lambda tree, x: x)
+    assert [program(name).load() is not None for name in "abc"] == [False, True, True]
