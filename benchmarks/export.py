@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +321,7 @@ def main() -> None:
         header = ["form", "on disk MB", "load s", "first tile s", "tile ms", "x SegFormer", "memory GB"]
         header += ["largest difference", "same class %"]
         packages = ("jax", "onnxruntime", "torch", "transformers")
-        versions = ", ".join(f"{package} {version(package)}" for package in packages)
+        versions = ", ".join(f"{package} {version(package)}" for package in packages if find_spec(package))
         print(
             f"{machine()}, Python {platform.python_version()}  \n{versions}; {s2.shape[1]} x {s2.shape[2]} px, float32\n"
         )
