@@ -33,6 +33,7 @@ from specsar_jax.config.files import config_file
 from specsar_jax.trained.run_files import checkpoint_folder, log_event, read_config, saved_steps, split_file
 from specsar_jax.training.stopping import out_of_patience
 from tfds_dwplus.command_line import Parser, path, progress, run
+from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import locked, open_log, remove_partials, write_whole
 
 ABLATIONS = ("specsar_former", "spectral_only", "sar_only", "no_dmem", "no_mmam", "equal_split", "early_fusion")
@@ -117,7 +118,7 @@ def grid(files: list[Path], fixed: list[str], over: list[str], ablations: bool, 
         own = [x for x in configs.differences(Config(), config) if not x.startswith(("train.seed:", *NOT_IN_THE_NAME))]
         readable, digest = re.sub(r"[^\w.=,+-]", "_", name)[:100], hashlib.sha256(repr(own).encode()).hexdigest()[:8]
         place = workdir / f"{readable}-{digest}" / f"seed_{seed}"
-        flags = ("--config", str(file), *(f"--config.{text}" for text in changes), "--workdir", str(place))
+        flags = ("--config", str(file), *(f"--config.{text}" for text in changes), "--workdir", buckets.given(place))
         runs.append(Run(name, seed, config, flags, place, place / split_file("evaluation", split, "json")))
     return runs
 
@@ -167,6 +168,7 @@ def sweep(runs: Sequence[Run], workdir: Path, together: int = 1) -> None:
             for trial, device, process in [entry for entry in running if entry[-1].poll() is not None]:
                 running.remove((trial, device, process))
                 free.append(device)
+                buckets.fetch(trial.workdir)  # where it has sent what it made
                 done = process.returncode == 0 and trial.evaluation.exists()
                 if not done and not signals:
                     failed[trial] = _reason(trial, process.returncode)

@@ -220,7 +220,8 @@ class UnfinishedMap:
 
     def _at_work(self) -> bool:
         """Returns whether another process, or another part of this one, works in the folder."""
-        return any(is_locked(path) for path in self.folder.glob("*.lock") if path.stem not in self._held)
+        locks = buckets.lock_path(self.folder / "any.lock").parent
+        return any(is_locked(path) for path in locks.glob("*.lock") if path.stem not in self._held)
 
     def _path(self, name: str, strip: int) -> Path:
         return self.folder / f"{name}_{strip:05d}.tif"

@@ -7,14 +7,14 @@ this disk, and a thread sends what has changed, every few seconds and at the end
 the process is killed, the bucket holds what the disk held a few seconds before.
 
     an object           replaced in one step: readers see the old or the new one
-    a folder that is new, or that took the place of another: while its files are sent, it holds an object `.sending`, and is not read
+    a folder that took its name whole, by renaming: while its files are sent, it holds an object `.sending`, and is not read
     what is removed     removed from the bucket when all that is new is there, and nothing has changed meanwhile
     locks, partial files and what is at work in a workplace (`workplaces`) are not sent
 
 A process has a folder of its own, CACHE/work/..., which it removes at its end. Large objects that it reads lie in CACHE/store, which
-all share by hard links: each is downloaded once, with its checksum, and the longest unused go when there are too many.
+all processes of a user share by hard links: each is downloaded once, with its checksum, and the longest unused go when there are too many.
 
-    SPECSAR_CACHE       the folder CACHE; ~/.cache/specsar_jax if not set
+    SPECSAR_CACHE       CACHE is the folder `buckets-USERID` in it; ~/.cache/specsar_jax if not set
     SPECSAR_CACHE_GB    how large the store may be; four fifths of what is free if not set
 
 Two processes of one machine that write the same place are kept apart by a lock, as on a disk; two machines are not.
@@ -25,6 +25,7 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 from pathlib import Path
 
 from tfds_dwplus.files import addresses
@@ -39,6 +40,9 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 _current: Mirror | None = None
 """Of this process, from the first address on."""
+
+
+_making = threading.Lock()
 
 
 def is_address(given: str | Path) -> bool:
@@ -67,8 +71,9 @@ def here(address: str | Path, *, whole: bool = True) -> Path:
         raise ValueError(f"{text} names no bucket, expected {scheme}://BUCKET/FOLDER")
     if fault := fault_of(name):
         raise ValueError(f"{text}: {fault}, expected {scheme}://BUCKET/FOLDER")
-    if _current is None:
-        _current = Mirror()
+    with _making:
+        if _current is None:
+            _current = Mirror()
     path = _current.path_of(Place(scheme, bucket, name))
     if whole:
         fetch(path)
@@ -113,9 +118,10 @@ def lock_path(path: Path) -> Path:
     """Returns where a lock is: of a place in a bucket, in a folder that all processes of this machine share."""
     if _current is None or (place := _current.place_of(path)) is None:
         return path
-    folder = cache_folder() / "locks"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / f"{hashlib.sha256(place.address.encode()).hexdigest()[:40]}.lock"
+    parent, _, name = place.address.rpartition("/")
+    folder = cache_folder() / "locks" / hashlib.sha256(parent.encode()).hexdigest()[:40]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / name
 
 
 def flush() -> None:

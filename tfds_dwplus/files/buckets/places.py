@@ -4,11 +4,16 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from tfds_dwplus.files.strangers import one_line
+
+BACKLOG = "backlog"
+"""File in the folder of a process that could not send, the last time that it tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,38 +31,35 @@ class Place:
         return f"{self.scheme}://{self.bucket}/{self.name}".rstrip("/")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sign:
-    """What tells whether a file has changed, and when it took its name."""
+_NOT_SENT = re.compile(
+    r"(?:^|/)(?:[^/]*\.lock|\.[^/]+\.partial|[^/]*\.orbax-checkpoint-tmp[^/]*|\.[^/]+\.removed)(?:/|$)"  # locks; files and checkpoints at work
+    r"|(?:^|/)\.[^/]+/(?:work|aside)(?:/|$)"  # in which `workplaces` makes outputs
+    r"|(?:^|/)\.[^/]+\.unfinished/[^/]+_whole\.tif[^/]*$"  # a map that GDAL writes
+)
 
-    size: int
-    modified_ns: int
-    inode: int
-    named_ns: int = dataclasses.field(compare=False)
 
-    @classmethod
-    def of(cls, stat: os.stat_result) -> "Sign":
-        """Takes it from what the system tells of a file."""
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
+def is_sent(inside: str) -> bool:
+    """Whether a file or folder, by its path, is one that stands in a bucket: neither a lock nor at work. Others are not read from one either."""
+    return _NOT_SENT.search(inside) is None
 
 
 def fault_of(name: str) -> str:
     """Says why the name of an object is no path on a disk; '' if it is one."""
-    if any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/")) and name:
+    if not name.isprintable():
+        return f"{one_line(ascii(name), 80)} has signs that cannot be printed"
+    if name and any(part in ("", ".", "..") or len(part.encode()) > 255 for part in name.split("/")):
         return f"{one_line(name, 80)!r} is no path of files"
-    return "" if name.isprintable() else f"{one_line(name, 80)!r} has signs that cannot be printed"
+    return ""
 
 
 def cache_folder() -> Path:
-    """Returns the folder of the cache, made for our user alone. Raises ValueError if it is another user's."""
-    from tfds_dwplus.files.workplaces import (
-        private_folder,
-    )  # which works on outputs, and these ask for places in buckets
+    """Returns our user's own folder in that of the cache. Raises ValueError if it is another user's."""
+    from tfds_dwplus.files.workplaces import private_folder  # it works on outputs, and these ask for places
 
     folder = Path(os.environ.get("SPECSAR_CACHE") or Path.home() / ".cache" / "specsar_jax")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    private_folder(folder)
-    return folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(own := folder.resolve() / f"buckets-{os.geteuid()}")
+    return own
 
 
 def folders_of(inside: str) -> list[str]:
@@ -76,13 +78,18 @@ def guarded(path: Path) -> Iterator[None]:
         os.close(file)
 
 
-def remove_left(folder: Path) -> None:
-    """Removes the folders of processes that were killed."""
+def remove_left(folder: Path, unsent: Path) -> None:
+    """Removes the folders of processes that were killed; what one could not send for a while, with BACKLOG in it, is kept in `unsent`."""
     for left in folder.iterdir():
         with contextlib.suppress(OSError):
             file = os.open(left / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (left / BACKLOG).exists():
+                    unsent.mkdir(mode=0o700, exist_ok=True)
+                    (left / "buckets").rename(unsent / left.name)
+                    told = f"what a process that was killed could not send to a bucket before is kept in {unsent / left.name}"
+                    print(f"note: {told}, under the names in the bucket", file=sys.stderr)
                 shutil.rmtree(left)
             finally:
                 os.close(file)

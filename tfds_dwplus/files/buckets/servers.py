@@ -15,11 +15,13 @@ import hashlib
 import io
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.files.strangers import one_line
 
 WAITS_S = (0.5, 1, 2, 4, 8, 15, 30)
@@ -118,7 +120,10 @@ class Google:
     def put(self, content: io.BufferedIOBase, size: int, name: str) -> Entry:
         """As `Server.put`."""
         blob = self._bucket.blob(name, chunk_size=CHUNK if size > CHUNK else None)
-        blob.upload_from_file(content, size=size, retry=None, checksum="auto")
+        if size > CHUNK:
+            blob.upload_from_file(content, size=size, retry=None, checksum="auto")
+        else:
+            blob.upload_from_string(content.read(size), "application/octet-stream", retry=None, checksum="auto")
         return self._entry(blob)
 
     def remove(self, name: str) -> None:
@@ -174,9 +179,13 @@ class S3:
         self._client.download_file(self._bucket, name, str(to), Config=self._transfer)
 
     def put(self, content: io.BufferedIOBase, size: int, name: str) -> Entry:
-        """As `Server.put`; `list` tells what became of it, for an upload in parts does not."""
+        """As `Server.put`."""
+        if size <= CHUNK:
+            told = self._client.put_object(Bucket=self._bucket, Key=name, Body=content.read(size))
+            tag = told["ETag"].strip('"')
+            return Entry(size, tag, time.time_ns(), tag)
         self._client.upload_fileobj(_Kept(content), self._bucket, name, Config=self._transfer)
-        return self.list(name, 1)[name]
+        return self.list(name, 1)[name]  # an upload in parts tells nothing
 
     def remove(self, name: str) -> None:
         """As `Server.remove`."""
@@ -203,53 +212,86 @@ def connect(scheme: str, bucket: str) -> Server:
     return Google(bucket) if scheme == "gs" else S3(bucket)
 
 
+ending = threading.Event()
+"""Set when the process is about to end: nothing waits then to be tried again."""
+
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
+"""Errors of this machine, which no server mends."""
+
+
+class GoneError(Exception):
+    """An object that was listed is not there any more."""
+
+
 def tried(what: str, act: Callable[[], Any]) -> Any:
     """Returns what `act` returns; tries again after what may pass, and says so once.
 
     Raises:
         BucketError: it did not pass, or cannot; of one line, with the address `what` as its `filename`.
+        OSError: this disk is full, or a file of it is gone or cannot be read.
+        GoneError: as `act`.
     """
     for wait in (*WAITS_S, None):
         try:
             return act()
-        except (ValueError, FileNotFoundError):  # of this machine: the file is gone
+        except (GoneError, FileNotFoundError):
             raise
         except Exception as error:  # of requests, urllib3, google, botocore: they have no base in common
+            if isinstance(error, OSError) and error.errno in _LOCAL:
+                raise
             passing, number, reason = _told(error)
             if not passing or wait is None:
                 raise BucketError(number, reason, what, passing=passing) from None
             if wait == WAITS_S[0]:
                 print(f"note: {what}: {reason}; trying again", file=sys.stderr)
-            time.sleep(wait)
+            if ending.wait(wait):
+                raise BucketError(number, reason, what, passing=passing) from None
     raise AssertionError
 
 
-def download(server: Server, name: str, entry: Entry, to: Path) -> None:
-    """Downloads an object, and compares size and checksum. To be called within `tried`. Raises ConnectionError if they differ."""
+def download(server: Server, name: str, entry: Entry, to: Path) -> Entry:
+    """Downloads an object, and compares size and checksum. To be called within `tried`.
+
+    Returns:
+        What was downloaded: `entry`, or what took its place since it was listed.
+
+    Raises:
+        GoneError: it is not there any more.
+        ConnectionError: size or checksum differ.
+    """
+    try:
+        return _downloaded(server, name, entry, to)
+    except Exception:
+        now = server.list(name, 1).get(name)
+        if now is None:
+            raise GoneError(name) from None
+        if now == entry:
+            raise
+        return _downloaded(server, name, now, to)
+
+
+def _downloaded(server: Server, name: str, entry: Entry, to: Path) -> Entry:
     server.get(name, to)
     if to.stat().st_size != entry.size:
         raise ConnectionError(f"{to.stat().st_size} bytes came of {entry.size}")
     with to.open("rb") as file:
         if entry.md5 and not is_md5(entry.md5, file, entry.size) and server.tells_md5(name):
             raise ConnectionError("what came has another checksum")
+    return entry
 
 
-def upload(server: Server, path: Path, size: int | None, name: str) -> Entry:
-    """Uploads a file, or its first `size` bytes, and compares the checksum that the server found. To be called within `tried`.
+def upload(server: Server, content: io.BufferedIOBase, size: int, name: str) -> Entry:
+    """Uploads the first `size` bytes of a file, and compares the checksum that the server found. To be called within `tried`.
 
     Raises:
-        FileNotFoundError: the file is gone.
         ConnectionError: the checksums differ.
     """
-    with path.open("rb") as file:
-        content: io.BufferedIOBase = file if size is None else io.BytesIO(file.read(size))
-        length = os.fstat(file.fileno()).st_size if size is None else len(content.getbuffer())
-        entry = server.put(content, length, name)
-    with path.open("rb") as file:
-        content = file if size is None else io.BytesIO(file.read(size))
-        same = not entry.md5 or is_md5(entry.md5, content, length) or not server.tells_md5(name)
-        if entry.size != length or not same:
-            raise ConnectionError("the server has another checksum than what was sent")
+    content.seek(0)
+    entry = server.put(content, size, name)
+    content.seek(0)
+    same = not entry.md5 or is_md5(entry.md5, content, size) or not server.tells_md5(name)
+    if entry.size != size or not same:
+        raise ConnectionError("the server has another checksum than what was sent")
     return entry
 
 
@@ -280,7 +322,7 @@ def _md5(content: io.BufferedIOBase, sizes: list[int]) -> list[bytes]:
 
 def _told(error: BaseException) -> tuple[bool, int, str]:
     """Returns whether an error may pass, its number of the system, and its reason in one line."""
-    code, said = _code(error), one_line(_said(error), 160)
+    code, said = _code(error), one_line(shown_in(_said(error)), 160)
     low = said.casefold().replace(" ", "")
     if code in (401, 403) and not any(word in low for word in _NO_ROOM):
         return False, errno.EACCES, f"no permission ({said}); look at the account, and at its roles on the bucket"
@@ -290,7 +332,7 @@ def _told(error: BaseException) -> tuple[bool, int, str]:
         code is not None and 400 <= code < 500 and code not in (408, 425) and any(word in low for word in _NO_ROOM)
     ):
         return False, errno.ENOSPC, f"there is no room for more ({said})"
-    if code is not None and code not in _PASSING:
+    if code is not None and code not in _PASSING and "requesttimeout" not in low:  # which S3 tells as 400
         return False, errno.EIO, said
     if code is None and type(error).__name__ in (
         "RefreshError",

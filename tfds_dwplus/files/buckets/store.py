@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tfds_dwplus.files.buckets.servers import Entry, Server, download, tried
@@ -25,10 +25,11 @@ class Store:
         """Takes a folder that is there."""
         self._folder = folder
 
-    def make_room(self, size: int, what: str) -> None:
-        """Removes the longest unused objects until `size` more bytes fit. Raises ValueError if they never will."""
+    def make_room(self, wanted: Mapping[str, Entry], what: str) -> None:
+        """Removes the longest unused objects until all that are wanted, by address, fit. Raises ValueError if they never will."""
+        places = {self._place(address, entry): entry.size for address, entry in wanted.items()}
         kept = sorted(self._held(), key=lambda held: held[1].st_atime_ns)
-        have = sum(stat.st_size for _, stat in kept)
+        size, have = sum(places.values()), sum(stat.st_size for path, stat in kept if path not in places)
         told = os.environ.get("SPECSAR_CACHE_GB", "")
         if told and not re.fullmatch(r"\d+(\.\d+)?", told):
             raise ValueError(f"SPECSAR_CACHE_GB is {told!r}, expected a number of gigabytes such as 100")
@@ -41,32 +42,41 @@ class Store:
         for path, stat in kept:
             if have + size <= most:
                 break
+            if path in places:
+                continue
             path.unlink(missing_ok=True)
             have -= stat.st_size
 
-    def link(self, server: Server, name: str, entry: Entry, address: str, path: Path) -> None:
+    def link(self, server: Server, name: str, entry: Entry, address: str, path: Path) -> Entry:
         """Puts an object at a path: a link to what is in the store, which is downloaded first if it is not there or was altered.
+
+        Returns:
+            What it is: `entry`, or what took its place since it was listed.
 
         Raises:
             OSError: it cannot be downloaded.
+            GoneError: it is not there any more.
         """
-        kept = self._folder / hashlib.sha256(f"{address} {entry.tag}".encode()).hexdigest()[:40]
         for _ in range(3):
+            kept = self._place(address, entry)
             with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                 stat = kept.stat()
                 if (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.modified_ns):
                     os.utime(kept, ns=(time.time_ns(), entry.modified_ns))
-                    os.link(kept, path)
-                    return
+                    _link(kept, path)
+                    return entry
                 kept.unlink()
             part = self._folder / f".{secrets.token_hex(8)}.partial"
             try:
-                tried(address, lambda part=part: download(server, name, entry, part))
+                entry = tried(address, lambda part=part, entry=entry: download(server, name, entry, part))
                 os.utime(part, ns=(time.time_ns(), entry.modified_ns))
-                part.replace(kept)
+                part.replace(self._place(address, entry))
             finally:
                 part.unlink(missing_ok=True)
         raise OSError(f"{address} cannot be kept in {self._folder}: another process removes it again and again")
+
+    def _place(self, address: str, entry: Entry) -> Path:
+        return self._folder / hashlib.sha256(f"{address} {entry.tag}".encode()).hexdigest()[:40]
 
     def _held(self) -> Iterator[tuple[Path, os.stat_result]]:
         """Yields what is kept; removes parts of processes that were killed."""
@@ -77,3 +87,13 @@ class Store:
                     yield path, stat
                 elif time.time() - stat.st_mtime > PART_SECONDS:
                     path.unlink()
+
+
+def _link(kept: Path, path: Path) -> None:
+    """Links to a file, or copies it where the file system has no links."""
+    try:
+        os.link(kept, path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(kept, path)
