@@ -385,43 +385,54 @@ def test_a_missing_client_is_told_in_one_line(scheme, module, loopback, monkeypa
         local_path(f"{scheme}://box/run")
 
 
+def another(script: str, *arguments: str) -> subprocess.Popen:
+    """Another process, that runs a script."""
+    before = "import sys, time\nfrom tfds_dwplus.files import buckets, outputs\nfrom tfds_dwplus.files.buckets import mirror\n"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen([sys.executable, "-c", before + script, *arguments], env=environment)
+
+
 def test_a_second_process_of_this_machine_is_refused(place):
     run = buckets.here(f"{place}/run")
     run.mkdir()
+    script = (
+        "run = buckets.here(sys.argv[1])\n"
+        "run.mkdir()\n"
+        "try:\n"
+        "    with outputs.locked(run / '.lock', run):\n"
+        "        code = 3\n"
+        "except ValueError as error:\n"
+        "    code = 4 if 'another process is at work' in str(error) else 5\n"
+        "sys.exit(code)"
+    )
     with locked(run / ".lock", run):
-        child = os.fork()
-        if not child:
-            other = buckets.here(f"{place}/run")
-            other.mkdir()
-            try:
-                with locked(other / ".lock", other):
-                    os._exit(1)
-            except ValueError as error:
-                os._exit(0 if "another process is at work" in str(error) else 2)
-        assert os.waitpid(child, 0)[1] == 0
+        assert another(script, f"{place}/run").wait() == 4
+    assert another(script, f"{place}/run").wait() == 3
 
 
-def test_the_thread_sends_by_itself_and_folders_of_killed_processes_go(place, monkeypatch, tmp_path):
+def test_the_thread_sends_by_itself_and_folders_of_killed_processes_go(place, tmp_path):
     buckets.close()
-    monkeypatch.setattr(mirror, "EVERY_S", 0.1)
-    child = os.fork()
-    if not child:
-        run = buckets.here(f"{place}/run")
-        run.mkdir()
-        write_whole(run / "a", "a")
-        time.sleep(60)
-        os._exit(1)
+    script = (
+        "mirror.EVERY_S = 0.1\n"
+        "run = buckets.here(sys.argv[1])\n"
+        "run.mkdir()\n"
+        "outputs.write_whole(run / 'a', 'a')\n"
+        "time.sleep(60)"
+    )
+    child = another(script, f"{place}/run")
     try:
-        for _ in range(200):
+        for _ in range(300):
             if names(place) == {"run/a"}:
                 break
             time.sleep(0.1)
     finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    assert len(list((tmp_path / "cache" / f"buckets-{os.geteuid()}" / "work").iterdir())) == 1
+        child.kill()
+        child.wait()
+    work = tmp_path / "cache" / f"buckets-{os.geteuid()}" / "work"
+    (left,) = work.iterdir()
     assert (buckets.here(f"{place}/run") / "a").read_text() == "a"
-    assert len(list((tmp_path / "cache" / f"buckets-{os.geteuid()}" / "work").iterdir())) == 1
+    (own,) = work.iterdir()
+    assert own != left
 
 
 def test_a_folder_that_is_closed_removes_nothing_from_the_bucket(place, monkeypatch):
