@@ -117,6 +117,8 @@ def of_all(items: list[Any]) -> list[Any]:
     """Joins lists of what JSON can hold, of all processes, in their order."""
     if jax.process_count() == 1:
         return items
+    from jax.experimental import multihost_utils
+
     text = np.frombuffer(json.dumps(items).encode(), np.uint8)
     padded = np.pad(text, (0, largest_of_all(len(text)) - len(text)), constant_values=ord(" "))
     return [item for part in multihost_utils.process_allgather(padded) for item in json.loads(part.tobytes())]
