@@ -26,7 +26,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from specsar_jax.devices import compilation
-from tfds_dwplus.files.outputs import write_whole
+from tfds_dwplus.files.outputs import written_whole
 from tfds_dwplus.files.workplaces import private_folder
 
 MOST_FILES = 24
@@ -53,6 +53,7 @@ class KeptProgram:
             return
         try:
             private_folder(cache / "programs")
+            _check_own((cache / "programs").stat(), cache / "programs")
             self._file = cache / "programs" / f"{_digest(made_from, arguments, devices[0])}.program"
         except (OSError, ValueError, AttributeError) as error:  # the last where the system has no affinities
             _say(error)
@@ -97,10 +98,21 @@ class KeptProgram:
         except Exception as error:  # as above
             _say(error)
         with contextlib.suppress(OSError):
-            write_whole(self._file, content)
+            self._write(content)
+            try:
+                _read_own(self._file)
+            except ValueError as error:  # a file system with owners or modes of its own
+                _say(error)
+                self._write(b"")
             for old in sorted(self._file.parent.glob("*.program"), key=lambda path: -path.stat().st_mtime)[MOST_FILES:]:
                 old.unlink(missing_ok=True)
         return compiled
+
+    def _write(self, content: bytes) -> None:
+        with written_whole(self._file) as partial:
+            with contextlib.suppress(PermissionError):  # as above
+                partial.chmod(0o600)  # whatever the umask
+            partial.write_bytes(content)
 
     def _loaded(self, program: bytes) -> jax.stages.Compiled:
         trees = jax.tree.structure((self._arguments, {})), jax.tree.structure(0)
@@ -116,7 +128,7 @@ def _zeros(leaf: Any) -> Any:
 
 
 def _read_own(path: Path) -> bytes | None:
-    """Reads a file that our user alone can write, in a folder that he alone can write; None if there is none.
+    """Reads a file that our user alone can write, in a folder that he alone can write; None if there is none. An empty one may be anybody's.
 
     Raises:
         ValueError: others can write there.
@@ -129,7 +141,10 @@ def _read_own(path: Path) -> bytes | None:
             file = stack.enter_context(_opened(path.name, folder))
         except FileNotFoundError:
             return None
-        _check_own(os.fstat(file.fileno()), path)
+        found = os.fstat(file.fileno())
+        if not found.st_size:
+            return b""
+        _check_own(found, path)
         os.utime(file.fileno())
         return file.read()
 

@@ -1,6 +1,7 @@
 """Programs that are kept: loaded without tracing, only for what they were made from, and only where nobody else could write them."""
 
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,29 @@ def test_a_kept_program_is_loaded_without_tracing_and_gives_the_same(cache):
     np.testing.assert_array_equal(program().load()(*given), expected)
     assert cache.stat().st_mode & 0o777 == 0o700
     assert not [path for path in cache.parent.iterdir() if "function" in path.name]  # JAX keeps no second one
+
+
+def test_a_program_is_loaded_under_an_open_umask(cache):
+    before = os.umask(0o002)
+    try:
+        file = kept(cache)
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o600 and program().load() is not None
+
+
+def test_where_files_have_modes_of_their_own_programs_are_left_to_the_cache_of_jax(cache, monkeypatch, capsys):
+    chmod = Path.chmod
+    monkeypatch.setattr(Path, "chmod", lambda path, _: chmod(path, 0o777))
+    file = kept(cache)
+    assert file.read_bytes() == b"" and "can be written by others" in capsys.readouterr().err
+    again = program()
+    assert again.load() is None and again._file is None and capsys.readouterr().err == ""
+
+
+def test_in_a_folder_with_modes_of_its_own_nothing_is_looked_for(cache, monkeypatch, capsys):
+    monkeypatch.setattr(kept_programs, "private_folder", lambda path: (path.mkdir(), path.chmod(0o777)))
+    assert program()._file is None and "can be written by others" in capsys.readouterr().err
 
 
 def test_another_network_size_setting_or_source_has_another_program(cache, monkeypatch):
