@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,34 @@ def test_the_builder_is_registered_whatever_is_imported_first(first):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["True dynamic_world_plus", "[]"]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import importlib; importlib.reload(tfds_dwplus)",
+        # A copy of the hook that is not known, as of a second copy of the package.
+        "sys.meta_path.insert(0, type('Other', (type(sys.meta_path[0]),), {})())",
+    ],
+)
+def test_hooks_do_not_ask_each_other_for_ever(before):
+    program = (
+        f"import sys, tfds_dwplus; {before}; import tensorflow_datasets as tfds;"
+        "print('dynamic_world_plus' in tfds.list_builders(with_community_datasets=False), tfds.__spec__.loader)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True <_frozen_importlib_external.SourceFileLoader")
+
+
+def test_a_loader_that_others_share_stays_as_it_is(tmp_path):
+    """As that of a zip file, whose one loader is of all that is in it."""
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("tensorflow_datasets/__init__.py", "loader = __loader__")
+        archive.writestr("another.py", "loader = __loader__")
+    program = (
+        f"import sys, tfds_dwplus; sys.path.insert(0, {str(tmp_path / 'all.zip')!r});"
+        "tfds_dwplus._BUILDER = 'json'; import tensorflow_datasets as tfds, another;"
+        "print(type(tfds.loader).__name__, vars(tfds.loader).get('exec_module'), another.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["zipimporter", "None", "another"]
