@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import serialize_executable
 
 from specsar_jax.devices import compilation
@@ -47,14 +48,14 @@ class KeptProgram:
             arguments: of the program, arrays or their shapes, with their shardings.
             devices: that it runs on.
         """
-        self._arguments, self._devices, self._file = arguments, devices, None
+        self._made_from, self._arguments, self._devices, self._file = made_from, arguments, devices, None
         cache = compilation.cache_folder()
         if cache is None or len(devices) > 1 or devices[0].platform != "cpu" or jax.process_count() > 1:
             return
         try:
             private_folder(cache / "programs")
             _check_own((cache / "programs").stat(), cache / "programs")
-            self._file = cache / "programs" / f"{_digest(made_from, arguments, devices[0])}.program"
+            self._file = cache / "programs" / f"{self._digest()}.program"
         except (OSError, ValueError, AttributeError) as error:  # the last where the system has no affinities
             _say(error)
 
@@ -71,8 +72,14 @@ class KeptProgram:
             _say(error)
             return None
 
+    def is_of_now(self) -> bool:
+        """Whether all that the program follows from is still so, in this thread: some of JAX's settings are of a thread."""
+        return self._file is None or self._file.stem == self._digest()
+
     def compile(self, function: Callable[..., Any]) -> jax.stages.Compiled:
-        """Compiles a function of the arguments, and keeps the program."""
+        """Compiles a function of the arguments, and keeps the program, unless it is of other settings than its place."""
+        if not self.is_of_now():
+            self._file = None
         if self._file is None:
             return compilation.compile_ahead(jax.jit(function), *self._arguments)
         # What JAX's cache gives can be written again, but not run then; so JAX, which finds a program by its name too, must not know it.
@@ -108,6 +115,9 @@ class KeptProgram:
                 old.unlink(missing_ok=True)
         return compiled
 
+    def _digest(self) -> str:
+        return _digest(self._made_from, self._arguments, self._devices[0])
+
     def _write(self, content: bytes) -> None:
         with written_whole(self._file) as partial:
             with contextlib.suppress(PermissionError):  # as above
@@ -122,9 +132,9 @@ class KeptProgram:
 
 def _zeros(leaf: Any) -> Any:
     """An array as a leaf, which is one or its shape."""
-    return (
-        leaf if isinstance(leaf, jax.Array) else jax.device_put(jax.numpy.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-    )
+    if isinstance(leaf, jax.Array):
+        return leaf
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)  # those of JAX are a program of each shape
 
 
 def _read_own(path: Path) -> bytes | None:

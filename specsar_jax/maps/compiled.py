@@ -75,12 +75,13 @@ def make_probabilities(
     with ThreadPoolExecutor(1) as thread:
         loading = thread.submit(program.load)
         variables = jax.device_put(variables, everywhere)
-        loaded = [loading.result()]
+        loaded, ready = loading.result(), []
 
     def of_batch(s2: np.ndarray, s1: np.ndarray) -> Array:
-        if loaded[0] is None:
-            loaded[0] = program.compile(function)
-        return loaded[0](variables, *jax.device_put((s2, s1), by_tile))
+        if not ready:
+            fits = loaded is not None and program.is_of_now()  # in the thread that would trace it
+            ready.append(loaded if fits else program.compile(function))
+        return ready[0](variables, *jax.device_put((s2, s1), by_tile))
 
     return of_batch
 

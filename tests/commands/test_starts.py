@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import rasterio
@@ -18,6 +20,7 @@ from specsar_jax.maps.map_files import Outputs
 from specsar_jax.trained.loading import load_trained
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "bundle_1.safetensors"
+SENSORS = {"s2": np.uint16, "s1": np.float32}
 HEAVY = ["jax", "flax", "orbax", "grain", "tensorflow_datasets", "xarray", "rasterio", "scipy", "dask", "matplotlib"]
 
 
@@ -52,6 +55,23 @@ def test_a_second_start_traces_nothing(tmp_path, monkeypatch):
             maps.append(raster.read(1))
         monkeypatch.setattr(compiled, "log_probabilities", refuse)
     np.testing.assert_array_equal(*maps)
+
+
+def test_a_network_made_in_another_thread_is_traced_by_the_settings_of_the_one_that_calls(tmp_path, monkeypatch):
+    trained, traced = load_trained(BUNDLE), []
+    batch = (1, 64, 64)
+    given = [np.ones((*batch, len(trained.bands.get(sensor, ()))), dtype) for sensor, dtype in SENSORS.items()]
+    whole = compiled.log_probabilities
+
+    def noted(*arguments, **named):
+        traced.append(jax.config.jax_default_matmul_precision)
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(compiled, "log_probabilities", noted)
+    for precision in (None, "highest"):
+        with ThreadPoolExecutor(1) as thread, jax.default_matmul_precision(precision):
+            thread.submit(compiled.make_probabilities, trained, None, batch).result()(*given)
+    assert traced[-1] == "highest"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Programs that are kept: loaded without tracing, only for what they were made from, and only where nobody else could write them."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -75,6 +76,22 @@ def test_in_a_folder_with_modes_of_its_own_nothing_is_looked_for(cache, monkeypa
     assert program()._file is None and "can be written by others" in capsys.readouterr().err
 
 
+def test_a_program_is_tried_without_compiling_others(cache):
+    compiled = []
+
+    def note(name, *_, **__):
+        compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        program(given=arguments({"weight": jax.ShapeDtypeStruct((7,), np.float32)})).compile(
+            lambda tree: tree["weight"] * 2
+        )
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert sum("backend_compile" in name for name in compiled) == 1 and len(list(cache.glob("*.program"))) == 1
+
+
 def test_another_network_size_setting_or_source_has_another_program(cache, monkeypatch):
     kept(cache)
     assert program("another").load() is None
@@ -91,6 +108,15 @@ def test_another_network_size_setting_or_source_has_another_program(cache, monke
         patch.setattr(kept_programs, "_processor", lambda: iter(["flags : other"]))
         assert program().load() is None
     assert program().load() is not None
+
+
+def test_a_setting_of_the_thread_that_traces_is_told_from_that_of_the_thread_that_loads(cache):
+    with ThreadPoolExecutor(1) as thread, jax.default_matmul_precision("highest"):
+        found = thread.submit(program).result()
+        assert not found.is_of_now()
+        found.compile(lambda tree, x: x)
+    assert not list(cache.iterdir())
+    assert program().is_of_now()
 
 
 def writable(file):
