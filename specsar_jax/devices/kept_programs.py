@@ -52,6 +52,8 @@ class KeptProgram:
         cache = compilation.cache_folder()
         if cache is None or len(devices) > 1 or devices[0].platform != "cpu" or jax.process_count() > 1:
             return
+        if not _is_as_imported():
+            return
         try:
             private_folder(cache / "programs")
             _check_own((cache / "programs").stat(), cache / "programs")
@@ -73,8 +75,10 @@ class KeptProgram:
             return None
 
     def is_of_now(self) -> bool:
-        """Whether all that the program follows from is still so, in this thread: some of JAX's settings are of a thread."""
-        return self._file is None or self._file.stem == self._digest()
+        """Whether all that the program follows from is still so, in this thread: some of JAX's settings are of a thread. And no source was
+        edited since it was imported.
+        """
+        return self._file is None or (_is_as_imported() and self._file.stem == self._digest())
 
     def compile(self, function: Callable[..., Any]) -> jax.stages.Compiled:
         """Compiles a function of the arguments, and keeps the program, unless it is of other settings than its place."""
@@ -178,7 +182,7 @@ def _digest(made_from: str, arguments: tuple, device: jax.Device) -> str:
     settings = sorted(name for name in jax.config.values if "cache" not in name)
     facts += [f"{name}={getattr(jax.config, name, jax.config.values[name])}" for name in settings]
     digest = hashlib.sha256()
-    for fact in (*facts, *_processor(), *_sources()):
+    for fact in (*facts, *_processor(), _SOURCES[1]):
         digest.update(len(fact).to_bytes(8, "little") + fact.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -192,12 +196,35 @@ def _processor() -> Iterator[str]:
             yield line
 
 
-def _sources() -> Iterator[str]:
-    """What is written in the modules that a program is traced by."""
+def _sources() -> list[Path]:
+    """The modules that a program is traced by."""
     package = Path(__file__).parents[1]
     data = package.parent / "tfds_dwplus" / "bands.py"
-    for path in [*sorted(path for room in _ROOMS for path in (package / room).glob("*.py")), data]:
-        yield path.read_text()
+    return [*sorted(path for room in _ROOMS for path in (package / room).glob("*.py")), data]
+
+
+def _stamps() -> list[tuple[int, ...]]:
+    """What changes when a source does."""
+    return [(found.st_mtime_ns, found.st_size, found.st_ino) for found in map(Path.stat, _sources())]
+
+
+def _as_imported() -> tuple[list[tuple[int, ...]], str] | None:
+    """Stamps and digest of the sources; None where there are none."""
+    try:
+        return _stamps(), "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in _sources())
+    except OSError:
+        return None
+
+
+def _is_as_imported() -> bool:
+    try:
+        return _SOURCES is not None and _SOURCES[0] == _stamps()
+    except OSError:  # one was removed
+        return False
+
+
+_SOURCES = _as_imported()
+"""Read now, when they are imported: those of an edit after it are not what runs, so from then on no program is loaded or kept."""
 
 
 def _say(error: Exception) -> None:

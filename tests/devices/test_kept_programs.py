@@ -102,7 +102,7 @@ def test_another_network_size_setting_or_source_has_another_program(cache, monke
         patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
         assert program().load() is None
     with monkeypatch.context() as patch:
-        patch.setattr(kept_programs, "_sources", lambda: iter(["changed"]))
+        patch.setattr(kept_programs, "_SOURCES", (kept_programs._stamps(), "changed"))
         assert program().load() is None
     with monkeypatch.context() as patch:
         patch.setattr(kept_programs, "_processor", lambda: iter(["flags : other"]))
@@ -117,6 +117,19 @@ def test_a_setting_of_the_thread_that_traces_is_told_from_that_of_the_thread_tha
         found.compile(lambda tree, x: x)
     assert not list(cache.iterdir())
     assert program().is_of_now()
+
+
+def test_after_an_edit_of_a_source_nothing_is_loaded_or_kept(cache, monkeypatch, tmp_path):
+    source = tmp_path / "model.py"
+    source.write_text("as imported")
+    monkeypatch.setattr(kept_programs, "_sources", lambda: [source])
+    monkeypatch.setattr(kept_programs, "_SOURCES", kept_programs._as_imported())
+    file, found = kept(cache), program("another")
+    assert program().load() is not None
+    source.write_text("edited since")
+    assert program().load() is None
+    found.compile(lambda tree, x: x)
+    assert list(cache.iterdir()) == [file]
 
 
 def writable(file):
