@@ -4,6 +4,10 @@ JAX's own cache finds a program by its text, which has to be traced and lowered 
 not needed: a program is found by the digest of all that it follows from, the sources that trace it, versions, settings of JAX and XLA,
 the processor, the shapes of its arguments, and what the caller says of the network. If one of them differs, it is compiled anew.
 
+Of two things the digest does not know. Constants of our modules that a program changes while it runs, as tests do: turn the cache off then.
+And XLA_FLAGS that are set after JAX has started its devices, which XLA does not read any more, but the digest does: the program is kept as one
+of those flags. Set them before JAX is imported.
+
 **A program is machine code, and whoever can write it runs code as the user who loads it.** So it is read only from a folder that nobody
 but our own user can write, `programs` in the cache of `compilation`, and only if the file too is our user's alone. Nothing of a stranger, no
 bundle and no workdir, ever holds one. Programs of one CPU device are kept, on Linux, where the processor says what it is.
@@ -17,6 +21,7 @@ import platform
 import secrets
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,11 +32,14 @@ import numpy as np
 from jax.experimental import serialize_executable
 
 from specsar_jax.devices import compilation
-from tfds_dwplus.files.outputs import written_whole
+from tfds_dwplus.files.outputs import remove_partials, written_whole
 from tfds_dwplus.files.workplaces import private_folder
 
 MOST_FILES = 24
 """Programs that stay, of 1 to 10 MB each; of more, those used longest ago are removed."""
+
+_setting = threading.Lock()
+"""Held while a setting of JAX that all threads share is another one: two at once would take each other's for what it was before."""
 
 _ROOMS = ("batches", "config", "devices", "maps", "network")
 _MADE_BY = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes")
@@ -50,15 +58,15 @@ class KeptProgram:
         """
         self._made_from, self._arguments, self._devices, self._file = made_from, arguments, devices, None
         cache = compilation.cache_folder()
-        if cache is None or len(devices) > 1 or devices[0].platform != "cpu" or jax.process_count() > 1:
-            return
-        if not _is_as_imported():
+        one_cpu = len(devices) == 1 and devices[0].platform == "cpu" and jax.process_count() == 1
+        if cache is None or not one_cpu or sys.platform != "linux" or not _is_as_imported():
             return
         try:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # where JAX has not yet made it
             private_folder(cache / "programs")
             _check_own((cache / "programs").stat(), cache / "programs")
             self._file = cache / "programs" / f"{self._digest()}.program"
-        except (OSError, ValueError, AttributeError) as error:  # the last where the system has no affinities
+        except (OSError, ValueError) as error:
             _say(error)
 
     def load(self) -> jax.stages.Compiled | None:
@@ -88,12 +96,13 @@ class KeptProgram:
             return compilation.compile_ahead(jax.jit(function), *self._arguments)
         # What JAX's cache gives can be written again, but not run then; so JAX, which finds a program by its name too, must not know it.
         function.__name__ += f"_{secrets.token_hex(8)}"
-        least = jax.config.jax_persistent_cache_min_compile_time_secs
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-        try:
-            compiled = compilation.compile_ahead(jax.jit(function), *self._arguments)
-        finally:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        with _setting:
+            least = jax.config.jax_persistent_cache_min_compile_time_secs
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+            try:
+                compiled = compilation.compile_ahead(jax.jit(function), *self._arguments)
+            finally:
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
         return self._keep(compiled)
 
     def _keep(self, compiled: jax.stages.Compiled) -> jax.stages.Compiled:
@@ -115,6 +124,7 @@ class KeptProgram:
             except ValueError as error:  # a file system with owners or modes of its own
                 _say(error)
                 self._write(b"")
+            remove_partials(self._file.parent)
             for old in sorted(self._file.parent.glob("*.program"), key=lambda path: -path.stat().st_mtime)[MOST_FILES:]:
                 old.unlink(missing_ok=True)
         return compiled

@@ -1,8 +1,10 @@
 """Programs that are kept: loaded without tracing, only for what they were made from, and only where nobody else could write them."""
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +132,42 @@ def test_after_an_edit_of_a_source_nothing_is_loaded_or_kept(cache, monkeypatch,
     assert program().load() is None
     found.compile(lambda tree, x: x)
     assert list(cache.iterdir()) == [file]
+
+
+def test_on_a_system_that_does_not_tell_its_processor_nothing_is_said(cache, monkeypatch, capsys):
+    monkeypatch.setattr(kept_programs.sys, "platform", "darwin")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert program()._file is None and capsys.readouterr().err == ""
+
+
+def test_a_cache_that_jax_has_not_made_yet_is_made(cache, capsys):
+    jax.config.update("jax_compilation_cache_dir", str(cache / "xdg" / "xla"))
+    kept(cache / "xdg" / "xla" / "programs")
+    assert program().load() is not None and capsys.readouterr().err == ""
+    assert (cache / "xdg" / "xla").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_killed_process_left_of_a_program_is_removed(cache):
+    left = kept(cache).parent / ".another.program.123456.partial"
+    left.write_bytes(b"half")
+    program("another").compile(lambda tree, x: x)
+    assert not left.exists()
+
+
+def test_two_threads_do_not_change_the_setting_of_jax_at_once(cache, monkeypatch):
+    least, both, met = jax.config.jax_persistent_cache_min_compile_time_secs, Barrier(2), []
+    whole = kept_programs.compilation.compile_ahead
+
+    def compile_ahead(*given):
+        with contextlib.suppress(BrokenBarrierError):
+            both.wait(0.5)
+            met.append(True)
+        return whole(*given)
+
+    monkeypatch.setattr(kept_programs.compilation, "compile_ahead", compile_ahead)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda name: program(name).compile(lambda tree, x: x), "ab"))
+    assert met == [] and jax.config.jax_persistent_cache_min_compile_time_secs == least
 
 
 def writable(file):
