@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import rasterio
-from conftest import REPOSITORY
+from conftest import REPOSITORY, command, refused
 from small_scenes import files_of, scene
 
 from specsar_jax.config import Predict
@@ -72,6 +72,12 @@ def test_a_network_made_in_another_thread_is_traced_by_the_settings_of_the_one_t
         with ThreadPoolExecutor(1) as thread, jax.default_matmul_precision(precision):
             thread.submit(compiled.make_probabilities, trained, None, batch).result()(*given)
     assert traced[-1] == "highest"
+
+
+def test_devices_that_cannot_start_are_told_on_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nosuch")
+    done = command("specsar_jax.predict", "--workdir", BUNDLE, "--s2", "a.tif", "--output", "map.tif", cwd=tmp_path)
+    assert "JAX cannot start its devices, JAX_PLATFORMS=nosuch: " in refused(done)
 
 
 @pytest.mark.parametrize(
