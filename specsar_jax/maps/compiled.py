@@ -3,6 +3,7 @@
 Enters: a `Trained` network. Leaves: what `mapping` calls for each batch. This is where JAX and the network are imported.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +96,8 @@ def made_ahead(trained: Trained, cutting: Predict) -> MadeAhead | None:
     how = model.stride_and_margin(trained.config.model)
     side, _ = windows.side_and_step(trained.config.data.crop_px, cutting.overlap, how["stride_px"])
     batch = (max(cutting.window_px // side, 1), side, side)
-    return MadeAhead(batch, make_probabilities(trained, None, batch))
+    cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
+    return MadeAhead(batch, make_probabilities(cut, None, batch))
 
 
 class Timed:

@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+import weakref
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from small_scenes import files_of, scene
 from specsar_jax.config import Predict
 from specsar_jax.maps import compiled, scene_map
 from specsar_jax.maps.map_files import Outputs
+from specsar_jax.maps.mapping import MadeAhead
 from specsar_jax.trained.loading import load_trained
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "bundle_1.safetensors"
@@ -72,6 +74,29 @@ def test_a_network_made_in_another_thread_is_traced_by_the_settings_of_the_one_t
         with ThreadPoolExecutor(1) as thread, jax.default_matmul_precision(precision):
             thread.submit(compiled.make_probabilities, trained, None, batch).result()(*given)
     assert traced[-1] == "highest"
+
+
+def test_a_network_made_ahead_is_cut_and_turned_as_asked_for(monkeypatch):
+    made, one = [], jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    monkeypatch.setattr(compiled, "make_probabilities", lambda trained, *_: made.append(trained.config.predict) or str)
+    compiled.made_ahead(load_trained(BUNDLE), asked := Predict(average_turns=True, overlap=0.5))
+    assert made == [asked]
+
+
+def test_weights_made_ahead_are_let_go_where_the_scene_is_narrower(tmp_path):
+    scene(tmp_path, 40, 40)
+    trained, ahead = load_trained(BUNDLE), Future()
+    side = trained.config.data.crop_px
+
+    def network(s2, s1):
+        raise AssertionError("of another size")
+
+    ahead.set_result(MadeAhead((2, side, side), network))
+    there = weakref.ref(network)
+    del network
+    assert scene_map.map_scene(trained, *files_of(tmp_path), Outputs(tmp_path / "map.tif"), Predict(), ahead=ahead)
+    assert there() is None and ahead.result() is not None
 
 
 def test_devices_that_cannot_start_are_told_on_one_line(tmp_path, monkeypatch):
