@@ -115,14 +115,13 @@ def main(argv: list[str]) -> None:
 
 
 def _start_network() -> None:
-    """Imports JAX and the network, which takes half a second, and starts JAX's devices."""
-    import jax
-
+    """Imports JAX and the network, which takes half a second, and starts JAX's devices. Raises a ValueError if there are none."""
     from specsar_jax.devices.compilation import keep_compiled_programs
+    from specsar_jax.devices.sharding import start_devices
     from specsar_jax.maps import compiled  # noqa: F401
 
     keep_compiled_programs()
-    jax.local_devices()
+    start_devices()
 
 
 def _make_network(trained: Trained, cutting: Predict) -> Any:

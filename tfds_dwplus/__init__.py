@@ -9,7 +9,7 @@ when both this package and `tensorflow_datasets` are: in either order, and witho
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -28,28 +28,53 @@ def __getattr__(name: str) -> Any:
 class _AfterTFDS(MetaPathFinder):
     """Finds nothing itself; has the builder imported as soon as TFDS is."""
 
+    _inside = False
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Returns the spec that others find for `tensorflow_datasets`, with a loader that goes on to the builder."""
-        if name != "tensorflow_datasets":
+        if name != "tensorflow_datasets" or self._inside:
             return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, others), None)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def and_builder(module: ModuleType) -> None:
-            execute(module)
-            sys.meta_path.remove(self)
-            importlib.import_module(_BUILDER)
-
-        spec.loader.exec_module = and_builder
+        self._inside = True  # another finder may ask all others too
+        try:
+            others = (finder.find_spec(name, path, target) for finder in list(sys.meta_path) if finder is not self)
+            spec = next(filter(None, others), None)
+        finally:
+            self._inside = False
+        if spec and hasattr(spec.loader, "exec_module"):
+            spec.loader = _ThenBuilder(spec.loader)
         return spec
+
+
+class _ThenBuilder(Loader):
+    """The loader of TFDS, and then the builder is imported. It is no change to that loader, which others may share."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Makes the module as its own loader does."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Gives the module its own loader back, and runs it."""
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _remove_finders()
+        importlib.import_module(_BUILDER)
+
+
+def _remove_finders() -> None:
+    """By name: after a reload of this module the one before is of another class."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != _AfterTFDS.__name__]
 
 
 if "tensorflow_datasets" in sys.modules:
     importlib.import_module(_BUILDER)
 else:
+    _remove_finders()
     sys.meta_path.insert(0, _AfterTFDS())

@@ -283,8 +283,8 @@ def _weights(tiles: int, rounds: int, seed: int) -> Float[np.ndarray, "round til
 
 
 def _added(
-    weights: Float[np.ndarray, "round tile"], sums: Shaped[np.ndarray, "tile *rest"]
-) -> Float[np.ndarray, "round *rest"]:
+    weights: Float[np.ndarray, "round tile"], sums: Shaped[np.ndarray, " tile *rest"]
+) -> Float[np.ndarray, " round *rest"]:
     # Floats hold integers below 2^53 exactly, and only floats have a fast matrix product.
     flat = np.asarray(sums, np.float64).reshape(len(sums), -1)
     return (weights @ flat).reshape(len(weights), *sums.shape[1:])

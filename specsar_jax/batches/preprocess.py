@@ -13,6 +13,7 @@ from specsar_jax.batches.statistics import SensorStatistics as SensorStatistics
 from specsar_jax.batches.statistics import Statistics as Statistics
 from specsar_jax.config import Data
 from tfds_dwplus import bands
+from tfds_dwplus.files.strangers import one_line
 
 Part = tuple[slice, slice]
 """Rows and columns of a raster."""

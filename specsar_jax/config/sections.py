@@ -182,10 +182,10 @@ class Model(Section):
         if self.architecture == "dynamic_world":
             return self._check_dynamic_world()
         stages = len(self.widths)
-        if not 1 <= stages <= 4 or {len(self.blocks), len(self.heads), len(self.reductions)} != {stages}:
+        if not 2 <= stages <= 4 or {len(self.blocks), len(self.heads), len(self.reductions)} != {stages}:
             raise ValueError(
                 f"config fields model.widths {self.widths}, blocks {self.blocks}, heads {self.heads} and reductions "
-                f"{self.reductions} are not of 1 to 4 stages each, as many in one as in the others"
+                f"{self.reductions} are not of 2 to 4 stages each, as many in one as in the others"
             )
         for sensor in self.sensors:
             if not getattr(self, f"{sensor}_channels"):

@@ -27,6 +27,8 @@ def keep_compiled_programs() -> None:
         cache = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specsar_jax" / "xla")
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = cache.stat()
+        # A group may write it: with a umask of 002, usual where each user has a group of his own, folders of his are so. One that is made here is
+        # 0700; whoever names one that a real group shares trusts that group.
         if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o002:
             raise PermissionError(
                 f"{cache} belongs to another user, or anybody can write it; name a folder of your own"

@@ -7,6 +7,7 @@ more axis over "data". XLA's partitioner inserts the communication; split weight
 import functools
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from specsar_jax import config as configs
 from specsar_jax.network.layers import tile_axes
+from tfds_dwplus.files.strangers import one_line
 
 BARRIER_TIMEOUT_MS = 3_600_000
 """Longest wait of a process for the others, which may simulate a data set or compile for minutes."""
@@ -24,6 +26,18 @@ SMALLEST_SPLIT = 2**12
 """Weights with fewer elements are never split, as little memory would be saved."""
 
 _barriers = itertools.count()  # numbers the barriers: a key works only once, and all processes must use the same keys
+
+
+def start_devices() -> list[jax.Device]:
+    """Starts JAX's devices, and returns those of this process. Raises a ValueError if it cannot."""
+    try:
+        return jax.local_devices()
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # the latter, without a word, if JAX_PLATFORMS names what is not installed
+        asked = f", JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
+        raise ValueError(f"JAX cannot start its devices{asked}: {one_line(error) or 'there are none'}") from None
 
 
 def make_mesh(config: configs.Mesh | None = None, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
@@ -117,6 +131,8 @@ def of_all(items: list[Any]) -> list[Any]:
     """Joins lists of what JSON can hold, of all processes, in their order."""
     if jax.process_count() == 1:
         return items
+    from jax.experimental import multihost_utils
+
     text = np.frombuffer(json.dumps(items).encode(), np.uint8)
     padded = np.pad(text, (0, largest_of_all(len(text)) - len(text)), constant_values=ord(" "))
     return [item for part in multihost_utils.process_allgather(padded) for item in json.loads(part.tobytes())]

@@ -3,6 +3,7 @@
 Enters: a `Trained` network. Leaves: what `mapping` calls for each batch. This is where JAX and the network are imported.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,12 +76,13 @@ def make_probabilities(
     with ThreadPoolExecutor(1) as thread:
         loading = thread.submit(program.load)
         variables = jax.device_put(variables, everywhere)
-        loaded = [loading.result()]
+        loaded, ready = loading.result(), []
 
     def of_batch(s2: np.ndarray, s1: np.ndarray) -> Array:
-        if loaded[0] is None:
-            loaded[0] = program.compile(function)
-        return loaded[0](variables, *jax.device_put((s2, s1), by_tile))
+        if not ready:
+            fits = loaded is not None and program.is_of_now()  # in the thread that would trace it
+            ready.append(loaded if fits else program.compile(function))
+        return ready[0](variables, *jax.device_put((s2, s1), by_tile))
 
     return of_batch
 
@@ -94,7 +96,8 @@ def made_ahead(trained: Trained, cutting: Predict) -> MadeAhead | None:
     how = model.stride_and_margin(trained.config.model)
     side, _ = windows.side_and_step(trained.config.data.crop_px, cutting.overlap, how["stride_px"])
     batch = (max(cutting.window_px // side, 1), side, side)
-    return MadeAhead(batch, make_probabilities(trained, None, batch))
+    cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
+    return MadeAhead(batch, make_probabilities(cut, None, batch))
 
 
 class Timed:

@@ -33,12 +33,17 @@ READ_PX = 2048
 """Pixels of a row to read at once. Reading 300 at a time would take three times as long for bands that must be resampled."""
 
 
-class MadeAhead(NamedTuple):
+class MadeAhead:
     """A network that was made before the scene was known."""
 
-    batch: tuple[int, int, int]
-    """Windows, height and width of the batches that it takes, on one device."""
-    network: Probabilities
+    def __init__(self, batch: tuple[int, int, int], network: Probabilities) -> None:
+        """Windows, height and width of the batches that it takes, on one device, and the network."""
+        self._batch, self._network = batch, network
+
+    def taken(self, batch: tuple[int, int, int]) -> Probabilities | None:
+        """Returns the network, once, if it takes such batches. Whoever still holds this holds no weights then."""
+        network, self._network = self._network, None
+        return network if batch == self._batch else None
 
 
 class Block(NamedTuple):

@@ -110,9 +110,8 @@ def map_scene(
 
             def make(batch: tuple[int, int, int]) -> Probabilities:
                 made = ahead.result() if ahead else None
-                if made and made.batch == batch and len(devices) == 1:
-                    return made.network
-                return compiled.make_probabilities(cut, devices, batch)
+                taken = made.taken(batch) if made else None  # there is one of one device only
+                return taken or compiled.make_probabilities(cut, devices, batch)
 
             with (
                 _keeping(unfinished),

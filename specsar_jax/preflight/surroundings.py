@@ -14,7 +14,7 @@ import jax
 
 from specsar_jax.devices.accelerators import Device
 from specsar_jax.devices.memory import device_memory_bytes, free_ram_bytes
-from specsar_jax.devices.sharding import of_all
+from specsar_jax.devices.sharding import of_all, start_devices
 from specsar_jax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -58,16 +58,9 @@ def processes() -> list[dict[str, Any]]:
     Raises:
         ValueError: JAX cannot start its devices.
     """
-    try:
-        devices = jax.local_devices()
-        memory = [device_memory_bytes(device) for device in devices]
-        driver = " ".join(getattr(devices[0].client, "platform_version", "").split())
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # the latter, without a word, if JAX_PLATFORMS names what is not installed
-        asked = f", JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}" if os.environ.get("JAX_PLATFORMS") else ""
-        raise ValueError(f"JAX cannot start its devices{asked}: {str(error) or 'there are none'}") from None
+    devices = start_devices()
+    memory = [device_memory_bytes(device) for device in devices]
+    driver = " ".join(getattr(devices[0].client, "platform_version", "").split())
     kinds = collections.Counter(device.device_kind for device in devices)
     here = {
         "process": jax.process_index(),

@@ -41,7 +41,7 @@ def class_alpha(label_pixels: tuple[int, ...], config: Loss, *, taught: bool = F
 
 def pixel_loss(
     logits: Float[Array, "batch *pixels class"],
-    label: Integer[Array, "batch *pixels"],
+    label: Integer[Array, " batch *pixels"],
     alpha: tuple[float, ...],
     *,
     config: Loss,

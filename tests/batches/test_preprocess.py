@@ -199,3 +199,8 @@ def test_a_sensor_that_may_be_missed_counts_where_all_its_bands_have_data():
     valid = bands.valid_pixels(s2, s1, ("s2", "s1"), ("s2", "s1"))
     assert valid.all() and bands.valid_pixels(s2, s1, ("s2", "s1")).sum() == 14
     assert bands.valid_pixels(s2, s1, ("s2", "s1"), ("s2",)).sum() == 15
+
+
+def test_a_band_without_numbers_for_log_scaling_is_named_on_one_line():
+    with pytest.raises(ValueError, match=r"^band X\?Y has no numbers for data.scaling=log, expected bands of B1, B2"):
+        preprocess.log_low_high(("B2", "X\x1bY"))

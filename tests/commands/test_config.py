@@ -47,7 +47,7 @@ def test_a_preset_is_a_whole_network_and_later_assignments_change_it():
         ("train.steps=1.5", "expected int"),
         ("train.steps=True", "expected int"),
         ("data.flips=1", "expected bool, true or false"),
-        ("model.widths=64", r"widths \(64,\).*1 to 4 stages"),
+        ("model.widths=64", r"widths \(64,\).*2 to 4 stages"),
         ("model.widths=a,b", "model.widths is 'a', expected int"),
         ("model.learning_rate=1", "did you mean 'optimizer.learning_rate'"),
         ("model.heads=(3,2,5,8)", "16 channels and 3 heads in stage 1, expected heads that divide"),
@@ -208,6 +208,11 @@ def test_json_round_trip():
     config = configs.override(Config(), ["data.name=a", "model.branches=sar"])
     assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
     assert configs.differences(Config(), config) == ["data.name: 'simulated', 'a'", "model.branches: 'both', 'sar'"]
+
+
+def test_a_network_of_one_stage_is_refused_as_its_map_has_nothing_to_be_resized_to():
+    with pytest.raises(ValueError, match=r"not of 2 to 4 stages"):
+        configs.Model(widths=(8,), blocks=(1,), heads=(1,), reductions=(8,))
 
 
 def test_unknown_preset_names_the_nearest():

@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from specsar_jax.config import Config, Mesh, Train
+from specsar_jax.devices import sharding
 from specsar_jax.devices.accelerators import DEVICES
 from specsar_jax.devices.memory import free_ram_bytes
 from specsar_jax.preflight import surroundings, verdict
@@ -129,3 +133,11 @@ def test_advice_for_a_gpu_of_which_jax_takes_a_part(monkeypatch):
 def test_without_memory_to_compare_with_it_says_so():
     (line,) = verdict.advice(CONFIG, NEEDS, None, "tpu", 4)
     assert "compare for yourself" in line
+
+
+def test_what_processes_tell_is_joined_whatever_its_length(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    # As if the other process had told the same, in a longer text.
+    monkeypatch.setattr(sharding, "largest_of_all", lambda value: value + 7)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda value: np.stack([value, value]))
+    assert sharding.of_all([{"host": "ä"}, 1]) == [{"host": "ä"}, 1] * 2

@@ -77,7 +77,7 @@ def decibels(
 
 def _samples(
     path: Path, layers: list[Layer], pixels: list[tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
-) -> list[Num[np.ndarray, "_"]]:
+) -> list[Num[np.ndarray, " _"]]:
     """Stored numbers of each band that have data, of rows and columns all over the tile. Raises a ValueError if a band has none at all."""
     step = max(min(pixels[0][0].shape) // 64, 1)  # some thousand pixels are enough to decide, of a small tile all
     samples = [

@@ -114,7 +114,7 @@ class _Seen:
 def decide(
     names: Sequence[str],
     declared: Sequence[Declared],
-    samples: Sequence[Num[np.ndarray, "_"]],
+    samples: Sequence[Num[np.ndarray, " _"]],
     *,
     offset: int | None = None,
     in_doubt: int | None = None,
