@@ -4,9 +4,9 @@ JAX's own cache finds a program by its text, which has to be traced and lowered 
 not needed: a program is found by the digest of all that it follows from, the sources that trace it, versions, settings of JAX and XLA,
 the processor, the shapes of its arguments, and what the caller says of the network. If one of them differs, it is compiled anew.
 
-Of two things the digest does not know. Constants of our modules that a program changes while it runs, as tests do: turn the cache off then.
-And XLA_FLAGS that are set after JAX has started its devices, which XLA does not read any more, but the digest does: the program is kept as one
-of those flags. Set them before JAX is imported.
+Two things the digest does not know. Constants of our modules that a program changes while it runs, as tests do: turn the cache off then.
+And when XLA_FLAGS were set: after JAX has started its devices XLA does not read them any more, but the digest does, and the program is kept as
+one of those flags. Set them before JAX is imported.
 
 **A program is machine code, and whoever can write it runs code as the user who loads it.** So it is read only from a folder that nobody
 but our own user can write, `programs` in the cache of `compilation`, and only if the file too is our user's alone. Nothing of a stranger, no
