@@ -1,0 +1,90 @@
+"""The area on the ellipsoid (WGS 84) of the pixels of any grid, and of polygons in any CRS. Pure.
+
+The nominal size of a pixel is not its area: in UTM it is off by -0.08 % to 0.2 %, in web Mercator by a factor of four at 60 degrees, and
+in degrees it says nothing. So corners are put into an equal-area projection, about the longitude of the window or polygon, so that none
+is cut at the antimeridian.
+"""
+
+import math
+
+import numpy as np
+import shapely
+from jaxtyping import Float
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_points
+
+from tfds_dwplus.imagery.grids import Grid
+
+_DEGREES = CRS.from_epsg(4326)
+
+_CELL_M, _MOST_CELL_PX = 1000.0, 64
+"""Side of the cells, within which pixels count as equally large. Over a kilometre the scale of UTM changes by a hundred-thousandth."""
+
+_POLAR = 80.0
+"""Latitude beyond which a grid that is not in degrees is measured in a polar projection: in a cylindrical one the pole is a line."""
+
+_FINE_DEGREES, _FINE_M = 0.01, 1000.0
+"""Distance of the points that are put into an edge before it is projected."""
+
+
+def pixel_hectares(grid: Grid, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
+    """Returns the area of each pixel of a window in hectares."""
+    step = _cell_px(grid)
+    row_edges, column_edges = _edges(rows, step), _edges(columns, step)
+    column, row = np.meshgrid(column_edges, row_edges)
+    x, y = grid.transform @ (column.ravel().astype(np.float64), row.ravel().astype(np.float64))
+    middle = grid.transform @ ((columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2)
+    x, y = transform_points(grid.crs, _equal_area_at(grid.crs, *middle), x, y)
+    x, y = np.reshape(x, row.shape), np.reshape(y, row.shape)
+    # The area of a quadrangle is half the cross product of its diagonals.
+    across = (x[1:, 1:] - x[:-1, :-1]) * (y[:-1, 1:] - y[1:, :-1]) - (x[:-1, 1:] - x[1:, :-1]) * (
+        y[1:, 1:] - y[:-1, :-1]
+    )
+    high, wide = np.diff(row_edges), np.diff(column_edges)
+    area = np.abs(across) / 2e4 / np.outer(high, wide)
+    return area.repeat(high, axis=0).repeat(wide, axis=1)
+
+
+def polygon_hectares(geometries: np.ndarray, crs: CRS) -> Float[np.ndarray, " polygon"]:
+    """Returns the area of polygons in hectares; their edges are straight in their CRS.
+
+    Args:
+        geometries: shapely polygons, [polygon], objects.
+        crs: of their coordinates.
+    """
+    step = _FINE_DEGREES if crs.is_geographic else _FINE_M / crs.linear_units_factor[1]
+    return np.array([_hectares(shapely.segmentize(one, step), crs) for one in geometries], np.float64)
+
+
+def _hectares(polygon: shapely.Geometry, crs: CRS) -> float:
+    xy = shapely.get_coordinates(polygon)
+    middle = (xy.min(axis=0) + xy.max(axis=0)) / 2
+    to = _equal_area_at(crs, *middle.tolist())
+    moved = shapely.transform(polygon, lambda xy: np.stack(transform_points(crs, to, xy[:, 0], xy[:, 1]), axis=-1))
+    return float(shapely.area(moved)) / 1e4
+
+
+def _equal_area_at(crs: CRS, x: float, y: float) -> CRS:
+    """Returns an equal-area projection for what lies about a point: cylindrical as EPSG:6933, polar near a pole.
+
+    Meridians and parallels are straight in the cylindrical one, so of a grid in degrees its areas are exact.
+    """
+    if crs.is_geographic:
+        lon, lat = x, 0.0
+    else:
+        (lon,), (lat,) = transform_points(crs, _DEGREES, [x], [y])
+    if abs(lat) > _POLAR:
+        return CRS.from_proj4(f"+proj=laea +lat_0={math.copysign(90, lat):g} +lon_0={lon:.6f} +datum=WGS84 +units=m")
+    return CRS.from_proj4(f"+proj=cea +lat_ts=30 +lon_0={lon:.6f} +datum=WGS84 +units=m")
+
+
+def _cell_px(grid: Grid) -> int:
+    """Side of a cell in pixels, 1 for pixels of a kilometre and more."""
+    a, b, _, d, e, _ = grid.transform[:6]
+    metres = 111_000.0 if grid.crs.is_geographic else grid.crs.linear_units_factor[1]
+    side = max(math.hypot(a, d), math.hypot(b, e)) * metres
+    return int(min(max(_CELL_M // side, 1), _MOST_CELL_PX))
+
+
+def _edges(pixels: range, step: int) -> np.ndarray:
+    return np.unique([*pixels[::step], pixels.stop])
