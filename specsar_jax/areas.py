@@ -11,6 +11,9 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
+
+import rasterio
 
 from tfds_dwplus.command_line import Parser, path, progress, run
 from tfds_dwplus.files.addresses import shown_in
@@ -33,7 +36,9 @@ def main(argv: list[str]) -> None:
             importlib.import_module(needed)
         except ModuleNotFoundError as error:
             raise ValueError(f"this command needs {error.name}: pip install 'specsar_jax[areas]'") from None
-    with output_claimed(args.output, "--output") as final:
+    from specsar_jax.zones.counting import CACHE_BYTES  # which needs shapely
+
+    with output_claimed(args.output, "--output") as final, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         _measure(args, final, argv)
 
 
@@ -78,13 +83,15 @@ def _measure(args: argparse.Namespace, final: Path, argv: list[str]) -> None:
     print(f"{args.output}: {len(zones.names)} zone{'s' * (len(zones.names) != 1)}{others}")
 
 
-def _told_of_cover(counted: "object", zones: Path) -> list[str]:
+def _told_of_cover(counted: Any, zones: Path) -> list[str]:
     """Tells how many zones the map does not cover."""
     away = int((counted.mapped + counted.nodata == 0).sum())
     partly = int((counted.outside > 0).sum()) - away
     number = len(counted.outside)
     lines = [f"{away} of {number} zones of {zones} have no part in the map"] * bool(away)
-    return lines + [f"{partly} of {number} zones of {zones} lie in the map in part: see outside_hectares"] * bool(partly)
+    return lines + [
+        f"{partly} of {number} zones of {zones} lie in the map in part; the rest of them counts as outside"
+    ] * bool(partly)
 
 
 def _note(*lines: str) -> None:
@@ -98,17 +105,30 @@ def _parser() -> Parser:
         "python -m specsar_jax.areas map.tif --zones districts.gpkg --zone_field name --output areas.csv",
     )
     add = parser.add_argument
-    add("map", type=path, help="class map of predict, mosaic_<zone>.vrt of map_region, or the folder of one of its regions")
+    add(
+        "map",
+        type=path,
+        help="class map of predict, mosaic_<zone>.vrt of map_region, or the folder of one of its regions",
+    )
     add(
         "--zones",
         type=path,
         required=True,
         help="polygons of any CRS: GeoPackage, Shapefile, GeoJSON, FlatGeobuf or GeoParquet. They may overlap",
     )
-    add("--zone_field", default="", metavar="NAME", help="field of the zones' names; if not given, they are numbered from 1")
+    add(
+        "--zone_field",
+        default="",
+        metavar="NAME",
+        help="field of the zones' names; if not given, they are numbered from 1",
+    )
     add("--layer", default="", help="layer of --zones, if it has several")
     add("--zones_crs", default="", help="CRS of --zones, as EPSG:4326, in place of what the file says")
-    add("--mend", action="store_true", help="mend polygons that are not valid, by the even-odd rule, rather than refuse them")
+    add(
+        "--mend",
+        action="store_true",
+        help="mend polygons that are not valid, by the even-odd rule, rather than refuse them",
+    )
     add(
         "--evaluation",
         type=path,

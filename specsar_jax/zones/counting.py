@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import rasterio
 import shapely
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from rasterio.windows import Window
 
 from specsar_jax.zones.map_parts import Mapped, Part
@@ -29,11 +28,14 @@ from tfds_dwplus.vectors.geometries import Shapes, bounds_told, grid_told, on_gr
 LEAF_PX = 512
 """Side of a window that is read at once."""
 
-_CACHE_BYTES = 128 << 20
-"""Of GDAL, for blocks that several windows lie in. It takes a twentieth of the memory of the machine otherwise."""
+CACHE_BYTES = 128 << 20
+"""Of GDAL, for blocks that several windows lie in: set before the first pixel is read, or it takes a twentieth of the machine's memory."""
 
-_ROUNDING = 1e-5
+_ROUNDING = 2e-6
 """Share of a zone outside of the map that is taken for none: by so much two ways to an area may differ."""
+
+_EDGE_PX = 1e-6
+"""A zone that reaches beyond the map by less lies in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,31 +79,36 @@ def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda p
     """
     shapes = zones.with_union()
     sums = np.zeros((len(shapes.geometries), bands.IGNORE + 1))
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
-        for part in mapped.parts:
-            _add_part(sums, part, mapped, shapes, done)
-    whole = polygon_hectares(shapes.geometries, zones.crs)
-    inside = sums.sum(axis=1)
-    if not inside.any():
+    inside = np.zeros(len(sums), bool)
+    for part in mapped.parts:
+        _add_part(sums, inside, part, mapped, shapes, done)
+    if not sums.any():
         grid = max(mapped.parts, key=lambda part: part.grid.height * part.grid.width).grid
         raise ValueError(
             f"no zone has a part in the map: the zones lie at {bounds_told(shapes)}, {mapped.path} at {grid_told(grid)}; is the CRS of the "
             "zones right?"
         )
-    outside = np.where(whole - inside > _ROUNDING * whole, whole - inside, 0.0)
+    whole = polygon_hectares(shapes.geometries, zones.crs)
+    outside = whole - sums.sum(axis=1)
+    outside[inside | (outside < _ROUNDING * whole)] = 0.0
     counted = Counted(sums[:, : len(mapped.classes)], sums[:, bands.IGNORE], outside)
     return counted[:-1], counted[-1:]
 
 
 def _add_part(
     sums: Float64[np.ndarray, "zone 256"],
+    inside: Bool[np.ndarray, " zone"],
     part: Part,
     mapped: Mapped,
     shapes: Shapes,
     done: Callable[[int], object],
 ) -> None:
-    """Adds the areas of a raster."""
+    """Adds the areas of a raster, and marks the zones that lie in it as a whole."""
     pixels, places = on_grid(shapes, part.grid)
+    if not part.utm_zone:
+        inside[places] = shapely.covered_by(
+            pixels, shapely.box(0, 0, part.grid.width, part.grid.height).buffer(_EDGE_PX)
+        )
     if part.utm_zone:
         pixels = shapely.intersection(_mended(pixels), _zone_outline(part))
     pieces = list(zip(places.tolist(), _mended(pixels), strict=True))

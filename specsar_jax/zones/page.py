@@ -81,7 +81,12 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"ha": hectares, "percent": lambda share: f"{100 * share:.1f} %", "shell": shlex.join}
+    environment.filters |= {
+        "ha": hectares,
+        "percent": lambda share: f"{100 * share:.1f} %",
+        "shell": shlex.join,
+        "plain": plain,
+    }
     order = np.argsort(-counted.total, kind="stable")
     shown = np.sort(order[:MOST_ROWS]).tolist()
     size, drawn = _map(zones, counted, mapped.classes, np.sort(order[:MOST_DRAWN]))
@@ -90,7 +95,9 @@ def render(
     area = float(together.mapped[0])
     return environment.get_template("areas.html").render(
         name=mapped.path.resolve().name,
-        classes=[(name, f"#{colour}") for name, colour in zip(mapped.classes.names, mapped.classes.colours, strict=True)],
+        classes=[
+            (name, f"#{colour}") for name, colour in zip(mapped.classes.names, mapped.classes.colours, strict=True)
+        ],
         size=size,
         drawn=drawn,
         rows=[rows[place] for place in shown],
@@ -111,12 +118,19 @@ def hectares(area: float) -> str:
     return f"{area:,.1f}"
 
 
+def plain(name: str) -> str:
+    """Writes the name of a class as words."""
+    return name.replace("_", " ")
+
+
 def _rows(names: Sequence[str], counted: Counted) -> list[_Row]:
     parts = (counted.classes.tolist(), counted.nodata.tolist(), counted.outside.tolist(), counted.total.tolist())
     return [_Row(*row) for row in zip(names, *parts, strict=True)]
 
 
-def _map(zones: Zones, counted: Counted, classes: Classes, chosen: np.ndarray) -> tuple[tuple[float, float], list[_Drawn]]:
+def _map(
+    zones: Zones, counted: Counted, classes: Classes, chosen: np.ndarray
+) -> tuple[tuple[float, float], list[_Drawn]]:
     """Draws zones by their largest class; degrees of longitude have their length at the middle latitude."""
     degrees = CRS.from_epsg(4326)
 
@@ -154,6 +168,6 @@ def _drawn(
         return _Drawn(path, "none", 1.0, f"{name}: nothing mapped of {hectares(total)} ha")
     largest = np.argsort(-areas, kind="stable")
     share = float(areas[largest[0]]) / mapped
-    words = ", ".join(f"{100 * areas[i] / mapped:.0f} % {classes.names[i]}" for i in largest[:3] if areas[i] > 0)
+    words = ", ".join(f"{100 * areas[i] / mapped:.0f} % {plain(classes.names[i])}" for i in largest[:3] if areas[i] > 0)
     opacity = round(_FAINTEST + (1 - _FAINTEST) * share, 3)
     return _Drawn(path, f"#{classes.colours[largest[0]]}", opacity, f"{name}: {words}; {hectares(total)} ha")

@@ -66,7 +66,9 @@ def read_zones(path: Path, options: Options) -> tuple[Zones, list[str]]:
         path, options.layer, options.field, options.crs, anything=options.anything, option="--zones"
     )
     if len(vectors.wkb) > MOST_ZONES:
-        raise ValueError(f"{path} has {len(vectors.wkb):,} zones, expected {MOST_ZONES:,} at most; cut it into smaller files")
+        raise ValueError(
+            f"{path} has {len(vectors.wkb):,} zones, expected {MOST_ZONES:,} at most; cut it into smaller files"
+        )
     shapes, more = geometries.shapes_of(
         vectors.wkb,
         np.arange(len(vectors.wkb)),

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import shapely
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
@@ -18,7 +18,7 @@ from tfds_dwplus.imagery.grids import Grid
 _DEGREES = CRS.from_epsg(4326)
 
 _CELL_M, _MOST_CELL_PX = 1000.0, 64
-"""Side of the cells, within which pixels count as equally large. Over a kilometre the scale of UTM changes by a hundred-thousandth."""
+"""Side of the cells whose corners are projected: over a kilometre the scale of web Mercator changes by some ten-thousandths, on a line."""
 
 _POLAR = 80.0
 """Latitude beyond which a grid that is not in degrees is measured in a polar projection: in a cylindrical one the pole is a line."""
@@ -28,7 +28,7 @@ _FINE_DEGREES, _FINE_M = 0.01, 1000.0
 
 
 def pixel_hectares(grid: Grid, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
-    """Returns the area of each pixel of a window in hectares."""
+    """Returns the area of each pixel of a window in hectares: means of cells of a kilometre, and between their middles on a line."""
     step = _cell_px(grid)
     row_edges, column_edges = _edges(rows, step), _edges(columns, step)
     column, row = np.meshgrid(column_edges, row_edges)
@@ -40,9 +40,8 @@ def pixel_hectares(grid: Grid, rows: range, columns: range) -> Float[np.ndarray,
     across = (x[1:, 1:] - x[:-1, :-1]) * (y[:-1, 1:] - y[1:, :-1]) - (x[:-1, 1:] - x[1:, :-1]) * (
         y[1:, 1:] - y[:-1, :-1]
     )
-    high, wide = np.diff(row_edges), np.diff(column_edges)
-    area = np.abs(across) / 2e4 / np.outer(high, wide)
-    return area.repeat(high, axis=0).repeat(wide, axis=1)
+    cells = np.abs(across) / 2e4 / np.outer(np.diff(row_edges), np.diff(column_edges))
+    return _between(row_edges) @ cells @ _between(column_edges).T
 
 
 def polygon_hectares(geometries: np.ndarray, crs: CRS) -> Float[np.ndarray, " polygon"]:
@@ -86,5 +85,21 @@ def _cell_px(grid: Grid) -> int:
     return int(min(max(_CELL_M // side, 1), _MOST_CELL_PX))
 
 
-def _edges(pixels: range, step: int) -> np.ndarray:
-    return np.unique([*pixels[::step], pixels.stop])
+def _edges(pixels: range, step: int) -> Int64[np.ndarray, " edge"]:
+    """Edges of cells of about `step` pixels; two cells at least, between which there is a line, unless there is one pixel alone."""
+    cells = min(max(-(-len(pixels) // step), 2), len(pixels))
+    return np.linspace(pixels.start, pixels.stop, cells + 1).round().astype(np.int64)
+
+
+def _between(edges: Int64[np.ndarray, " edge"]) -> Float64[np.ndarray, "pixel cell"]:
+    """Weights of the cells at each pixel, on a line through the middles of the nearest two, also beyond the last one."""
+    pixel = np.arange(edges[0], edges[-1]) + 0.5
+    middle = (edges[1:] + edges[:-1]) / 2
+    if len(middle) == 1:
+        return np.ones((len(pixel), 1))
+    left = np.clip(np.searchsorted(middle, pixel) - 1, 0, len(middle) - 2)
+    share = (pixel - middle[left]) / (middle[left + 1] - middle[left])
+    weights = np.zeros((len(pixel), len(middle)))
+    place = np.arange(len(pixel))
+    weights[place, left], weights[place, left + 1] = 1 - share, share
+    return weights
