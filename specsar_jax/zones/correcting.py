@@ -100,7 +100,7 @@ def corrected(
         )
     if zones > 1:
         lines.append(
-            f"the {zones} zones are as mapped, not corrected one by one: the evaluation has {int(labelled.sum()):,} labelled pixels, and "
-            "does not say in which zone; too few for a zone's own estimate until each zone has labelled pixels of each class"
+            f"the {zones} zones are as mapped: the evaluation does not say in which of them its {int(labelled.sum()):,} labelled pixels lie, "
+            "so that none has enough of its own for an estimate; the areas of all together are corrected"
         )
     return estimates, lines

@@ -18,6 +18,7 @@ from rasterio.crs import CRS
 from specsar_jax import areas
 from specsar_jax.regions import mosaics
 from tfds_dwplus import bands
+from tfds_dwplus.files.outputs import output_claimed
 from tfds_dwplus.places import blocks
 from tfds_dwplus.vectors.vector_files import read_vectors
 
@@ -139,7 +140,7 @@ def test_the_published_correction(tmp_path, capsys):
     assert round((float(rows[0]["high"]) - float(rows[0]["low"])) / 2 / 0.09) == 68_418
     told = capsys.readouterr()
     assert re.search(r"deforestation +18,000\.0 ha +2\.0 % +corrected +21,157\.\d ± 6,15\d\.\d ha", told.out)
-    assert "the 2 zones are as mapped, not corrected one by one" in told.err
+    assert "the 2 zones are as mapped: the evaluation does not say in which" in told.err
     assert "a.csv: 2 zones, and a.corrected.csv" in told.out
 
 
@@ -151,7 +152,7 @@ def test_classes_with_too_few_samples_and_other_weights_are_told(folder, tmp_pat
     told = capsys.readouterr().err
     assert "is of other weights than those that made" in told
     assert re.search(r"[\d.]+ % of the mapped area is not in the estimates: .* mapped as built \(1\)", told)
-    assert "take the labelled pixels for a random sample" in told and "as mapped, not corrected" in told
+    assert "take the labelled pixels for a random sample" in told and "the 4 zones are as mapped" in told
     assert "fewer than two labelled pixels are mapped" in (tmp_path / "a.html").read_text()
 
 
@@ -324,6 +325,16 @@ def test_zones_are_mended_when_told_to(folder, tmp_path, capsys):
     run(folder / "map.tif", "--zones", path, "--mend", "--output", tmp_path / "a.csv")
     assert float(rows_of(tmp_path / "a.csv")[0]["water_hectares"]) == pytest.approx(12.5, rel=2e-3)
     assert "1 polygons of" in capsys.readouterr().err
+
+
+def test_an_output_of_another_process_and_a_map_without_a_class(folder, tmp_path, capsys):
+    given = (folder / "map.tif", "--zones", folder / "zones.gpkg", "--output", tmp_path / "a.html")
+    with output_claimed(tmp_path / "a.html", "--output"), pytest.raises(ValueError, match="another process is at work"):
+        run(*given)
+    empty = write_map(tmp_path / "empty.tif", np.full((200, 200), bands.IGNORE, np.uint8))
+    by = evaluation(tmp_path / "e.json", 20 * np.eye(9, dtype=np.int64), bands.DYNAMIC_WORLD)
+    run(empty, *given[1:], "--evaluation", by)
+    assert "4 zones" in capsys.readouterr().out and "0.0 ha of them are mapped" in (tmp_path / "a.html").read_text()
 
 
 def test_as_a_user_runs_it(folder, tmp_path):
