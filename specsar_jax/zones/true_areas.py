@@ -26,6 +26,9 @@ _POLAR = 80.0
 _FINE_DEGREES, _FINE_M = 0.01, 1000.0
 """Distance of the points that are put into an edge before it is projected."""
 
+_MOST_INSERTED = 2_000_000
+"""Points that are put into a polygon: a file of a stranger may have a million edges from pole to pole."""
+
 
 def pixel_hectares(grid: Grid, rows: range, columns: range) -> Float[np.ndarray, "rows columns"]:
     """Returns the area of each pixel of a window in hectares: means of cells of a kilometre, and between their middles on a line."""
@@ -51,8 +54,11 @@ def polygon_hectares(geometries: np.ndarray, crs: CRS) -> Float[np.ndarray, " po
         geometries: shapely polygons, [polygon], objects.
         crs: of their coordinates.
     """
-    step = _FINE_DEGREES if crs.is_geographic else _FINE_M / crs.linear_units_factor[1]
-    return np.array([_hectares(shapely.segmentize(one, step), crs) for one in geometries], np.float64)
+    fine = _FINE_DEGREES if crs.is_geographic else _FINE_M / crs.linear_units_factor[1]
+    steps = np.maximum(fine, shapely.length(geometries) / _MOST_INSERTED).tolist()
+    return np.array(
+        [_hectares(shapely.segmentize(one, step), crs) for one, step in zip(geometries, steps, strict=True)], np.float64
+    )
 
 
 def _hectares(polygon: shapely.Geometry, crs: CRS) -> float:

@@ -12,6 +12,7 @@ from rasterio.warp import transform as transform_points
 from specsar_jax.zones import counting
 from specsar_jax.zones.map_parts import read_parts
 from specsar_jax.zones.polygons import Zones
+from specsar_jax.zones.true_areas import polygon_hectares
 from tfds_dwplus import bands
 
 DEGREES = CRS.from_epsg(4326)
@@ -150,3 +151,15 @@ def test_codes_of_no_class_are_refused(tmp_path):
     write_map(path, ids)
     with pytest.raises(ValueError, match="holds 77, expected ids of its 9 classes, 0 to 8, and nodata 255"):
         counting.count(mapped, zones_of([box(0, 0, 30, 3000)], CRS.from_epsg(32643)))
+
+
+def test_a_million_edges_from_pole_to_pole_take_no_memory(monkeypatch):
+    """Points put into the edges of a comb are bounded: one a hundredth of a degree would be 7 million here, billions for a larger one."""
+    x = np.linspace(-170, 170, 400)
+    comb = shapely.Polygon([*zip(x, np.where(np.arange(400) % 2, 85, -85), strict=True), (170, -89), (-170, -89)])
+    assert comb.is_valid and comb.length > 60_000
+    inserted = []
+    segmentize = shapely.segmentize
+    monkeypatch.setattr(shapely, "segmentize", lambda *given: inserted.append(segmentize(*given)) or inserted[-1])
+    assert polygon_hectares(np.array([comb], object), DEGREES)[0] == pytest.approx(25.5e9, rel=0.1)
+    assert shapely.get_num_coordinates(inserted[0]) < 2_100_000
