@@ -44,7 +44,7 @@ def pixel_hectares(grid: Grid, rows: range, columns: range) -> Float[np.ndarray,
         y[1:, 1:] - y[:-1, :-1]
     )
     cells = np.abs(across) / 2e4 / np.outer(np.diff(row_edges), np.diff(column_edges))
-    return _between(row_edges) @ cells @ _between(column_edges).T
+    return _between(_between(cells, row_edges).T, column_edges).T
 
 
 def polygon_hectares(geometries: np.ndarray, crs: CRS) -> Float[np.ndarray, " polygon"]:
@@ -97,15 +97,14 @@ def _edges(pixels: range, step: int) -> Int64[np.ndarray, " edge"]:
     return np.linspace(pixels.start, pixels.stop, cells + 1).round().astype(np.int64)
 
 
-def _between(edges: Int64[np.ndarray, " edge"]) -> Float64[np.ndarray, "pixel cell"]:
-    """Weights of the cells at each pixel, on a line through the middles of the nearest two, also beyond the last one."""
+def _between(
+    cells: Float[np.ndarray, "cell other"], edges: Int64[np.ndarray, " edge"]
+) -> Float64[np.ndarray, "pixel other"]:
+    """Values at each pixel, on a line through the middles of the nearest two cells, also beyond the last one."""
     pixel = np.arange(edges[0], edges[-1]) + 0.5
     middle = (edges[1:] + edges[:-1]) / 2
     if len(middle) == 1:
-        return np.ones((len(pixel), 1))
+        return cells.repeat(len(pixel), axis=0)
     left = np.clip(np.searchsorted(middle, pixel) - 1, 0, len(middle) - 2)
-    share = (pixel - middle[left]) / (middle[left + 1] - middle[left])
-    weights = np.zeros((len(pixel), len(middle)))
-    place = np.arange(len(pixel))
-    weights[place, left], weights[place, left + 1] = 1 - share, share
-    return weights
+    share = ((pixel - middle[left]) / (middle[left + 1] - middle[left]))[:, None]
+    return cells[left] * (1 - share) + cells[left + 1] * share  # no matrix product: it waits for threads of others
