@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Float64, UInt8
 from rasterio.windows import Window
 
 from specsar_jax.zones.map_parts import Mapped, Part
@@ -78,40 +78,76 @@ def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda p
         ValueError: no zone has a part in the map; the map has codes of no class, or cannot be read.
     """
     shapes = zones.with_union()
-    sums = np.zeros((len(shapes.geometries), bands.IGNORE + 1))
-    inside = np.zeros(len(sums), bool)
+    number, kinds = len(shapes.geometries), len(mapped.classes)
+    sums, covered = np.zeros((number, kinds + 1)), np.zeros(number)
+    inside = np.zeros(number, bool)
     for part in mapped.parts:
-        _add_part(sums, inside, part, mapped, shapes, done)
-    if not sums.any():
+        if part.utm_zone:
+            pixels, places, cut = _at_border(shapes, part)
+            of_part = _sums(part, mapped, [*zip(places, pixels, strict=True), *cut], 2 * number, done)
+            sums += of_part[:number]
+            areas = of_part.sum(axis=1)
+            covered += np.where(
+                np.isin(np.arange(number), [place - number for place, _ in cut]), areas[number:], areas[:number]
+            )
+        else:
+            pixels, places = on_grid(shapes, part.grid)
+            frame = shapely.box(0, 0, part.grid.width, part.grid.height)
+            inside[places] = shapely.covered_by(pixels, frame.buffer(_EDGE_PX))
+            sums += _sums(part, mapped, list(zip(places.tolist(), _mended(pixels), strict=True)), number, done)
+            covered = sums.sum(axis=1)
+    if not covered.any():
         grid = max(mapped.parts, key=lambda part: part.grid.height * part.grid.width).grid
         raise ValueError(
             f"no zone has a part in the map: the zones lie at {bounds_told(shapes)}, {mapped.path} at {grid_told(grid)}; is the CRS of the "
             "zones right?"
         )
     whole = polygon_hectares(shapes.geometries, zones.crs)
-    outside = whole - sums.sum(axis=1)
+    outside = whole - covered
     outside[inside | (outside < _ROUNDING * whole)] = 0.0
-    counted = Counted(sums[:, : len(mapped.classes)], sums[:, bands.IGNORE], outside)
+    classes = sums[:, :kinds]
+    # Where UTM zones meet, the mapped pixels of both sides cover the ground but for what cancels out; no hole is made of that.
+    nodata = np.maximum(covered - classes.sum(axis=1), 0.0)
+    nodata[sums[:, kinds] == 0] = 0.0
+    counted = Counted(classes, nodata, outside)
     return counted[:-1], counted[-1:]
 
 
-def _add_part(
-    sums: Float64[np.ndarray, "zone 256"],
-    inside: Bool[np.ndarray, " zone"],
+def _at_border(shapes: Shapes, part: Part) -> tuple[np.ndarray, list[int], list[tuple[int, shapely.Geometry]]]:
+    """Puts zones on the grid of a mosaic, where each pixel with a class lies in its UTM zone by its centre.
+
+    So classes are counted in whole zones: cut at the border, half a pixel would be missing along it. The ground that a mosaic covers
+    ends at the border, beyond which the next one covers it.
+
+    Returns:
+        Zones in pixels, and their places; and of zones that reach beyond the border the part within it, by place + number of zones.
+    """
+    pixels, places = on_grid(shapes, part.grid)
+    pixels, outline = _mended(pixels), _zone_outline(part)
+    beyond = ~shapely.covered_by(pixels, outline)
+    within = shapely.intersection(pixels[beyond], outline)
+    number = len(shapes.geometries)
+    return pixels, places.tolist(), list(zip((places[beyond] + number).tolist(), within, strict=True))
+
+
+def _sums(
     part: Part,
     mapped: Mapped,
-    shapes: Shapes,
+    pieces: list[tuple[int, shapely.Geometry | None]],
+    number: int,
     done: Callable[[int], object],
-) -> None:
-    """Adds the areas of a raster, and marks the zones that lie in it as a whole."""
-    pixels, places = on_grid(shapes, part.grid)
-    if not part.utm_zone:
-        inside[places] = shapely.covered_by(
-            pixels, shapely.box(0, 0, part.grid.width, part.grid.height).buffer(_EDGE_PX)
-        )
-    if part.utm_zone:
-        pixels = shapely.intersection(_mended(pixels), _zone_outline(part))
-    pieces = list(zip(places.tolist(), _mended(pixels), strict=True))
+) -> Float64[np.ndarray, "piece class_and_nodata"]:
+    """Adds up the hectares of the classes of a raster, and last those of nodata, in pieces of ground.
+
+    Args:
+        part: the raster.
+        mapped: its map.
+        pieces: row of the sums, and polygons in pixels.
+        number: of rows.
+        done: is called with numbers of pixels.
+    """
+    kinds = [*range(len(mapped.classes)), bands.IGNORE]
+    sums = np.zeros((number, len(kinds)))
     with open_raster(part.path, anywhere=mapped.anywhere) as raster:
         for rows, columns, there in _windows(range(part.grid.height), range(part.grid.width), pieces, done):
             window = Window(columns.start, rows.start, len(columns), len(rows))
@@ -123,8 +159,9 @@ def _add_part(
                 ) from None
             _check_codes(ids, mapped.classes, part)
             for place, areas in _measured(ids, part.grid, rows, columns, there):
-                sums[place] += areas
+                sums[place] += areas[kinds]
             done(ids.size)
+    return sums
 
 
 def _windows(

@@ -21,7 +21,7 @@ class Part:
     path: Path
     grid: Grid
     utm_zone: str
-    """Zone of a region's mosaic, as '33N', in which alone its pixels count: at the border the next mosaic lies over it. '' for a file."""
+    """Zone of a region's mosaic, as '33N': it covers ground in that zone only, beyond the border the next mosaic does. '' for a file."""
 
 
 @dataclasses.dataclass(frozen=True)
