@@ -28,6 +28,7 @@ COMMANDS = {
     "report": ("specsar_jax", "one HTML page about a run or several"),
     "predict": ("specsar_jax", "map a scene"),
     "map_region": ("specsar_jax", "map a region from a STAC archive"),
+    "areas": ("specsar_jax", "hectares of each class by district or any polygons"),
     "view": ("specsar_jax", "show a map in the browser"),
     "export": ("specsar_jax", "write a network for this package or other runtimes"),
 }

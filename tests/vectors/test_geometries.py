@@ -46,7 +46,7 @@ def test_what_cannot_be_burnt_is_counted():
     assert found.feature.tolist() == [5]
     assert lines == [
         "3 of 6 features of a.gpkg have no geometry",
-        "2 of 6 features of a.gpkg are of the type LineString, and not burnt: polygons and points are",
+        "2 of 6 features of a.gpkg are of the type LineString, and left out: polygons and points are taken",
     ]
     with pytest.raises(ValueError, match=r"a\.gpkg has no polygon and no point with a class"):
         shapes(line)

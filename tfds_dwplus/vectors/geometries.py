@@ -63,7 +63,14 @@ class Shapes:
 
 
 def shapes_of(
-    wkb: np.ndarray, chosen: Int64[np.ndarray, " chosen"], crs: CRS, what: str, *, mend: bool = False
+    wkb: np.ndarray,
+    chosen: Int64[np.ndarray, " chosen"],
+    crs: CRS,
+    what: str,
+    *,
+    mend: bool = False,
+    option: str = "--labels",
+    wanted: str = "polygon and no point with a class",
 ) -> tuple[Shapes, list[str]]:
     """Returns the geometries of features that can be burnt, and lines on the others, which the user should read.
 
@@ -73,6 +80,8 @@ def shapes_of(
         crs: of the coordinates.
         what: holds them, for messages.
         mend: whether polygons that are not valid are mended, by the even-odd rule, rather than refused.
+        option: of the command line that named the file, for messages.
+        wanted: of which the file has none if nothing is left, for messages.
 
     Raises:
         ValueError: one is no WKB, not valid, or has coordinates that are none of the CRS; all together have too many points; or none is
@@ -96,7 +105,7 @@ def shapes_of(
                 empty += 1
                 continue
             for rings in parts:
-                _check_coordinates(np.concatenate(rings), crs)
+                _check_coordinates(np.concatenate(rings), crs, option)
             if "Point" in kind:
                 found.append(shapely.multipoints([rings[0][0] for rings in parts]))
             else:
@@ -109,12 +118,12 @@ def shapes_of(
     geometries, mended = _valid(geometries, places, len(wkb), what, mend=mend)
     lines = [f"{empty} of {len(wkb)} features of {what} have no geometry"] * bool(empty)
     lines += [
-        f"{number} of {len(wkb)} features of {what} are of the type {kind}, and not burnt: polygons and points are"
+        f"{number} of {len(wkb)} features of {what} are of the type {kind}, and left out: polygons and points are taken"
         for kind, number in odd.items()
     ]
     lines += [f"{mended} polygons of {what} were not valid, and are mended"] * bool(mended)
     if not len(geometries):
-        raise ValueError(f"{what} has no polygon and no point with a class" + f" ({lines[0]})" * bool(lines))
+        raise ValueError(f"{what} has no {wanted}" + f" ({lines[0]})" * bool(lines))
     return Shapes(geometries, np.array(places, np.int64), crs), lines
 
 
@@ -207,13 +216,13 @@ class _Wkb:
         return part
 
 
-def _check_coordinates(xy: Float64[np.ndarray, "point 2"], crs: CRS) -> None:
+def _check_coordinates(xy: Float64[np.ndarray, "point 2"], crs: CRS, option: str) -> None:
     if not np.isfinite(xy).all():
         raise ValueError("a coordinate that is no number")
     x, y = np.abs(xy).max(axis=0)
     if crs.is_geographic and (x > 540 or y > 90.0001):
         raise ValueError(
-            f"the coordinates {x:g} {y:g}, but its CRS is {crs.to_string()[:40]}, of degrees; give the right one as --labels_crs"
+            f"the coordinates {x:g} {y:g}, but its CRS is {crs.to_string()[:40]}, of degrees; give the right one as {option}_crs"
         )
     if max(x, y) > _LARGEST:
         raise ValueError(f"the coordinates {x:g} {y:g}, expected less than {_LARGEST:g}")
@@ -250,7 +259,7 @@ def _boxes(grid: Grid, crs: CRS, radius_m: float = 0.0) -> np.ndarray:
     bounds = grid.bounds_in(crs)
     if bounds is None:
         raise ValueError(
-            f"the scene, in {grid.crs.to_string()[:60]}, has no place in the CRS of the labels, {crs.to_string()[:60]}; reproject the labels"
+            f"the scene, in {grid.crs.to_string()[:60]}, has no place in the CRS of the vector file, {crs.to_string()[:60]}; reproject that"
         )
     left, bottom, right, top = bounds
     unit = 1 / 111_000 if crs.is_geographic else 1 / crs.linear_units_factor[1]
@@ -314,10 +323,10 @@ def _projected(x: np.ndarray, y: np.ndarray, crs: CRS, to: CRS) -> tuple[np.ndar
         east, north = map(np.asarray, transform_points(crs, to, x, y))
     except (CRSError, RasterioError, CPLE_BaseError) as error:
         raise ValueError(
-            f"labels have no place in {to.to_string()[:60]} ({one_line(error, 100)}); reproject them"
+            f"the vector file has no place in {to.to_string()[:60]} ({one_line(error, 100)}); reproject it"
         ) from None
     if not (np.isfinite(east).all() and np.isfinite(north).all()):
-        raise ValueError(f"labels have no place in {to.to_string()[:60]}; reproject them")
+        raise ValueError(f"the vector file has no place in {to.to_string()[:60]}; reproject it")
     return east, north
 
 

@@ -47,16 +47,17 @@ class Vectors:
 
 
 def read_vectors(
-    path: Path, layer: str, field: str, crs: str = "", *, anything: bool = False
+    path: Path, layer: str, field: str, crs: str = "", *, anything: bool = False, option: str = "--labels"
 ) -> tuple[Vectors, list[str]]:
     """Reads the geometries of a layer and one field.
 
     Args:
         path: the file.
         layer: its name; '' for the only one that there is.
-        field: the field of the classes.
+        field: the field of the classes; '' for none, then all values are ''.
         crs: goes before what the file says; '' if it says it itself.
         anything: whether a file is read whatever it is.
+        option: of the command line that named the file, for messages; that of its CRS is `option`_crs.
 
     Returns:
         The features, and lines that the user should read.
@@ -64,7 +65,7 @@ def read_vectors(
     Raises:
         ValueError: it is no vector file, has no such layer or field, no feature or no CRS.
     """
-    given = _parsed(crs, "--labels_crs") if crs else None
+    given = _parsed(crs, f"{option}_crs") if crs else None
     try:
         if not path.exists():
             raise ValueError(f"no file {path}; expected a vector file such as a GeoPackage")
@@ -74,14 +75,14 @@ def read_vectors(
         else:
             wkb, found, said, notes = _read_by_gdal(path, layer, field)
     except ModuleNotFoundError as error:
-        raise ValueError(f"--labels needs {error.name}: pip install 'specsar_jax[vectors]'") from None
+        raise ValueError(f"{option} needs {error.name}: pip install 'specsar_jax[vectors]'") from None
     if not len(found):
         raise ValueError(f"{path} has no feature; expected polygons or points")
     if given and said and given != said:
         notes.append(f"{path} is taken to be in {crs}, as given; it says {one_line(said.to_string(), 60)} itself")
     if not (given or said):
         raise ValueError(
-            f"{path} does not say its CRS; give it: --labels_crs EPSG:4326 if its coordinates are longitude and latitude"
+            f"{path} does not say its CRS; give it: {option}_crs EPSG:4326 if its coordinates are longitude and latitude"
         )
     return Vectors(wkb, found, given or said), notes
 
@@ -162,13 +163,14 @@ def _read_by_gdal(path: Path, layer: str, field: str) -> tuple[np.ndarray, list[
             layers = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
             name = _layer(path, layers, layer)
             info = pyogrio.read_info(path, layer=name)
-            if field not in (fields := [str(one) for one in info["fields"]]):
+            if field and field not in (fields := [str(one) for one in info["fields"]]):
                 raise ValueError(f"{path} has no field {one_line(repr(field), 60)}{nearest(field, fields, 'fields')}")
             if info["features"] > MOST_FEATURES:
                 raise ValueError(f"{path} has {info['features']:,} features, expected {MOST_FEATURES:,} at most")
-            meta, _, wkb, (values,) = pyogrio.raw.read(
-                path, layer=name, columns=[field], force_2d=True, max_features=MOST_FEATURES
+            meta, _, wkb, read = pyogrio.raw.read(
+                path, layer=name, columns=[field] if field else [], force_2d=True, max_features=MOST_FEATURES
             )
+            values = read[0] if field else [None] * len(wkb)
     except (*faults, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     notes = list(dict.fromkeys(f"{path}: {one_line(each.message)}" for each in caught))[:3]
@@ -201,25 +203,27 @@ def _read_parquet(path: Path, layer: str, field: str) -> tuple[np.ndarray, list[
             if geo is None:
                 raise ValueError("no GeoParquet: it has no metadata 'geo'; write it by geopandas or ogr2ogr")
             column, crs = _geometry_column(geo)
-            if field not in (fields := [name for name in names if name != column]):
+            if field and field not in (fields := [name for name in names if name != column]):
                 raise ValueError(f"no field {one_line(repr(field), 60)}{nearest(field, fields, 'fields')}")
-            if names.count(field) > 1 or names.count(column) != 1:
+            if names.count(field) > bool(field) or names.count(column) != 1:
                 raise ValueError(
                     f"not one column {field} and one {column}, but {len(names)} of the names {one_line(names, 100)}"
                 )
-            _check_size(file, (column, field))
-            table = file.read(columns=[column, field])
+            wanted = (column, field) if field else (column,)
+            _check_size(file, wanted)
+            table = file.read(columns=list(wanted))
         geometries = table.column(column)
         kind = getattr(geometries.type, "storage_type", geometries.type)
         if not (pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
             raise ValueError(f"geometries of the type {one_line(kind, 60)}, expected WKB")
-        if pyarrow.types.is_nested(table.column(field).type):
+        if field and pyarrow.types.is_nested(table.column(field).type):
             raise ValueError(
                 f"the field {field} of the type {one_line(table.column(field).type, 60)}, expected text or numbers"
             )
         wkb = np.empty(len(table), object)
         wkb[:] = [None if one is None else bytes(one) for one in geometries.to_pylist()]
-        return wkb, [text_of(value) for value in table.column(field).to_pylist()], crs, []
+        values = table.column(field).to_pylist() if field else [None] * len(wkb)
+        return wkb, [text_of(value) for value in values], crs, []
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     except ValueError as error:
