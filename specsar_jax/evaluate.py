@@ -15,6 +15,7 @@ from specsar_jax.accuracy.evaluation_files import Files, files_of, name_of
 from specsar_jax.accuracy.figures import GROUPS, check_groups, figures_of
 from specsar_jax.accuracy.legends import LEGENDS, OWN
 from specsar_jax.devices.compilation import keep_compiled_programs
+from specsar_jax.devices.sharding import start_devices
 from specsar_jax.maps.tile_maps import whole_folder
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import find_bundle, load_trained
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> None:
 
 def _score_network(args: argparse.Namespace) -> None:
     """Scores a trained network on a split of a data set; prints a table and writes the figures and the sums of the tiles."""
+    start_devices()
     trained = load_trained(args.workdir, args.checkpoint)
     data_dir = args.data_dir if args.data_dir is not None else trained.config.data.data_dir
     builder = open_dataset(data_dir, args.dataset or trained.config.data.name)

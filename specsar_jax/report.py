@@ -12,6 +12,7 @@ import sys
 
 from specsar_jax import evaluate
 from specsar_jax.devices.compilation import keep_compiled_programs
+from specsar_jax.devices.sharding import start_devices
 from specsar_jax.pages.report_page import render
 from specsar_jax.pages.runs import mixtures, read_runs, without_sums
 from tfds_dwplus.command_line import Parser, data_folder, path
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--seed is {args.seed}, expected 0 or a positive number")
     if args.output:
         check_output(args.output, "--output")
+    start_devices()
     keep_compiled_programs()
     for tiles, arguments in without_sums(args.workdir, args.split, args.data_dir, args.dataset):
         print(f"{tiles.parent} has no {tiles.name}: the network is run over {args.split} again", file=sys.stderr)

@@ -13,7 +13,7 @@ from pathlib import Path
 from specsar_jax import config as configs
 from specsar_jax.config.files import QUICKSTART, config_file
 from specsar_jax.devices.compilation import keep_compiled_programs
-from specsar_jax.devices.sharding import start_processes
+from specsar_jax.devices.sharding import start_devices, start_processes
 from specsar_jax.training.checkpoints import MAY_CHANGE_IF_ASKED
 from specsar_jax.training.loop import train
 from tfds_dwplus.command_line import Parser, path, run
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     file = args.config or QUICKSTART
     config = configs.override(configs.load(file), assignments)
     join_processes(args)
+    start_devices()
     keep_compiled_programs()
     train(config, args.workdir or Path("runs") / file.stem, args.change)
 

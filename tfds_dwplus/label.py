@@ -27,6 +27,7 @@ import numpy as np
 from rasterio.errors import NotGeoreferencedWarning
 
 from specsar_jax.devices.compilation import keep_compiled_programs
+from specsar_jax.devices.sharding import start_devices
 from specsar_jax.maps import windows
 from specsar_jax.maps.compiled import make_probabilities
 from specsar_jax.maps.mapping import Probabilities, ahead, probability_blocks, windows_at_once
@@ -103,6 +104,7 @@ def main(argv: list[str]) -> None:
             "python -m specsar_jax.import_dynamic_world"
         )
     records = list_tiles(args.tiles)
+    start_devices()
     keep_compiled_programs()
     trained = load_trained(args.network)
     s2_bands = _check_bands(args.tiles, records[0], trained)

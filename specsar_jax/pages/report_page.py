@@ -21,6 +21,7 @@ from specsar_jax.config import Config
 from specsar_jax.network import model
 from specsar_jax.pages import charts
 from specsar_jax.pages.runs import Run, not_of_the_best, of_same_data
+from specsar_jax.pages.templates import template
 from specsar_jax.pages.tile_cards import choose_tiles, tile_cards
 from specsar_jax.trained import run_files
 from specsar_jax.version import __version__
@@ -52,14 +53,7 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
     scores = metrics.headline(first.tally.confusion)
     chosen = choose_tiles(first.tally, scores["overall_accuracy"], most, seed)
     cards, notes = tile_cards(runs, split, list(dict.fromkeys(place for some in chosen.values() for place in some)))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "percent": percent,
         "points": points,
         "count": count,
@@ -72,7 +66,7 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
     }
     classes = first.classes
     try:
-        return environment.get_template("report.html").render(
+        return template(Path(__file__).with_name("report.html"), filters).render(
             runs=runs,
             split=split,
             classes=classes.names,

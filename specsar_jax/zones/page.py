@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import shapely
 from jaxtyping import Float64
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
+from specsar_jax.pages.templates import template
 from specsar_jax.version import __version__
 from specsar_jax.zones.counting import Counted
 from specsar_jax.zones.map_parts import Mapped
@@ -74,14 +74,7 @@ def render(
         lines: what a reader should know.
         command: that made the page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "ha": hectares,
         "percent": lambda share: f"{100 * share:.1f} %",
         "shell": shlex.join,
@@ -93,7 +86,7 @@ def render(
     rows = _rows(zones.names, counted)
     (whole,) = _rows(["all zones together"], together)
     area = float(together.mapped[0])
-    return environment.get_template("areas.html").render(
+    return template(Path(__file__).with_name("areas.html"), filters).render(
         name=mapped.path.resolve().name,
         classes=[
             (name, f"#{colour}") for name, colour in zip(mapped.classes.names, mapped.classes.colours, strict=True)

@@ -277,3 +277,12 @@ def test_checkpoint_of_another_network(small_run, tmp_path, error_of):
     said = error_of(train, "--workdir", workdir, *small_flags(small_run), "--config.model.branches=stacked")
     assert "of another network or version" in said and "train in another --workdir" in said
     assert any((workdir / "checkpoints").iterdir())  # nothing is moved where nothing is whole
+
+
+@pytest.mark.parametrize("module", ["specsar_jax.train", "specsar_jax.evaluate", "specsar_jax.report"])
+def test_devices_that_jax_cannot_start(module, small_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    workdir = tmp_path / "run" if module == "specsar_jax.train" else small_run / "run"
+    line = refused(command(module, "--workdir", workdir, cwd=tmp_path))
+    assert "JAX cannot start its devices, JAX_PLATFORMS=cuda" in line
+    assert not list(tmp_path.iterdir())

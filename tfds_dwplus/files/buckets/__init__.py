@@ -30,7 +30,7 @@ from pathlib import Path
 
 from tfds_dwplus.files import addresses
 from tfds_dwplus.files.buckets.mirror import Mirror
-from tfds_dwplus.files.buckets.places import Place, cache_folder, fault_of
+from tfds_dwplus.files.buckets.places import Place, cache_folder, fault_of, is_sent
 from tfds_dwplus.files.strangers import one_line
 
 _ADDRESS = re.compile(r"(gs|s3):/{1,2}([^/]+)(?:/+(.*))?", re.IGNORECASE | re.DOTALL)
@@ -69,6 +69,8 @@ def here(address: str | Path, *, whole: bool = True) -> Path:
     name = "/".join(part for part in (found[3] or "").split("/") if part)
     if not _BUCKET.fullmatch(bucket):
         raise ValueError(f"{text} names no bucket, expected {scheme}://BUCKET/FOLDER")
+    if not is_sent(name):
+        raise ValueError(f"{text} has a part that is kept for locks and unfinished work; give another name")
     if fault := fault_of(name):
         raise ValueError(f"{text}: {fault}, expected {scheme}://BUCKET/FOLDER")
     with _making:

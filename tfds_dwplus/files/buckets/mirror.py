@@ -141,25 +141,24 @@ class Mirror:
         bar = tqdm(total=size, desc=f"reading {place.address}", **shown)
 
         def one(name: str) -> bool:
-            path, entry = self._path(place, name), todo[name]
+            path, entry, inside = self._path(place, name), todo[name], self._inside(place, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            address, part = (
-                f"{place.scheme}://{place.bucket}/{name}",
-                path.with_name(f".{secrets.token_hex(8)}.partial"),
-            )
+            address = f"{place.scheme}://{place.bucket}/{name}"
+            part = path.with_name(f".{secrets.token_hex(8)}.partial")
             try:
                 if entry.size < _SMALL or _GROWS.fullmatch(path.name):
                     got = tried(address, lambda: download(server, name, entry, part))
                 else:
                     got = self._store.link(server, name, entry, address, part)
-                sign = Sign.of(part.stat())
-                self._sent[self._inside(place, name)] = (sign, got.tag)  # first: what is here is known to be there
+                self._sent[inside] = (Sign.of(part.stat()), got.tag)  # first: what is here is known to be there
                 part.replace(path)
                 self._know_folders(path)
             except GoneError:
                 return False
             finally:
                 part.unlink(missing_ok=True)
+                if not path.exists():  # stopped in between: a file that is known and not here would be removed there
+                    self._sent.pop(inside, None)
             bar.update(entry.size)
             return got == entry
 
