@@ -8,18 +8,16 @@ GeoParquet, or a page with a map of them. `zones.counting` does the work.
 """
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import rasterio
 
+from specsar_jax.zones import options
 from tfds_dwplus.command_line import Parser, path, progress, run
 from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.files.outputs import output_claimed, write_together
-from tfds_dwplus.vectors import vector_files
 
 ENDINGS = (".csv", ".parquet", ".html")
 
@@ -31,11 +29,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(
             f"--output {args.output} ends in {args.output.suffix or 'nothing'!r}, expected one of {', '.join(ENDINGS)}: a table, GeoParquet or a page"
         )
-    for needed in ("exactextract", "pyogrio", "pyarrow", "shapely"):
-        try:
-            importlib.import_module(needed)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"this command needs {error.name}: pip install 'specsar_jax[areas]'") from None
+    options.need_libraries()
     from specsar_jax.zones.counting import CACHE_BYTES  # which needs shapely
 
     with output_claimed(args.output, "--output") as final, rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
@@ -45,19 +39,18 @@ def main(argv: list[str]) -> None:
 def _measure(args: argparse.Namespace, final: Path, argv: list[str]) -> None:
     from specsar_jax.zones import correcting, counting, tables  # which need shapely
     from specsar_jax.zones.map_parts import read_parts
-    from specsar_jax.zones.polygons import Options, read_zones
+    from specsar_jax.zones.polygons import read_zones
 
     mapped = read_parts(args.map, anywhere=args.any_vrt_source)
     evaluation, lines = (
         correcting.read_evaluation(args.evaluation, mapped) if args.evaluation is not None else (None, [])
     )
-    options = Options(args.layer, args.zone_field, args.zones_crs, args.mend, args.any_vector_file)
-    zones, more = read_zones(args.zones, options)
+    zones, more = read_zones(args.zones, options.options_of(args))
     _note(*lines, *more)
     pixels = sum(part.grid.height * part.grid.width for part in mapped.parts)
     with progress(total=pixels, desc="measuring", unit="px", unit_scale=True) as bar:
         counted, together = counting.count(mapped, zones, bar.update)
-    lines, estimates = _told_of_cover(counted, args.zones), None
+    lines, estimates = options.told_of_cover(counted, args.zones), None
     if evaluation:
         estimates, more = correcting.corrected(together.classes[0], evaluation, mapped, len(zones.names))
         lines += more
@@ -83,17 +76,6 @@ def _measure(args: argparse.Namespace, final: Path, argv: list[str]) -> None:
     print(f"{args.output}: {len(zones.names)} zone{'s' * (len(zones.names) != 1)}{others}")
 
 
-def _told_of_cover(counted: Any, zones: Path) -> list[str]:
-    """Tells how many zones the map does not cover."""
-    away = int((counted.mapped + counted.nodata == 0).sum())
-    partly = int((counted.outside > 0).sum()) - away
-    number = len(counted.outside)
-    lines = [f"{away} of {number} zones of {zones} have no part in the map"] * bool(away)
-    return lines + [
-        f"{partly} of {number} zones of {zones} lie in the map in part; the rest of them counts as outside"
-    ] * bool(partly)
-
-
 def _note(*lines: str) -> None:
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
@@ -110,25 +92,7 @@ def _parser() -> Parser:
         type=path,
         help="class map of predict, mosaic_<zone>.vrt of map_region, or the folder of one of its regions",
     )
-    add(
-        "--zones",
-        type=path,
-        required=True,
-        help="polygons of any CRS: GeoPackage, Shapefile, GeoJSON, FlatGeobuf or GeoParquet. They may overlap",
-    )
-    add(
-        "--zone_field",
-        default="",
-        metavar="NAME",
-        help="field of the zones' names; if not given, they are numbered from 1",
-    )
-    add("--layer", default="", help="layer of --zones, if it has several")
-    add("--zones_crs", default="", help="CRS of --zones, as EPSG:4326, in place of what the file says")
-    add(
-        "--mend",
-        action="store_true",
-        help="mend polygons that are not valid, by the even-odd rule, rather than refuse them",
-    )
+    options.add_zones(parser, required=True)
     add(
         "--evaluation",
         type=path,
@@ -140,7 +104,6 @@ def _parser() -> Parser:
         required=True,
         help="areas.csv, areas.parquet (GeoParquet) or areas.html; with --evaluation a table gets another one beside it, areas.corrected.csv",
     )
-    add(vector_files.FLAG, action="store_true", help=vector_files.FLAG_HELP.replace("--labels", "--zones"))
     add(FLAG, action="store_true", help=FLAG_HELP)
     return parser
 

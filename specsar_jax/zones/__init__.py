@@ -6,4 +6,5 @@ true_areas       the area on the ellipsoid of a pixel and of a polygon
 counting         hectares of each class in each zone, window by window
 correcting       the areas of all zones together, corrected by an evaluation
 tables, page     what is written: CSV, GeoParquet, a page
+options          arguments of the commands that measure zones
 """

@@ -29,8 +29,8 @@ class Evaluation:
     """Labelled pixels."""
 
 
-def read_evaluation(path: Path, mapped: Mapped) -> tuple[Evaluation, list[str]]:
-    """Reads an evaluation of a map's network; returns it, and lines that the user should read.
+def read_evaluation(path: Path, mapped: Mapped, option: str = "--evaluation") -> tuple[Evaluation, list[str]]:
+    """Reads an evaluation of a map's network; returns it, and lines that the user should read. Messages name the `option`.
 
     Raises:
         ValueError: it is none, is without a confusion matrix or a labelled pixel, or of other classes than the map.
@@ -45,19 +45,19 @@ def read_evaluation(path: Path, mapped: Mapped) -> tuple[Evaluation, list[str]]:
         if len(matrix) != len(classes):
             raise ValueError(f"its confusion matrix is of {len(matrix)} classes, its names are {len(classes)}")
     except OSError as error:
-        raise ValueError(f"--evaluation {path} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{option} {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(
-            f"--evaluation {path} is no evaluation of specsar_jax.evaluate: {one_line(error)}; expected an evaluation_<split>.json"
+            f"{option} {path} is no evaluation of specsar_jax.evaluate: {one_line(error)}; expected an evaluation_<split>.json"
         ) from None
     if classes.names != mapped.classes.names:
         raise ValueError(
-            f"--evaluation {path} is of the classes {one_line(', '.join(classes.names), 200)}, the map has "
+            f"{option} {path} is of the classes {one_line(', '.join(classes.names), 200)}, the map has "
             f"{one_line(', '.join(mapped.classes.names), 200)}; give an evaluation of the network that made the map"
         )
     confusion = np.array(matrix, np.int64)
     if not confusion.any():
-        raise ValueError(f"--evaluation {path} has no labelled pixel, so that nothing can be corrected by it")
+        raise ValueError(f"{option} {path} has no labelled pixel, so that nothing can be corrected by it")
     digest = tree.get("weights_sha256", "")
     lines = []
     if digest and mapped.weights_sha256 and digest != mapped.weights_sha256:

@@ -1,16 +1,19 @@
 """Hectares of each class in each zone: a pixel that a zone covers in part counts by that share.
 
-Enters: a map, and zones in any CRS. Leaves: sums. The map is cut into quarters, and zones with it, until a window has at most `LEAF_PX`
-a side: each window is read once, whatever the number of zones, and memory does not grow with the map. Shares of pixels are those of
-exactextract; a pixel counts with its area on the ellipsoid.
+Enters: a map, or other codes of pixels, and zones in any CRS. Leaves: sums. The map is cut into quarters, and zones with it, until a
+window has at most `LEAF_PX` a side: each window is read once, whatever the number of zones, and memory does not grow with the map. Shares
+of pixels are those of exactextract; a pixel counts with its area on the ellipsoid.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import rasterio
 import shapely
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Integer, UInt8
 from rasterio.windows import Window
 
 from specsar_jax.zones.map_parts import Mapped, Part
@@ -63,6 +66,21 @@ class Counted:
         return Counted(self.classes[chosen], self.nodata[chosen], self.outside[chosen])
 
 
+Reader = Callable[[range, range], Integer[np.ndarray, "rows columns"]]
+"""Returns the codes of some rows and columns of a raster."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """What is counted in zones: a code of each pixel of some rasters, 0 to `kinds` - 1, or `kinds` for nodata."""
+
+    name: Path
+    """Of the map, for messages."""
+    parts: tuple[Part, ...]
+    kinds: int
+    opened: Callable[[Part], contextlib.AbstractContextManager[Reader]]
+
+
 def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda pixels: None) -> tuple[Counted, Counted]:
     """Measures the classes of a map in each zone, and in all zones together, where each place counts once.
 
@@ -77,14 +95,31 @@ def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda p
     Raises:
         ValueError: no zone has a part in the map; the map has codes of no class, or cannot be read.
     """
+
+    @contextlib.contextmanager
+    def opened(part: Part) -> Iterator[Reader]:
+        with open_raster(part.path, anywhere=mapped.anywhere) as raster:
+            yield lambda rows, columns: _ids(raster, rows, columns, mapped.classes, part)
+
+    return count_codes(Codes(mapped.path, mapped.parts, len(mapped.classes), opened), zones, done)
+
+
+def count_codes(
+    codes: Codes, zones: Zones, done: Callable[[int], object] = lambda pixels: None
+) -> tuple[Counted, Counted]:
+    """Measures codes in each zone, as `count` does the classes of a map: `Counted.classes` has a column for each code.
+
+    Raises:
+        ValueError: no zone has a part in the rasters; or what `codes` raise.
+    """
     shapes = zones.with_union()
-    number, kinds = len(shapes.geometries), len(mapped.classes)
+    number, kinds = len(shapes.geometries), codes.kinds
     sums, covered = np.zeros((number, kinds + 1)), np.zeros(number)
     inside = np.zeros(number, bool)
-    for part in mapped.parts:
+    for part in codes.parts:
         if part.utm_zone:
             pixels, places, cut = _at_border(shapes, part)
-            of_part = _sums(part, mapped, [*zip(places, pixels, strict=True), *cut], 2 * number, done)
+            of_part = _sums(part, codes, [*zip(places, pixels, strict=True), *cut], 2 * number, done)
             sums += of_part[:number]
             areas = of_part.sum(axis=1)
             covered += np.where(
@@ -94,12 +129,12 @@ def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda p
             pixels, places = on_grid(shapes, part.grid)
             frame = shapely.box(0, 0, part.grid.width, part.grid.height)
             inside[places] = shapely.covered_by(pixels, frame.buffer(_EDGE_PX))
-            sums += _sums(part, mapped, list(zip(places.tolist(), _mended(pixels), strict=True)), number, done)
+            sums += _sums(part, codes, list(zip(places.tolist(), _mended(pixels), strict=True)), number, done)
             covered = sums.sum(axis=1)
     if not covered.any():
-        grid = max(mapped.parts, key=lambda part: part.grid.height * part.grid.width).grid
+        grid = max(codes.parts, key=lambda part: part.grid.height * part.grid.width).grid
         raise ValueError(
-            f"no zone has a part in the map: the zones lie at {bounds_told(shapes)}, {mapped.path} at {grid_told(grid)}; is the CRS of the "
+            f"no zone has a part in the map: the zones lie at {bounds_told(shapes)}, {codes.name} at {grid_told(grid)}; is the CRS of the "
             "zones right?"
         )
     whole = polygon_hectares(shapes.geometries, zones.crs)
@@ -111,6 +146,30 @@ def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda p
     nodata[sums[:, kinds] == 0] = 0.0
     counted = Counted(classes, nodata, outside)
     return counted[:-1], counted[-1:]
+
+
+def check_ids(ids: UInt8[np.ndarray, "height width"], classes: Classes, path: Path) -> None:
+    """Raises a ValueError if pixels of a map are of no class, and not nodata."""
+    known = np.zeros(bands.IGNORE + 1, bool)
+    known[[*range(len(classes)), bands.IGNORE]] = True
+    if not known[ids].all():
+        raise ValueError(
+            f"{path} holds {ids[~known[ids]][0]}, expected ids of its {len(classes)} classes, 0 to {len(classes) - 1}, and nodata 255"
+        )
+
+
+def _ids(
+    raster: rasterio.DatasetReader, rows: range, columns: range, classes: Classes, part: Part
+) -> Integer[np.ndarray, "rows columns"]:
+    """Reads class ids, and the number of classes for nodata."""
+    try:
+        ids = raster.read(1, window=Window(columns.start, rows.start, len(columns), len(rows)))
+    except GDAL_ERRORS as error:
+        raise ValueError(
+            f"cannot read the pixels of {part.path}; is the file cut short? ({one_line(error.__cause__ or error)})"
+        ) from None
+    check_ids(ids, classes, part.path)
+    return np.where(ids == bands.IGNORE, np.uint8(len(classes)), ids)
 
 
 def _at_border(shapes: Shapes, part: Part) -> tuple[np.ndarray, list[int], list[tuple[int, shapely.Geometry]]]:
@@ -132,35 +191,27 @@ def _at_border(shapes: Shapes, part: Part) -> tuple[np.ndarray, list[int], list[
 
 def _sums(
     part: Part,
-    mapped: Mapped,
+    codes: Codes,
     pieces: list[tuple[int, shapely.Geometry | None]],
     number: int,
     done: Callable[[int], object],
-) -> Float64[np.ndarray, "piece class_and_nodata"]:
-    """Adds up the hectares of the classes of a raster, and last those of nodata, in pieces of ground.
+) -> Float64[np.ndarray, "piece code_and_nodata"]:
+    """Adds up the hectares of the codes of a raster, and last those of nodata, in pieces of ground.
 
     Args:
         part: the raster.
-        mapped: its map.
+        codes: of its pixels.
         pieces: row of the sums, and polygons in pixels.
         number: of rows.
         done: is called with numbers of pixels.
     """
-    kinds = [*range(len(mapped.classes)), bands.IGNORE]
-    sums = np.zeros((number, len(kinds)))
-    with open_raster(part.path, anywhere=mapped.anywhere) as raster:
+    sums = np.zeros((number, codes.kinds + 1))
+    with codes.opened(part) as read:
         for rows, columns, there in _windows(range(part.grid.height), range(part.grid.width), pieces, done):
-            window = Window(columns.start, rows.start, len(columns), len(rows))
-            try:
-                ids = raster.read(1, window=window)
-            except GDAL_ERRORS as error:
-                raise ValueError(
-                    f"cannot read the pixels of {part.path}; is the file cut short? ({one_line(error.__cause__ or error)})"
-                ) from None
-            _check_codes(ids, mapped.classes, part)
-            for place, areas in _measured(ids, part.grid, rows, columns, there):
-                sums[place] += areas[kinds]
-            done(ids.size)
+            values = read(rows, columns)
+            for place, areas in _measured(values, codes.kinds + 1, part.grid, rows, columns, there):
+                sums[place] += areas
+            done(values.size)
     return sums
 
 
@@ -209,42 +260,34 @@ def _halves(pixels: range) -> list[range]:
 
 
 def _measured(
-    ids: UInt8[np.ndarray, "height width"],
+    codes: Integer[np.ndarray, "height width"],
+    number: int,
     grid: Grid,
     rows: range,
     columns: range,
     pieces: list[tuple[int, shapely.Geometry | None]],
-) -> Iterator[tuple[int, Float64[np.ndarray, " 256"]]]:
-    """Yields the hectares of each code in each zone of a window."""
+) -> Iterator[tuple[int, Float64[np.ndarray, " code"]]]:
+    """Yields the hectares of each of a number of codes in each zone of a window."""
     from exactextract import exact_extract
     from exactextract.feature import JSONFeatureSource
     from exactextract.raster import NumPyRasterSource
 
     hectares = pixel_hectares(grid, rows, columns)
     if any(geometry is None for _, geometry in pieces):
-        everywhere = np.bincount(ids.ravel(), hectares.ravel(), bands.IGNORE + 1)
+        everywhere = np.bincount(codes.ravel(), hectares.ravel(), number)
         yield from ((place, everywhere) for place, geometry in pieces if geometry is None)
     partial = [(place, _polygons(geometry)) for place, geometry in pieces if geometry is not None]
     if not partial:
         return
     # exactextract counts rows from the largest y downwards, here y is the row.
-    ids, hectares = ids[::-1], hectares[::-1].ravel()
-    source = NumPyRasterSource(ids, columns.start, rows.start, columns.stop, rows.stop)
-    codes = ids.ravel()
+    codes, hectares = codes[::-1], hectares[::-1].ravel()
+    source = NumPyRasterSource(codes, columns.start, rows.start, columns.stop, rows.stop)
+    codes = codes.ravel()
     for place, geometry in partial:
         feature = {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(geometry)}
         (found,) = exact_extract(source, JSONFeatureSource([feature]), ["cell_id", "coverage"])
         cell, share = found["properties"]["cell_id"], found["properties"]["coverage"]
-        yield place, np.bincount(codes[cell], share * hectares[cell], bands.IGNORE + 1)
-
-
-def _check_codes(ids: UInt8[np.ndarray, "height width"], classes: Classes, part: Part) -> None:
-    known = np.zeros(bands.IGNORE + 1, bool)
-    known[[*range(len(classes)), bands.IGNORE]] = True
-    if not known[ids].all():
-        raise ValueError(
-            f"{part.path} holds {ids[~known[ids]][0]}, expected ids of its {len(classes)} classes, 0 to {len(classes) - 1}, and nodata 255"
-        )
+        yield place, np.bincount(codes[cell], share * hectares[cell], number)
 
 
 def _zone_outline(part: Part) -> shapely.Geometry:

@@ -133,8 +133,8 @@ def test_each_window_is_read_once_and_only_where_zones_are(tmp_path, monkeypatch
     mapped = read_parts(write_map(tmp_path / "map.tif", ids))
     zones = zones_of([box(10, 10, 200, 90), box(20, 5, 210, 70), box(100, 50, 101, 51)], CRS.from_epsg(32643))
     read, done = [], []
-    check = counting._check_codes
-    monkeypatch.setattr(counting, "_check_codes", lambda ids, *rest: (read.append(ids.shape), check(ids, *rest)))
+    check = counting.check_ids
+    monkeypatch.setattr(counting, "check_ids", lambda ids, *rest: (read.append(ids.shape), check(ids, *rest)))
     counted, _ = counting.count(mapped, zones, done.append)
     assert sum(done) == ids.size
     assert 0 < len(read) <= 4 * 2 and max(max(shape) for shape in read) <= 64
