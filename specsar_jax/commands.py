@@ -29,6 +29,7 @@ COMMANDS = {
     "predict": ("specsar_jax", "map a scene"),
     "map_region": ("specsar_jax", "map a region from a STAC archive"),
     "areas": ("specsar_jax", "hectares of each class by district or any polygons"),
+    "change": ("specsar_jax", "what changed between two maps, and on how many hectares"),
     "view": ("specsar_jax", "show a map in the browser"),
     "export": ("specsar_jax", "write a network for this package or other runtimes"),
 }

@@ -27,6 +27,8 @@ class Evaluation:
     path: Path
     confusion: Int64[np.ndarray, "label prediction"]
     """Labelled pixels."""
+    labels: str = ""
+    """Digest of the data set and split that these are of; '' if the evaluation does not tell."""
 
 
 def read_evaluation(path: Path, mapped: Mapped, option: str = "--evaluation") -> tuple[Evaluation, list[str]]:
@@ -64,7 +66,8 @@ def read_evaluation(path: Path, mapped: Mapped, option: str = "--evaluation") ->
         lines.append(
             f"{path} is of other weights than those that made {mapped.path} (weights_sha256); its errors may be others"
         )
-    return Evaluation(path, confusion), lines
+    labels = f"{tree['data_sha256']} {tree.get('split', '')}" if tree.get("data_sha256") else ""
+    return Evaluation(path, confusion, labels), lines
 
 
 def corrected(
