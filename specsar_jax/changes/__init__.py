@@ -6,4 +6,5 @@ comparing        hectares of each change, window by window, on the way to a rast
 change_files     the raster: cloud-optimised, with names and colours, and its style for QGIS
 estimating       areas of change with 95 % intervals, by evaluations of both maps
 tables           what is written of them: CSV, JSON, lines for a terminal
+outcome          all of it, and where it goes
 """

@@ -42,9 +42,9 @@ def add_zones(parser: Parser, *, required: bool) -> None:
     add(vector_files.FLAG, action="store_true", help=vector_files.FLAG_HELP.replace("--labels", "--zones"))
 
 
-def need_libraries() -> None:
-    """Raises a ValueError if a library of the extra `areas` is missing."""
-    for needed in ("exactextract", "pyogrio", "pyarrow", "shapely"):
+def need_libraries(*names: str) -> None:
+    """Raises a ValueError if a library of the extra `areas` is missing, of those that are named, or any."""
+    for needed in names or ("exactextract", "pyogrio", "pyarrow", "shapely"):
         try:
             importlib.import_module(needed)
         except ModuleNotFoundError as error:

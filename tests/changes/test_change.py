@@ -431,8 +431,14 @@ def test_what_is_refused(folder, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             run(before, after, "--output", tmp_path / name)
     own = write_map(tmp_path / "own.tif", codes_of(before))
-    with pytest.raises(ValueError, match="is one of the maps; give another name"):
+    with pytest.raises(ValueError, match=r"own.tif is read, and --output .* would write it; give another name"):
         run(own, after, "--output", own)
+    with pytest.raises(ValueError, match=r"mine.json is read, and --output .*mine.tif would write it"):
+        evaluated = ("--before_evaluation", mine, "--after_evaluation", mine)
+        run(before, after, *evaluated, "--output", tmp_path / "mine.tif")
+    (tmp_path / "taken.csv").mkdir()
+    with pytest.raises(ValueError, match=r"taken.csv is a folder, expected a file to write"):
+        run(before, after, "--output", tmp_path / "taken.tif")
     private_folder(beside(out))
     with locked(beside(out) / "lock", out), pytest.raises(ValueError, match="another process is at work"):
         run(before, after, "--output", out)
