@@ -56,22 +56,22 @@ class Raster:
         profile = {"crs": self.grid.crs, "transform": self.grid.transform, "dtype": codes.dtype(len(self.classes))}
         profile |= {"height": self.grid.height, "width": self.grid.width, "count": 1, "nodata": self._nodata}
         profile |= {"tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX, "bigtiff": "if_safer"}
-        try:
-            with rasterio.open(plain, "w", driver="GTiff", compress="deflate", zlevel=1, **profile) as raster:
+        with _faults_told():
+            opened = rasterio.open(plain, "w", driver="GTiff", compress="deflate", zlevel=1, **profile)
+        with opened as raster:
 
-                def write(rows: range, columns: range, values: UInt[np.ndarray, "rows columns"]) -> None:
+            def write(rows: range, columns: range, values: UInt[np.ndarray, "rows columns"]) -> None:
+                with _faults_told():
                     raster.write(values, 1, window=Window(columns.start, rows.start, len(columns), len(rows)))
-                    self.found.update(np.unique(values).tolist())
+                self.found.update(np.unique(values).tolist())
 
-                yield write
+            yield write
+        with _faults_told():
             check_whole(plain)
             virtual = plain.with_suffix(".vrt")
             write_whole(virtual, self._virtual(plain.name))
             rasterio.shutil.copy(virtual, self._whole, driver="COG", bigtiff="if_safer", **_COG)
             check_whole(self._whole)
-        except (*GDAL_ERRORS, OSError) as error:
-            reason = getattr(error, "strerror", None) or error.__cause__ or error
-            raise OSError(f"cannot write the raster of changes ({reason}): is the disk full?") from None
         self.found.discard(self._nodata)
         plain.unlink()
 
@@ -109,6 +109,16 @@ class Raster:
             f'<CategoryNames>{categories}</CategoryNames><SimpleSource><SourceFilename relativeToVRT="1">{plain}</SourceFilename>'
             f"<SourceBand>1</SourceBand><SrcRect {size}/><DstRect {size}/></SimpleSource></VRTRasterBand></VRTDataset>"
         )
+
+
+@contextlib.contextmanager
+def _faults_told() -> Iterator[None]:
+    """Tells a fault of GDAL or of the disk as one of what is written."""
+    try:
+        yield
+    except (*GDAL_ERRORS, OSError) as error:
+        reason = getattr(error, "strerror", None) or error.__cause__ or error
+        raise OSError(f"cannot write the raster of changes ({reason}): is the disk full?") from None
 
 
 def _style(classes: Classes, shown: Collection[int]) -> str:

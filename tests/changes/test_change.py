@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ from drawn_zones import UTM, box, shapely, write_map, write_zones
 from exactextract import exact_extract
 from exactextract.raster import NumPyRasterSource
 from pyproj import Geod
+from rasterio.errors import RasterioIOError
 from rasterio.warp import Resampling, reproject
 
 from specsar_jax import change
@@ -365,6 +367,34 @@ def test_the_same_maps_give_the_same_bytes(folder, tmp_path):
         run(folder / "before.tif", folder / "after.tif", "--output", tmp_path / name / "change.tif")
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_full_disk_leaves_the_older_files_as_they_are(folder, tmp_path, monkeypatch):
+    given = (folder / "before.tif", folder / "after.tif", "--output", tmp_path / "c.tif")
+    run(*given)
+    older = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_, **__):
+        raise RasterioIOError("No space left on device")
+
+    monkeypatch.setattr(rasterio.shutil, "copy", fail)
+    with pytest.raises(
+        OSError, match=r"cannot write the raster of changes .No space left on device.: is the disk full"
+    ):
+        run(folder / "after.tif", *given[1:])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == older
+
+
+def test_without_the_libraries_or_with_too_many_zones(folder, tmp_path, monkeypatch):
+    given = (folder / "before.tif", folder / "after.tif", "--output", tmp_path / "c.tif", "--zones")
+    zones = write_zones(tmp_path / "zones.gpkg", [box(0, 0, 4, 1), box(0, 1, 4, 3)])
+    monkeypatch.setattr(change, "_MOST_SUMS", 100)
+    with pytest.raises(ValueError, match=r"zones.gpkg has 2 zones, each of 81 kinds of change; give 1 zones at most"):
+        run(*given, zones)
+    monkeypatch.setitem(sys.modules, "exactextract", None)
+    with pytest.raises(ValueError, match=r"this command needs exactextract: pip install 'specsar_jax.areas.'"):
+        run(*given, zones)
+    run(*given[:-1])
 
 
 def test_what_is_refused(folder, tmp_path, monkeypatch):
