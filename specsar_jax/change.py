@@ -88,10 +88,10 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _read_zones(args: argparse.Namespace, pair: "Pair") -> tuple["Zones | None", list[str]]:
-    from specsar_jax.zones.polygons import read_zones
-
     if args.zones is None:
         return None, []
+    from specsar_jax.zones.polygons import read_zones
+
     zones, lines = read_zones(args.zones, options.options_of(args))
     if len(zones.names) * pair.kinds > _MOST_SUMS:
         raise ValueError(
@@ -103,12 +103,12 @@ def _read_zones(args: argparse.Namespace, pair: "Pair") -> tuple["Zones | None",
 
 def _read_evaluations(args: argparse.Namespace, pair: "Pair") -> tuple["Scored | None", list[str]]:
     """Reads the evaluations of both maps, if there are any; returns them, and what a reader should know."""
-    from specsar_jax.changes.estimating import ASSUMPTION
+    if args.before_evaluation is None:
+        return None, []
+    from specsar_jax.changes.estimating import ASSUMPTION  # which brings JAX
     from specsar_jax.changes.outcome import Scored
     from specsar_jax.zones.correcting import read_evaluation
 
-    if args.before_evaluation is None:
-        return None, []
     first, lines = read_evaluation(args.before_evaluation, pair.before, "--before_evaluation")
     second, more = read_evaluation(args.after_evaluation, pair.after, "--after_evaluation")
     one_sample = first.path.read_bytes() == second.path.read_bytes()

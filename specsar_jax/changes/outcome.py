@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from specsar_jax.changes import comparing, estimating, tables
+from specsar_jax.changes import comparing, tables
 from specsar_jax.changes.change_files import Raster
 from specsar_jax.changes.comparing import Compared
 from specsar_jax.changes.pairs import Pair
@@ -120,6 +120,8 @@ def write(
         )
     estimated = None
     if scored:
+        from specsar_jax.changes import estimating  # which brings JAX
+
         estimated = estimating.estimates(compared.mapped, scored.before, scored.after, one_sample=scored.one_sample)
     lines = _lines(pair, compared, by_zone, estimated, places)
     texts = [

@@ -6,10 +6,9 @@ Enters: areas of changes, of all ground and by zone. Leaves: text. Areas are hec
     zone,before,after,hectares[,unsure_hectares]
 
 `hectares` are those of unchanged ground and of changes that are told; `unsure_hectares`, with --confidence, of those that are left out.
+Estimates start from both: from all that is mapped.
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +18,8 @@ from jaxtyping import Float64
 
 from specsar_jax.changes.comparing import Compared, of_kinds
 from specsar_jax.zones.counting import Counted
+from specsar_jax.zones.tables import DIGITS, csv_text
 from tfds_dwplus.bands import Classes
-
-_DIGITS = 6
-"""Of hectares behind the point: a square centimetre."""
 
 _MOST_COLUMNS, _MOST_LINES = 10, 10
 """Classes of a matrix, and changes of a list, that a terminal is given."""
@@ -42,8 +39,8 @@ def change_csv(compared: Compared, classes: Classes, estimated: dict[str, Any] |
         if estimated:
             of = estimated["area_ha"][one][other]
             areas += [of["value"], of["standard_error"], *of["interval"]]
-        rows.append((classes.names[one], classes.names[other], *(round(float(area), _DIGITS) for area in areas)))
-    return _csv(rows)
+        rows.append((classes.names[one], classes.names[other], *(round(float(area), DIGITS) for area in areas)))
+    return csv_text(rows)
 
 
 def zones_csv(names: Sequence[str], counted: Counted, classes: Classes, *, unsure: bool) -> str:
@@ -55,9 +52,9 @@ def zones_csv(names: Sequence[str], counted: Counted, classes: Classes, *, unsur
         for one, other in pairs:
             values = [told[one, other], *[left_out[one, other]] * unsure]
             rows.append(
-                (name, classes.names[one], classes.names[other], *(round(float(area), _DIGITS) for area in values))
+                (name, classes.names[one], classes.names[other], *(round(float(area), DIGITS) for area in values))
             )
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def change_json(
@@ -126,7 +123,7 @@ def _sums(compared: Compared) -> dict[str, float]:
 
 
 def _changed(areas: Float64[np.ndarray, "before after"]) -> float:
-    return float(areas.sum() - np.trace(areas))
+    return float(areas[~np.eye(len(areas), dtype=bool)].sum())
 
 
 def _matrix(areas: Float64[np.ndarray, "before after"], classes: Classes) -> list[str]:
@@ -162,9 +159,3 @@ def _largest(compared: Compared, classes: Classes, estimated: dict[str, Any] | N
 
 def _short(name: str) -> str:
     return name if len(name) <= _WIDE else f"{name[: _WIDE - 1]}…"
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue()

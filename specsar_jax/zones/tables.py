@@ -20,10 +20,10 @@ from specsar_jax.zones.counting import Counted
 from specsar_jax.zones.polygons import Zones
 from tfds_dwplus.bands import Classes
 
-_SUMS = ("mapped_hectares", "nodata_hectares", "outside_hectares", "hectares")
-
-_DIGITS = 6
+DIGITS = 6
 """Of hectares behind the point: a square centimetre."""
+
+_SUMS = ("mapped_hectares", "nodata_hectares", "outside_hectares", "hectares")
 
 
 def columns(names: Sequence[str], counted: Counted, classes: Classes) -> dict[str, list[Any]]:
@@ -32,14 +32,14 @@ def columns(names: Sequence[str], counted: Counted, classes: Classes) -> dict[st
     named = [f"class_{name}" if name in (*_SUMS, "zone", "geometry") else name for name in named]
     sums = (counted.mapped, counted.nodata, counted.outside, counted.total)
     values = [*counted.classes.T, *sums]
-    table = {name: np.round(of, _DIGITS).tolist() for name, of in zip([*named, *_SUMS], values, strict=True)}
+    table = {name: np.round(of, DIGITS).tolist() for name, of in zip([*named, *_SUMS], values, strict=True)}
     return {"zone": list(names)} | table
 
 
 def zones_csv(names: Sequence[str], counted: Counted, classes: Classes) -> str:
     """Writes the areas of zones as CSV."""
     table = columns(names, counted, classes)
-    return _csv([list(table), *zip(*table.values(), strict=True)])
+    return csv_text([list(table), *zip(*table.values(), strict=True)])
 
 
 def corrected_csv(estimates: dict[str, Any]) -> str:
@@ -48,8 +48,8 @@ def corrected_csv(estimates: dict[str, Any]) -> str:
     for name, row in estimates["per_class"].items():
         area = row["area_ha"]
         values = ("", "", "", "") if area is None else (area["value"], area["standard_error"], *area["interval"])
-        rows.append((name, *(of if of == "" else round(of, _DIGITS) for of in (row["mapped_ha"], *values))))
-    return _csv(rows)
+        rows.append((name, *(of if of == "" else round(of, DIGITS) for of in (row["mapped_ha"], *values))))
+    return csv_text(rows)
 
 
 def geoparquet(zones: Zones, counted: Counted, classes: Classes) -> bytes:
@@ -92,7 +92,8 @@ def told(together: Counted, classes: Classes, estimates: dict[str, Any] | None) 
     return "\n".join(lines)
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Writes rows as CSV."""
     file = io.StringIO(newline="")
     csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()
