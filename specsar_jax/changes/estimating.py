@@ -10,7 +10,8 @@ other. Then with mapped areas A[i, j], P the shares p(label k | mapped i) of the
     T[k, l] = sum over i, j of P[k | i] A[i, j] Q[l | j].
 
 Two maps of one network err alike at a place, above all where nothing changed: then errors are taken for change, and the estimate is too
-large. Olofsson et al. 2014 want labelled pixels of a sample drawn in the map of *change* itself; these need no such assumption.
+large. Olofsson et al. 2014 want labelled pixels of a sample drawn in the map of *change* itself; these need no such assumption. With up to
+seven classes `change.tif` is a class map of its own, whose areas `specsar_jax.areas --evaluation` corrects by such a sample.
 
 Rows of P and Q are shares of labelled pixels in a class of a map, drawn by themselves as in Olofsson et al. 2014, so that of n pixels
 p has the variance p (1 - p) / (n - 1), their equation 10, and two of a row the covariance -p q / (n - 1). T is linear in each of P and

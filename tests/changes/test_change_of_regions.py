@@ -1,12 +1,12 @@
 """Change between two regions' folders: zone by zone, out of an archive on loopback at two dates, and of folders that differ in extent."""
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from compared_maps import rows_of, run
 from conftest import REPOSITORY, command, refused
 from drawn_zones import shapely, write_map, write_zones
 
@@ -14,7 +14,6 @@ pytest.importorskip("distributed", reason="extra 'region'")
 
 from region_archive import box_hectares, mapped, served
 
-from specsar_jax import change
 from specsar_jax.regions import mosaics
 from tfds_dwplus import bands
 from tfds_dwplus.places import blocks
@@ -23,13 +22,8 @@ BOX = (17.996, 42.397, 18.004, 42.403)
 """About 700 m a side, over the meridian between zones 33 and 34."""
 
 
-def run(*arguments: object) -> None:
-    change.main([str(argument) for argument in arguments])
-
-
 def hectares_of(path: Path) -> dict[tuple[str, str], float]:
-    rows = csv.DictReader(path.read_text().splitlines())
-    return {(row["before"], row["after"]): float(row["hectares"]) for row in rows}
+    return {(row["before"], row["after"]): float(row["hectares"]) for row in rows_of(path)}
 
 
 def write_region(folder: Path, area: shapely.Geometry, seed: int) -> tuple[Path, dict[tuple[str, int, int], int]]:
