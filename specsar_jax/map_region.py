@@ -3,7 +3,7 @@
     python -m specsar_jax.map_region --workdir runs/a --bbox 103.5 12.9 104.4 13.6 --dates 2024-01-01 2024-03-31 --output maps/a
 
 Enters: a box or the polygons of a GeoJSON file, a range of dates, a STAC API, a trained network. Leaves: the folder that
-`region_files` describes: a map and a STAC item for each block of a fixed UTM grid, a mosaic for each zone, the area of each class.
+`region_files` describes: a map for each block of a fixed UTM grid, a mosaic for each zone, a STAC collection of them, the area of each class.
 Blocks run on Dask workers, which must all see the output folder. Started again, the command maps the missing blocks.
 """
 
@@ -30,7 +30,7 @@ from tfds_dwplus.imagery.stac_api import StacArchive
 
 MISSING = ""
 try:
-    from specsar_jax.regions import region_files
+    from specsar_jax.regions import region_files, stac_files
     from specsar_jax.regions.composites import Recipe
     from specsar_jax.regions.region_files import Job
     from specsar_jax.regions.region_map import map_region, plan
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     with region_files.opened(job.output, asked):
         summary = map_region(job, args.block_px, args.scheduler, args.workers, args.retries + 1)
     print(region_files.table(summary))
-    print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks with their STAC items")
+    print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks, with a STAC collection")
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -77,6 +77,7 @@ def _job(args: argparse.Namespace) -> Job:
         raise ValueError(f"--max_cloud_percent is {args.max_cloud_percent:g}, expected 0 to 100")
     if args.overlap is not None and not 0 <= args.overlap <= 0.75:
         raise ValueError(f"--overlap is {args.overlap:g}, expected a share of a window from 0 to 0.75")
+    stac_files.check_license(args.license)
     s2_dates, s1_dates = (dates(given, option) for given, option in (
         (args.dates, "--dates"), (args.s1_dates or args.dates, "--s1_dates"),
     ))  # fmt: skip
@@ -101,7 +102,9 @@ def _job(args: argparse.Namespace) -> Job:
         args.max_cloud_percent,
         args.cloud_mask == "scl",
     )
-    return Job(region, recipe, stac_archive(args, sensors), trained, trained.provenance(), args.output.resolve())
+    return Job(
+        region, recipe, stac_archive(args, sensors), trained, trained.provenance(), args.output.resolve(), args.license
+    )
 
 
 def _sensors(trained: Trained, text: str | None) -> tuple[str, ...]:
@@ -175,6 +178,11 @@ def _parser() -> Parser:
         help="s2 or s1 alone, for a network of both that is trained with data.sensor_drop; all that it reads if not given",
     )
     add("--output", type=path, required=True, help="folder to write to")
+    add(
+        "--license",
+        default="other",
+        help="licence of the map, for its STAC collection: an identifier of SPDX such as CC-BY-4.0",
+    )
     add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
     add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")
     add("--max_cloud_percent", type=float, default=80.0, help="Sentinel-2 scenes with more cloud are not used")

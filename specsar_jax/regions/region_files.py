@@ -6,6 +6,7 @@
     seen/<zone>_<x>_<y>.tif     by which sensors each pixel was seen, if the network works without one of them
     mosaic_<zone>.vrt         all blocks of a UTM zone as one raster, of `mosaics`
     summary.json              area of each class in hectares, the blocks that failed or have no imagery, the scenes left out, by reason
+    collection.json           the STAC collection of the items, of `stac_files`; written last
 
 A file appears under its name only when it is complete.
 """
@@ -19,13 +20,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-import pystac
+import rasterio
 import shapely
 from jaxtyping import Float, Float32, UInt8
 
 from specsar_jax.maps import publishing, qgis
 from specsar_jax.maps.map_files import Outputs, write_map
+from specsar_jax.regions import stac_files
 from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
@@ -59,6 +62,8 @@ class Job:
     tags: dict[str, str]
     """Tags to write into every map."""
     output: Path
+    license: str = "other"
+    """Of the map, for its collection: an identifier of SPDX, or `other`."""
 
 
 @contextlib.contextmanager
@@ -120,7 +125,7 @@ def write_block(
     """
     folder = job.output / "blocks"
     tags, classes = _tags(job, made), job.trained.classes
-    item = _item(block, job, made, hectares)
+    item = _item(block, job, _known(block, job, made, hectares))
     # One folder per attempt: a worker that lost its scheduler may still be writing this block while another one does so too.
     with tempfile.TemporaryDirectory(prefix=f".{block.name}.", dir=folder, ignore_cleanup_errors=True) as own:
         by = job.output / SEEN / f"{block.name}.tif" if job.trained.config.may_miss else None
@@ -171,6 +176,29 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
     }
     write_json(output / "summary.json", summary)
     return summary
+
+
+def write_collection(output: Path, job: Job, done: Sequence[Block]) -> None:
+    """Writes the STAC collection of the finished blocks; the items of an older folder become what items are now."""
+    for block in done:
+        path = output / "blocks" / f"{block.name}.json"
+        tree = read_object(path, finite=False)
+        if not stac_files.is_current(tree, collection_id(job)):
+            own = {name: value for name, value in tree["properties"].items() if name.startswith("specsar:")}
+            write_json(path, _item(block, job, own))
+    stac_files.write_collection(output, job.region, done, collection_id(job), job.license)
+
+
+def collection_id(job: Job) -> str:
+    """Returns the id of a region's collection: the same wherever its folder lies, and another one for another map."""
+    wanted = dataclasses.replace(
+        job.recipe.wanted, s1_orbit=""
+    )  # of two, one is taken as soon as the archive was asked
+    recipe = dataclasses.asdict(dataclasses.replace(job.recipe, wanted=wanted))
+    archives = [getattr(job.archive, sensor).name for sensor in job.recipe.sensors]
+    weights = job.tags.get("weights_sha256", "")
+    overlap = job.trained.config.predict.overlap
+    return f"land_cover_{stac_files.digest([job.region.wkb_hex, recipe, archives, weights, overlap])}"
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -283,6 +311,7 @@ def _take(path: Path, asked: dict[str, Any]) -> None:
         for item in items:
             for part in (*item.parent.glob(f"{item.stem}.*"), *(path.parent / SEEN).glob(f"{item.stem}.*")):
                 part.unlink()
+        (path.parent / stac_files.NAME).unlink(missing_ok=True)
         return _write_asked(path, asked)
     (name, was, now), *others = different
     more = f" (and with other {', '.join(name for name, *_ in others)})" if others else ""
@@ -318,45 +347,25 @@ def _differences(found: Any, asked: Any, name: str = "") -> Iterator[tuple[str, 
         yield name, *(("..." if start else "") + text[start : start + 80] for text in texts)
 
 
-def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
-    """Returns the STAC 1.1 item of a block, with the extensions projection 2 and classification 2, and own fields specsar:*."""
-    place = blocks.footprint(block, job.region)
-    classes = job.trained.classes
+def _known(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
+    """Returns what is known of a block, as properties of its item: fields of our own, and the versions of what made the map."""
+    name, _, version = job.tags["software"].partition(" ")
+    return {
+        "processing:software": {name: version, "jax": jax.__version__, "GDAL": rasterio.__gdal_version__},
+        "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(job.trained.classes.names)},
+        "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
+        "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
+        "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
+        "specsar:s2_baselines": {name: baseline for name, (_, baseline) in made.s2_read.items()} if made else {},
+        "specsar:s1_pixels_left_out": dict(made.s1_pixels) if made else {},
+        "specsar:doubts": list(map(shown_in, made.doubts)) if made else [],
+        **{f"specsar:{name}": text for name, text in _settings(job).items()},
+    }
+
+
+def _item(block: Block, job: Job, known: dict[str, Any]) -> dict[str, Any]:
+    """Returns the STAC item of a block."""
     days = sorted(day for sensor in job.recipe.sensors for day in getattr(job.recipe, f"{sensor}_dates"))
-    grid = block.grid
-    item = pystac.Item(
-        block.name,
-        None if place.is_empty else shapely.geometry.mapping(place),
-        None if place.is_empty else list(place.bounds),
-        None,
-        {
-            "start_datetime": f"{days[0]}T00:00:00Z",
-            "end_datetime": f"{days[-1]}T23:59:59Z",
-            "proj:code": grid.crs.to_string(),
-            "proj:shape": list(grid.shape),
-            "proj:transform": list(grid.transform)[:6],
-            "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(classes.names)},
-            "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
-            "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
-            "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
-            "specsar:s2_baselines": {name: baseline for name, (_, baseline) in made.s2_read.items()} if made else {},
-            "specsar:s1_pixels_left_out": dict(made.s1_pixels) if made else {},
-            "specsar:doubts": list(map(shown_in, made.doubts)) if made else [],
-            **{f"specsar:{name}": text for name, text in _settings(job).items()},
-        },
-        stac_extensions=[
-            "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-            "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
-        ],
-    )
-    kinds = [
-        {"value": value, "name": word, "color_hint": colour} | ({} if word == name else {"title": name})
-        for value, (word, name, colour) in enumerate(zip(classes.words(), classes.names, classes.colours, strict=True))
-    ]
-    more = {"data_type": "uint8", "nodata": bands.IGNORE, "classification:classes": kinds}
-    if job.trained.config.may_miss:
-        about = {"data_type": "uint8", "nodata": bands.IGNORE}
-        title, href = "sensors seen: 1 Sentinel-2, 2 Sentinel-1, 3 both", f"../{SEEN}/{block.name}.tif"
-        item.add_asset("sensors_seen", pystac.Asset(href, title, None, pystac.MediaType.COG, ["metadata"], about))
-    item.add_asset("map", pystac.Asset(f"./{block.name}.tif", "land cover", None, pystac.MediaType.COG, ["data"], more))
-    return item.to_dict(include_self_link=False)
+    seen = f"../{SEEN}/{block.name}.tif" if job.trained.config.may_miss else ""
+    place = blocks.footprint(block, job.region)
+    return stac_files.item(block, place, job.trained.classes, (days[0], days[-1]), known, collection_id(job), seen=seen)

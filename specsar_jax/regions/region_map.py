@@ -1,4 +1,4 @@
-"""Maps the missing blocks of a region on the workers of a cluster, then writes mosaics and the summary."""
+"""Maps the missing blocks of a region on the workers of a cluster, then writes mosaics, the summary and the STAC collection."""
 
 import dataclasses
 from collections import Counter
@@ -46,10 +46,12 @@ def map_region(job: Job, block_px: int, scheduler: str, workers: int, attempts: 
         job = _with_coverage(job)
         region_files.keep_orbit(job.output, job.recipe.wanted.s1_orbit)
     failed = _map_blocks(job, todo, len(wanted), scheduler, workers, attempts) if todo else {}
-    mosaics.write_mosaics(job.output, [b for b in wanted if region_files.is_done(job.output, b)], job.trained.classes)
+    done = [block for block in wanted if region_files.is_done(job.output, block)]
+    mosaics.write_mosaics(job.output, done, job.trained.classes)
     summary = region_files.write_summary(
         job.output, job, wanted, {name: reason for name, (reason, _) in failed.items()}
     )
+    region_files.write_collection(job.output, job, done)
     for line in region_files.left_out(summary):
         print(line)
     if failed:
