@@ -12,6 +12,7 @@ Sources: STAC 1.1 (https://github.com/radiantearth/stac-spec) and its extensions
 band has the fields of the band itself, without `bands`.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -40,6 +41,7 @@ EXTENSIONS = [
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+    "https://stac-extensions.github.io/render/v2.0.0/schema.json",
 ]
 
 VRT = "application/x-gdal-vrt"
@@ -83,6 +85,13 @@ def item(
         collection: id of the region's collection.
         seen: address of the raster of the sensors that each pixel was seen by, relative to the item; "" for none.
     """
+    band = {"data_type": "uint8", "nodata": bands.IGNORE}
+    band |= {"raster:spatial_resolution": blocks.PIXEL_M, "raster:sampling": "area"}
+    kinds = [
+        {"value": value, "name": word, "color_hint": colour} | ({} if word == name else {"title": name})
+        for value, (word, name, colour) in enumerate(zip(classes.words(), classes.names, classes.colours, strict=True))
+    ]
+    of_map = band | {"classification:classes": kinds}
     made = pystac.Item(
         block.name,
         None if place.is_empty else shapely.geometry.mapping(place),
@@ -93,6 +102,7 @@ def item(
             "end_datetime": f"{days[1]}T23:59:59Z",
             **_placed(block.grid),
             **_processing(own),
+            "renders": _renders(of_map),
             **own,
         },
         stac_extensions=EXTENSIONS,
@@ -100,13 +110,6 @@ def item(
     )
     for relation in ("root", "parent", "collection"):
         made.add_link(pystac.Link(relation, f"../{NAME}", pystac.MediaType.JSON))
-    band = {"data_type": "uint8", "nodata": bands.IGNORE}
-    band |= {"raster:spatial_resolution": blocks.PIXEL_M, "raster:sampling": "area"}
-    kinds = [
-        {"value": value, "name": word, "color_hint": colour} | ({} if word == name else {"title": name})
-        for value, (word, name, colour) in enumerate(zip(classes.words(), classes.names, classes.colours, strict=True))
-    ]
-    of_map = band | {"classification:classes": kinds}
     assets = [("map", f"./{block.name}.tif", "land cover", "data", of_map)]
     if seen:
         assets.append(("sensors_seen", seen, "sensors seen: 1 Sentinel-2, 2 Sentinel-1, 3 both", "metadata", band))
@@ -147,6 +150,7 @@ def write_collection(
                 continue
             known.append({name: tree["properties"][name] for name in (*_LISTED, "start_datetime", "end_datetime")})
             described |= {key: _without(asset, "href") for key, asset in tree["assets"].items()}
+            _renders(described["map"])
             places.append(block)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -189,32 +193,46 @@ def write_series(folder: Path, children: Sequence[str]) -> Path:
     Raises:
         ValueError: a folder has no collection, or one that is damaged.
     """
-    trees = {name: _read(folder / name) for name in children}
-    boxes = [blocks.box(*tree["extent"]["spatial"]["bbox"][0]) for tree in trees.values()]
-    licenses = {tree["license"] for tree in trees.values()}
+    maps = {name: _read(folder / name) for name in children}
+    licenses = {child.license for child in maps.values()}
     made = _collection(
-        f"land_cover_series_{digest([tree['id'] for tree in trees.values()])}",
-        blocks.search_bounds(shapely.union_all(boxes)),
-        [tree["extent"]["temporal"]["interval"][0] for tree in trees.values()],
+        f"land_cover_series_{digest([child.id for child in maps.values()])}",
+        blocks.search_bounds(shapely.union_all([blocks.box(*child.box) for child in maps.values()])),
+        [child.times for child in maps.values()],
         licenses.pop() if len(licenses) == 1 else "other",
-        {name: _each_once(value for tree in trees.values() for value in tree["summaries"][name]) for name in _LISTED},
-        {key: asset for tree in trees.values() for key, asset in tree["item_assets"].items()},
+        {name: _each_once(value for child in maps.values() for value in child.summaries[name]) for name in _LISTED},
+        {key: asset for child in maps.values() for key, asset in child.described.items()},
     )
-    made.title = f"{made.title}, {len(trees)} maps"
-    for name, tree in trees.items():
-        made.add_link(pystac.Link("child", _child(name), pystac.MediaType.JSON, tree["title"]))
+    made.title = f"{made.title}, {len(maps)} maps"
+    for name, child in maps.items():
+        made.add_link(pystac.Link("child", _address(name), pystac.MediaType.JSON, child.title))
     write_json(folder / NAME, made.to_dict(include_self_link=False))
     parent = _PARENT.to_dict()
-    for name, tree in trees.items():
-        if parent not in tree["links"]:
-            write_json(folder / name / NAME, tree | {"links": [parent, *tree["links"]]})
+    for name, child in maps.items():
+        if parent not in child.tree["links"]:
+            root, *others = child.tree["links"]
+            write_json(folder / name / NAME, child.tree | {"links": [root, parent, *others]})
     return folder / NAME
 
 
 _PARENT = pystac.Link("parent", f"../{NAME}", pystac.MediaType.JSON)
 
 
-def _child(name: str) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Child:
+    """What a series takes of the collection of one of its maps."""
+
+    tree: dict[str, Any]
+    id: str
+    title: str
+    license: str
+    box: Sequence[float]
+    times: tuple[str, str]
+    summaries: dict[str, list[Any]]
+    described: dict[str, dict[str, Any]]
+
+
+def _address(name: str) -> str:
     return f"./{name}/{NAME}"
 
 
@@ -222,22 +240,26 @@ def _is_child(output: Path) -> bool:
     """Returns whether the folder above is of a series that this one belongs to."""
     try:
         links = read_object(output.parent / NAME)["links"]
-        return any(link["rel"] == "child" and link["href"] == _child(output.name) for link in links)
+        return any(link["rel"] == "child" and link["href"] == _address(output.name) for link in links)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> _Child:
     """Reads a collection that `write_collection` wrote."""
     try:
         tree = read_object(folder / NAME, finite=False)
-        if missing := {"id", "title", "extent", "license", "links", "summaries", "item_assets"} - tree.keys():
-            raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    except (OSError, ValueError) as error:
+        (box,), (times,) = tree["extent"]["spatial"]["bbox"], tree["extent"]["temporal"]["interval"]
+        first, last = times
+        _renders(tree["item_assets"]["map"])
+        summaries = {name: tree["summaries"][name] for name in _LISTED}
+        return _Child(
+            tree, tree["id"], tree["title"], tree["license"], box, (first, last), summaries, tree["item_assets"]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder} has no {NAME} of a map ({one_line(error, 120)}); map it again, which writes one"
+            f"{folder} has no {NAME} of a map ({one_line(error, 120)}); run the command that mapped it again"
         ) from None
-    return tree
 
 
 def _placed(grid: Grid) -> dict[str, Any]:
@@ -252,7 +274,7 @@ def _placed(grid: Grid) -> dict[str, Any]:
 
 def _processing(own: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of the extension processing; without the time, so that a block that is mapped again is the same."""
-    name, _, version = own["specsar:software"].partition(" ")
+    name, _, version = own.get("specsar:software", "specsar_jax").partition(" ")
     imagery = []
     for key, sensor, what in (("s2", "Sentinel-2", "level"), ("s1", "Sentinel-1", "quantity")):
         if f"specsar:{key}_window" in own:
@@ -262,11 +284,22 @@ def _processing(own: dict[str, Any]) -> dict[str, Any]:
             )
     trained = [
         f"{word} {own[f'specsar:{key}']}"
-        for word, key in (("trained on", "trained_on"), ("with the weights", "weights_sha256"))
+        for word, key in (
+            ("trained on", "trained_on"),
+            ("weights", "weights_sha256"),
+            ("of", "weights_origin"),
+        )
         if f"specsar:{key}" in own
     ]
     lineage = f"Composite of {' and '.join(imagery)}, classified by a network {', '.join(trained)}".rstrip()
     return {"processing:level": "L4", "processing:lineage": lineage, "processing:software": {name: version}}
+
+
+def _renders(asset: dict[str, Any]) -> dict[str, Any]:
+    """Returns the field of the extension render: the colours of the classes. TiTiler has none of an item else."""
+    colours = {str(kind["value"]): f"#{kind['color_hint']}" for kind in asset["classification:classes"]}
+    how = {"assets": ["map"], "nodata": asset["nodata"], "resampling": "nearest", "colormap": colours}
+    return {"land_cover": {"title": "land cover", **how}}
 
 
 def _collection(
@@ -292,7 +325,7 @@ def _collection(
         EXTENSIONS,
         license=license,
         summaries=pystac.Summaries(summaries, maxcount=sys.maxsize),
-        extra_fields={"item_assets": described},
+        extra_fields={"item_assets": described, "renders": _renders(described["map"])},
     )
     made.remove_links("root")
     made.add_link(pystac.Link("root", f"./{NAME}", pystac.MediaType.JSON))
