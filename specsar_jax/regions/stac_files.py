@@ -92,9 +92,11 @@ def item(
         for value, (word, name, colour) in enumerate(zip(classes.words(), classes.names, classes.colours, strict=True))
     ]
     of_map = band | {"classification:classes": kinds}
+    parts = shapely.get_parts(place)
+    outline = parts[0] if len(parts) == 1 else place  # some readers, such as those of MosaicJSON, know polygons only
     made = pystac.Item(
         block.name,
-        None if place.is_empty else shapely.geometry.mapping(place),
+        None if place.is_empty else shapely.geometry.mapping(outline),
         None if place.is_empty else list(place.bounds),
         None,
         {

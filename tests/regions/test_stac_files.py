@@ -9,6 +9,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
 from drawn_networks import OWN
 from finished_region import BOX, SIZE, finish, job_over
 from local_archive import files_served
@@ -53,6 +54,9 @@ def test_what_stands_in_a_collection_is_so(region, tmp_path):
     for item in items:
         assert item.get_collection() is collection and item.collection_id == collection.id
         told = item.properties
+        assert item.geometry["type"] == "Polygon" and shapely.geometry.shape(item.geometry).within(
+            shapely.box(*BOX).buffer(1e-9)
+        )
         with rasterio.open(item.assets["map"].get_absolute_href()) as raster:
             assert (raster.crs.to_string(), list(raster.shape)) == (told["proj:code"], told["proj:shape"])
             assert list(raster.transform)[:6] == told["proj:transform"] and list(raster.bounds) == told["proj:bbox"]
