@@ -191,9 +191,8 @@ def write_collection(output: Path, job: Job, done: Sequence[Block]) -> None:
 
 def collection_id(job: Job) -> str:
     """Returns the id of a region's collection: the same wherever its folder lies, and another one for another map."""
-    wanted = dataclasses.replace(
-        job.recipe.wanted, s1_orbit=""
-    )  # of two, one is taken as soon as the archive was asked
+    # Of two orbit directions one is taken later, when the archive was asked.
+    wanted = dataclasses.replace(job.recipe.wanted, s1_orbit="")
     recipe = dataclasses.asdict(dataclasses.replace(job.recipe, wanted=wanted))
     archives = [getattr(job.archive, sensor).name for sensor in job.recipe.sensors]
     weights = job.tags.get("weights_sha256", "")

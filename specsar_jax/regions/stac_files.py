@@ -50,6 +50,9 @@ VRT = "application/x-gdal-vrt"
 _LISTED = ("proj:code", "processing:level", "processing:lineage", "processing:software")
 """Properties of items whose different values a collection lists."""
 
+_PARENT = pystac.Link("parent", f"../{NAME}", pystac.MediaType.JSON)
+"""From the collection of a map to that of its series."""
+
 
 def check_license(text: str) -> None:
     """Raises a ValueError if a licence is not in the form that STAC has for it: an identifier of SPDX, or `other`."""
@@ -193,8 +196,10 @@ def write_series(folder: Path, children: Sequence[str]) -> Path:
         Its path.
 
     Raises:
-        ValueError: a folder has no collection, or one that is damaged.
+        ValueError: there is no folder, or one has no collection, or a damaged one.
     """
+    if not children:
+        raise ValueError(f"{folder} holds no map, expected one or more of specsar_jax.map_region")
     maps = {name: _read(folder / name) for name in children}
     licenses = {child.license for child in maps.values()}
     made = _collection(
@@ -215,9 +220,6 @@ def write_series(folder: Path, children: Sequence[str]) -> Path:
             root, *others = child.tree["links"]
             write_json(folder / name / NAME, child.tree | {"links": [root, parent, *others]})
     return folder / NAME
-
-
-_PARENT = pystac.Link("parent", f"../{NAME}", pystac.MediaType.JSON)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,11 +288,7 @@ def _processing(own: dict[str, Any]) -> dict[str, Any]:
             )
     trained = [
         f"{word} {own[f'specsar:{key}']}"
-        for word, key in (
-            ("trained on", "trained_on"),
-            ("weights", "weights_sha256"),
-            ("of", "weights_origin"),
-        )
+        for word, key in (("trained on", "trained_on"), ("weights", "weights_sha256"), ("of", "weights_origin"))
         if f"specsar:{key}" in own
     ]
     lineage = f"Composite of {' and '.join(imagery)}, classified by a network {', '.join(trained)}".rstrip()
@@ -298,7 +296,7 @@ def _processing(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renders(asset: dict[str, Any]) -> dict[str, Any]:
-    """Returns the field of the extension render: the colours of the classes. TiTiler has none of an item else."""
+    """Returns the field of the extension render: the colours of the classes, which TiTiler does not read from the files of an item."""
     colours = {str(kind["value"]): f"#{kind['color_hint']}" for kind in asset["classification:classes"]}
     how = {"assets": ["map"], "nodata": asset["nodata"], "resampling": "nearest", "colormap": colours}
     return {"land_cover": {"title": "land cover", **how}}

@@ -19,18 +19,22 @@ from tfds_dwplus.imagery.acquisitions import Wanted
 from tfds_dwplus.imagery.stac_api import Collection, StacArchive
 from tfds_dwplus.places import blocks
 
-BOX = (17.988, 42.391, 18.012, 42.409)
-"""About 2 by 2 km over the meridian between zones 33 and 34."""
+BOX = (17.995, 42.398, 18.005, 42.402)
+"""About 0.8 by 0.4 km over the meridian between zones 33 and 34."""
+
+PLAIN = Config()
 
 SIZE = 128
 
 
-def job_over(folder: Path, box=BOX, dates=("2024-05-01", "2024-05-31"), classes=bands.DYNAMIC_WORLD, **more) -> Job:
+def job_over(
+    folder: Path, box=BOX, dates=("2024-05-01", "2024-05-31"), classes=bands.DYNAMIC_WORLD, config=PLAIN, **more
+) -> Job:
     s2, s1 = (
         SensorStatistics(names, *((0.0,) * len(names),) * 4, "", (1,) * len(names))
         for names in (bands.S2_BANDS, bands.S1_BANDS)
     )
-    trained = Trained(Config(), Statistics(s2, s1, (1,) * len(classes), classes=classes), {}, 0)
+    trained = Trained(config, Statistics(s2, s1, (1,) * len(classes), classes=classes), {}, 0)
     archive = StacArchive(
         Collection("http://127.0.0.1:9", "s2"), Collection("http://127.0.0.1:9", "s1"), "power", "sigma0"
     )
@@ -52,6 +56,6 @@ def finish(job: Job) -> None:
         ids = np.broadcast_to(np.array(block.columns) // 20 % kinds, wanted.shape)
         probability = np.where(wanted[..., None], np.eye(kinds, dtype=np.float32)[ids], np.float32(np.nan))
         hectares = np.bincount(ids[wanted], blocks.pixel_hectares(block)[wanted], minlength=256)
-        seen = np.zeros(wanted.shape, np.uint8)
+        seen = np.where(wanted, np.uint8(3), np.uint8(0))
         region_files.write_block(block, job, probability, seen, made, hectares)
     region_map.map_region(job, SIZE, "", 1, 1)

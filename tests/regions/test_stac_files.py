@@ -15,14 +15,18 @@ from finished_region import BOX, SIZE, finish, job_over
 from local_archive import files_served
 from stac_schemas import faults
 
+from specsar_jax.config import Config, Data
 from specsar_jax.regions import region_files, stac_files
 from tfds_dwplus import bands
 from tfds_dwplus.places import blocks
 
-ACROSS = (179.99, -16.809, -179.99, -16.791)
+ACROSS = (179.996, -16.802, -179.996, -16.798)
 """Over the antimeridian, near Fiji."""
 
 JUNE = ("2024-06-01", "2024-06-30")
+
+
+SMALL = (15.0, 42.4, 15.005, 42.405)
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +180,21 @@ def test_a_region_over_the_antimeridian(tmp_path):
 
 
 def test_a_region_of_own_classes(tmp_path):
-    job = job_over(tmp_path / "map", (15.0, 42.4, 15.01, 42.41), classes=OWN)
+    job = job_over(tmp_path / "map", SMALL, classes=OWN)
     finish(job)
     assert faults(job.output / "collection.json", tmp_path / "schemas") == []
     told = json.loads((job.output / "collection.json").read_text())["item_assets"]["map"]["classification:classes"]
     assert [kind["title"] for kind in told] == list(OWN.names)
+
+
+def test_the_sensors_that_saw_each_pixel(tmp_path):
+    config = Config(data=Data(sensor_drop=(0.3, 0.3)))
+    job = job_over(tmp_path / "map", SMALL, config=config)
+    finish(job)
+    assert faults(job.output / "collection.json", tmp_path / "schemas") == []
+    for item in pystac.Collection.from_file(job.output / "collection.json").get_items():
+        with rasterio.open(item.assets["sensors_seen"].get_absolute_href()) as raster:
+            assert list(raster.bounds) == item.properties["proj:bbox"] and set(np.unique(raster.read())) <= {3, 255}
 
 
 def test_the_id_is_of_the_map_not_of_its_folder(tmp_path):
@@ -240,6 +254,7 @@ def test_a_series_of_what_is_no_map(tmp_path, text, told):
     (tmp_path / "2024-05").mkdir()
     if text is not None:
         (tmp_path / "2024-05" / "collection.json").write_text(text)
+    assert "holds no map" in one_line(lambda: stac_files.write_series(tmp_path, []))
     line = one_line(lambda: stac_files.write_series(tmp_path, ["2024-05"]))
     assert f"{tmp_path / '2024-05'} has no collection.json of a map" in line and told in line
     assert not (tmp_path / "collection.json").exists()
