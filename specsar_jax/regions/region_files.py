@@ -365,6 +365,13 @@ def _known(block: Block, job: Job, made: Composite | None, hectares: Float[np.nd
 def _item(block: Block, job: Job, known: dict[str, Any]) -> dict[str, Any]:
     """Returns the STAC item of a block."""
     days = sorted(day for sensor in job.recipe.sensors for day in getattr(job.recipe, f"{sensor}_dates"))
-    seen = f"../{SEEN}/{block.name}.tif" if job.trained.config.may_miss else ""
-    place = blocks.footprint(block, job.region)
-    return stac_files.item(block, place, job.trained.classes, (days[0], days[-1]), known, collection_id(job), seen=seen)
+    beside = {SEEN: ("sensors_seen", "sensors seen: 1 Sentinel-2, 2 Sentinel-1, 3 both")}
+    return stac_files.item(
+        block,
+        blocks.footprint(block, job.region),
+        job.trained.classes,
+        (days[0], days[-1]),
+        known,
+        collection_id(job),
+        beside if job.trained.config.may_miss else {},
+    )

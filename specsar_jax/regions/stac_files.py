@@ -18,7 +18,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ def item(
     days: tuple[str, str],
     own: dict[str, Any],
     collection: str,
-    *,
-    seen: str = "",
+    beside: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
     """Returns the item of a block, to be written beside its map.
 
@@ -86,7 +85,7 @@ def item(
         days: first and last day of the imagery, YYYY-MM-DD.
         own: properties of ours, `specsar:*`, from which those of processing follow; others in it go before these.
         collection: id of the region's collection.
-        seen: address of the raster of the sensors that each pixel was seen by, relative to the item; "" for none.
+        beside: folders of the rasters beside the map, with the name and the title of their assets.
     """
     band = {"data_type": "uint8", "nodata": bands.IGNORE}
     band |= {"raster:spatial_resolution": blocks.PIXEL_M, "raster:sampling": "area"}
@@ -115,11 +114,12 @@ def item(
     )
     for relation in ("root", "parent", "collection"):
         made.add_link(pystac.Link(relation, f"../{NAME}", pystac.MediaType.JSON))
-    assets = [("map", f"./{block.name}.tif", "land cover", "data", of_map)]
-    if seen:
-        assets.append(("sensors_seen", seen, "sensors seen: 1 Sentinel-2, 2 Sentinel-1, 3 both", "metadata", band))
-    for name, href, title, role, fields in assets:
-        made.add_asset(name, pystac.Asset(href, title, None, pystac.MediaType.COG, [role], fields))
+    made.add_asset(
+        "map", pystac.Asset(f"./{block.name}.tif", "land cover", None, pystac.MediaType.COG, ["data"], of_map)
+    )
+    for folder, (name, title) in beside.items():
+        href = f"../{folder}/{block.name}.tif"
+        made.add_asset(name, pystac.Asset(href, title, None, pystac.MediaType.COG, ["metadata"], band))
     return made.to_dict(include_self_link=False)
 
 
