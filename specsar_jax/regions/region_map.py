@@ -14,6 +14,10 @@ from tfds_dwplus.places import blocks
 from tfds_dwplus.places.blocks import Block
 
 
+class BlocksFailedError(ValueError):
+    """Blocks of a region failed; the others are kept."""
+
+
 def plan(job: Job, block_px: int) -> None:
     """Prints what would be mapped, and from what. No pixel is read, nothing is written.
 
@@ -79,7 +83,8 @@ def map_blocks(
         The summary, as in `summary.json`.
 
     Raises:
-        ValueError: the scheduler does not answer, or blocks failed; finished blocks are kept.
+        BlocksFailedError: some blocks failed; the others are kept.
+        ValueError: the scheduler does not answer.
     """
     failed = _map_missing(job, todo, len(wanted), connected(), attempts) if todo else {}
     mosaics.write_mosaics(job.output, [b for b in wanted if region_files.is_done(job.output, b)], job.trained.classes)
@@ -93,7 +98,7 @@ def map_blocks(
         kinds = ", ".join(
             f"{number}: {kind}" for kind, number in Counter(kind for _, kind in failed.values()).most_common()
         )
-        raise ValueError(
+        raise BlocksFailedError(
             f"{len(failed)} of {len(wanted)} blocks failed ({kinds}), the first one {name}: {reason}; all are listed in "
             f"{job.output / 'summary.json'}, what is done is kept: run the same command again to try them again"
         )
@@ -155,6 +160,10 @@ def _map_missing(job: Job, todo: Sequence[Block], total: int, client: Any, attem
             for doubt in set(entry["doubts"]) - said:
                 bar.write(f"warning: {doubt}")
                 said.add(doubt)
-    lost = [block.name for block in todo if block.name not in failed and not region_files.is_done(job.output, block)]
+    lost = [
+        block.name
+        for block in todo
+        if block.name not in failed and not region_files.is_done(job.output, block, probabilities=job.probabilities)
+    ]
     reason = f"a worker did it, but {job.output} does not hold it; do the workers see that folder?"
     return failed | dict.fromkeys(lost, (reason, "a worker failed"))

@@ -29,8 +29,9 @@ COVERED = 0.5
 """Probability that land is seen under the cover in a period where it may be. A month of snow is then 2 to 1 for ground that always is
 snow; at a lower value five months of winter would outweigh one of summer."""
 
-FLOOR = SCALE / 2
-"""Least probability of a class: what is stored as 0 is below it. Without, one month could forbid a class for the whole series."""
+FLOOR = 0.01
+"""Least probability of a class. Without one, a month could forbid a class for the whole series; a network that says 1 is wrong more
+often than one time in a hundred."""
 
 ROUND = 9
 """Decimals to which sums of probabilities are compared, so that ties do not depend on the order of a sum."""
