@@ -36,6 +36,10 @@ class Series:
     settings: Callable[[Job], dict[str, Any]]
     """Gives all settings that affect a map, ready for JSON."""
 
+    def __post_init__(self) -> None:
+        """Raises a ValueError if there are too many periods."""
+        periods(self._days, self.every)
+
     def maps(self) -> dict[Period, Job]:
         """Returns the job of each map, in the order of time."""
         return {period: self.part(period.name, period.first, period.last) for period in periods(self._days, self.every)}
