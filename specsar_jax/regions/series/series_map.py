@@ -51,6 +51,8 @@ def map_series(series: Series, scheduler: str, workers: int, attempts: int) -> d
     todo = {period: _missing(job, wanted) for period, job in maps.items()}
     there = len(maps) * len(wanted) - sum(map(len, todo.values()))
     print(f"{region_map.counted(wanted, series.block_px)}, in each of {_number(series)}; {there} are there")
+    if series.filter:
+        yearly_maps.check_folders(series)
     summaries, failures = {}, []
     with (
         contextlib.ExitStack() as held,

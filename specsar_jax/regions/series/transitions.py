@@ -88,7 +88,8 @@ def hidden_markov(
     if cover is None:
         cover = SNOW if SNOW in classes.names else "none"
     matrix = read_matrix(table, classes) if table else evenly(len(classes), STAY if stay is None else stay, every)
-    return Filter("hmm", tuple(tuple(map(float, row)) for row in matrix), "" if cover == "none" else cover)
+    rows = np.round(matrix, 12).tolist()  # as they stand in the settings of a folder
+    return Filter("hmm", tuple(map(tuple, rows)), "" if cover == "none" else cover)
 
 
 def evenly(classes: int, stay: float, every: str) -> Float[np.ndarray, "class class"]:

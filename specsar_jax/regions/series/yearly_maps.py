@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
+from specsar_jax.maps.map_files import CACHE_BYTES
 from specsar_jax.regions import mosaics, region_files
 from specsar_jax.regions.block_rasters import PROBABILITIES, Rasters
 from specsar_jax.regions.composites import Composite
@@ -48,6 +49,14 @@ MADE_OF = "filter_inputs_sha256"
 """Tag of a block: digest of the STAC items that it was made of."""
 
 
+def check_folders(series: Series) -> None:
+    """Raises a ValueError if the folder of a year holds the map of another filter, or another process is at work on it."""
+    for job in _jobs(series).values():
+        if job.output.exists():
+            with _opened_folder(series, job):
+                pass
+
+
 def write_yearly(series: Series, maps: dict[Period, Job], wanted: Sequence[Block]) -> dict[str, dict[str, Any]]:
     """Filters the blocks of a series that are not filtered yet.
 
@@ -66,12 +75,10 @@ def write_yearly(series: Series, maps: dict[Period, Job], wanted: Sequence[Block
     whole = list(series.maps())
     folders = [maps[period].output if period in maps else None for period in whole]
     orbit = next(iter(maps.values())).recipe.wanted.s1_orbit
-    jobs = {year: with_orbit(_job(series, whole[part], year), orbit) for year, part in years(whole).items()}
-    asked = series.asked() | {"filter": dataclasses.asdict(series.filter)}
+    jobs = {year: with_orbit(job, orbit) for year, job in _jobs(series).items()}
     with contextlib.ExitStack() as held:
         for job in jobs.values():
-            advice = f"remove the folder {job.output.name}, and it is made again"
-            held.enter_context(region_files.opened(job.output, asked, advice))
+            held.enter_context(_opened_folder(series, job))
         made_of = {block: _digest(block, whole, folders) for block in wanted}
         todo = [block for block in wanted if not all(_is_made_of(job, block, made_of[block]) for job in jobs.values())]
         with progress(total=len(wanted), initial=len(wanted) - len(todo), desc="filtering", unit="block") as bar:
@@ -85,11 +92,19 @@ def write_yearly(series: Series, maps: dict[Period, Job], wanted: Sequence[Block
     return summaries
 
 
-def _job(series: Series, of: Sequence[Period], year: int) -> Job:
-    """Returns the job of the map of a year."""
-    job = series.part(f"{series.filter.kind}_{year}", of[0].first, of[-1].last)
-    tags = job.tags | series.filter.tags() | {"filter_every": series.every}
-    return dataclasses.replace(job, tags=tags, probabilities=False)
+def _jobs(series: Series) -> dict[int, Job]:
+    """Returns the job of the map of each year."""
+    whole, jobs = list(series.maps()), {}
+    for year, part in years(whole).items():
+        job = series.part(f"{series.filter.kind}_{year}", whole[part][0].first, whole[part][-1].last)
+        tags = job.tags | series.filter.tags() | {"filter_every": series.every}
+        jobs[year] = dataclasses.replace(job, tags=tags, probabilities=False)
+    return jobs
+
+
+def _opened_folder(series: Series, job: Job) -> contextlib.AbstractContextManager[None]:
+    asked = series.asked() | {"filter": dataclasses.asdict(series.filter)}
+    return region_files.opened(job.output, asked, f"remove the folder {job.output.name}, and it is made again")
 
 
 def _digest(block: Block, whole: Sequence[Period], folders: Sequence[Path | None]) -> str:
@@ -125,6 +140,7 @@ def _filter_block(
     class_id = {year: np.full(block.grid.shape, bands.IGNORE, np.uint8) for year in within}
     changed = {year: class_id[year].copy() for year in within} if by.needs_probabilities else {}
     with contextlib.ExitStack() as files:
+        files.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
         rasters = [
             files.enter_context(_opened(folder / kind / f"{block.name}.tif", block, count)) if folder else None
             for folder in folders
