@@ -292,6 +292,8 @@ def _processing(own: dict[str, Any]) -> dict[str, Any]:
         if f"specsar:{key}" in own
     ]
     lineage = f"Composite of {' and '.join(imagery)}, classified by a network {', '.join(trained)}".rstrip()
+    if "specsar:filter" in own:
+        lineage += f"; maps of each {own['specsar:filter_every']}, filtered in time ({own['specsar:filter']})"
     return {"processing:level": "L4", "processing:lineage": lineage, "processing:software": {name: version}}
 
 

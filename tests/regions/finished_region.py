@@ -11,6 +11,7 @@ pytest.importorskip("distributed", reason="extra 'region'")
 from specsar_jax.batches.preprocess import SensorStatistics, Statistics
 from specsar_jax.config import Config
 from specsar_jax.regions import region_files, region_map
+from specsar_jax.regions.block_rasters import Rasters
 from specsar_jax.regions.composites import Composite, Recipe
 from specsar_jax.regions.region_files import Job
 from specsar_jax.trained.trained_network import Trained
@@ -54,8 +55,8 @@ def finish(job: Job) -> None:
             continue
         wanted = blocks.inside(block, job.region)
         ids = np.broadcast_to(np.array(block.columns) // 20 % kinds, wanted.shape)
-        probability = np.where(wanted[..., None], np.eye(kinds, dtype=np.float32)[ids], np.float32(np.nan))
         hectares = np.bincount(ids[wanted], blocks.pixel_hectares(block)[wanted], minlength=256)
-        seen = np.where(wanted, np.uint8(3), np.uint8(0))
-        region_files.write_block(block, job, probability, seen, made, hectares)
+        seen = np.where(wanted, np.uint8(3), np.uint8(0)) if job.trained.config.may_miss else None
+        class_id = np.where(wanted, ids, bands.IGNORE).astype(np.uint8)
+        region_files.write_block(block, job, Rasters(class_id, seen), made, hectares)
     region_map.map_region(job, SIZE, "", 1, 1)
