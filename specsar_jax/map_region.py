@@ -3,7 +3,8 @@
     python -m specsar_jax.map_region --workdir runs/a --bbox 103.5 12.9 104.4 13.6 --dates 2024-01-01 2024-03-31 --output maps/a
 
 Enters: a box or the polygons of a GeoJSON file, a range of dates, a STAC API, a trained network. Leaves: the folder that
-`region_files` describes: a map and a STAC item for each block of a fixed UTM grid, a mosaic for each zone, the area of each class.
+`region_files` describes: a map for each block of a fixed UTM grid, a mosaic for each zone, a STAC collection of them, the area of each class;
+with `--every` one such folder for each month, quarter or year, as `series_files` describes, and with `--filter` one for each year made of them.
 Blocks run on Dask workers, which must all see the output folder. Started again, the command maps the missing blocks.
 """
 
@@ -30,10 +31,12 @@ from tfds_dwplus.imagery.stac_api import StacArchive
 
 MISSING = ""
 try:
-    from specsar_jax.regions import region_files
+    from specsar_jax.regions import region_files, stac_files
     from specsar_jax.regions.composites import Recipe
     from specsar_jax.regions.region_files import Job
     from specsar_jax.regions.region_map import map_region, plan
+    from specsar_jax.regions.series import series_files, series_map, transitions
+    from specsar_jax.regions.series.series_files import Series
     from tfds_dwplus.places import blocks
 except ModuleNotFoundError as error:
     MISSING, Job = error.name, None
@@ -54,6 +57,9 @@ def main(argv: list[str]) -> None:
             )
     if note := _other_quantity(job):
         print(f"warning: {note}", file=sys.stderr)
+    if args.every:
+        _map_series(args, job)
+        return
     if args.dry_run:
         plan(job, args.block_px)
         return
@@ -61,11 +67,50 @@ def main(argv: list[str]) -> None:
     with region_files.opened(job.output, asked):
         summary = map_region(job, args.block_px, args.scheduler, args.workers, args.retries + 1)
     print(region_files.table(summary))
-    print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks with their STAC items")
+    print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks, with a STAC collection")
+
+
+def _map_series(args: argparse.Namespace, job: Job) -> None:
+    series = Series(job, args.every, args.block_px, _filter(args, job), lambda one: _asked(one, args.block_px))
+    if args.dry_run:
+        series_map.plan(series)
+        return
+    with series_files.opened(job.output, series.asked()):
+        summaries = series_map.map_series(series, args.scheduler, args.workers, args.retries + 1)
+    filtered = {name: summary for name, summary in summaries.items() if "filter" in summary}
+    for name, summary in filtered.items():
+        print(f"{name}:\n{region_files.table(summary)}")
+    maps = len(summaries) - len(filtered)
+    print(
+        f"wrote {job.output}: {maps} map{'' if maps == 1 else 's'}, each in a folder of its own{', and ' * bool(filtered)}{', '.join(filtered)}"
+    )
+
+
+def _filter(args: argparse.Namespace, job: Job) -> Any:
+    """Returns the filter that the arguments describe; None if there is none."""
+    if args.filter == "hmm":
+        return transitions.hidden_markov(job.trained.classes, args.every, args.stay, args.transitions, args.cover_class)
+    return transitions.Filter(args.filter) if args.filter else None
+
+
+def _check_series(args: argparse.Namespace) -> None:
+    """Raises a ValueError if options of a series are given that do not go together."""
+    of_hmm = [name for name in ("stay", "transitions", "cover_class") if getattr(args, name) is not None]
+    if args.filter and not args.every:
+        raise ValueError("--filter is given without --every; it filters a series of maps, such as --every month")
+    if of_hmm and args.filter != "hmm":
+        raise ValueError(f"--{of_hmm[0]} is given without --filter hmm; add that, or leave it out")
+    if args.stay is not None and args.transitions:
+        raise ValueError(
+            "--stay and --transitions are both given; a table of transitions says what stays: leave --stay out"
+        )
+    if args.every and args.s1_dates:
+        raise ValueError("--s1_dates is given with --every; each map takes the passes of its own days: leave it out")
 
 
 def _job(args: argparse.Namespace) -> Job:
     """Returns the job that the arguments describe. Raises a ValueError if they do not fit together."""
+    _check_series(args)
     if args.bbox:
         region = blocks.box(*args.bbox)
     else:
@@ -77,6 +122,7 @@ def _job(args: argparse.Namespace) -> Job:
         raise ValueError(f"--max_cloud_percent is {args.max_cloud_percent:g}, expected 0 to 100")
     if args.overlap is not None and not 0 <= args.overlap <= 0.75:
         raise ValueError(f"--overlap is {args.overlap:g}, expected a share of a window from 0 to 0.75")
+    stac_files.check_license(args.license)
     s2_dates, s1_dates = (dates(given, option) for given, option in (
         (args.dates, "--dates"), (args.s1_dates or args.dates, "--s1_dates"),
     ))  # fmt: skip
@@ -101,7 +147,15 @@ def _job(args: argparse.Namespace) -> Job:
         args.max_cloud_percent,
         args.cloud_mask == "scl",
     )
-    return Job(region, recipe, stac_archive(args, sensors), trained, trained.provenance(), args.output.resolve())
+    return Job(
+        region,
+        recipe,
+        stac_archive(args, sensors),
+        trained,
+        trained.provenance(),
+        args.output.resolve(),
+        license=args.license,
+    )
 
 
 def _sensors(trained: Trained, text: str | None) -> tuple[str, ...]:
@@ -171,10 +225,41 @@ def _parser() -> Parser:
     add("--dates", nargs=2, required=True, metavar=("FIRST", "LAST"), help="first and last day of imagery, YYYY-MM-DD")
     add("--s1_dates", nargs=2, metavar=("FIRST", "LAST"), help="first and last day of Sentinel-1; --dates if not given")
     add(
+        "--every",
+        choices=("month", "quarter", "year"),
+        help="a series: one map for each month, quarter or year of --dates, in a folder of its own",
+    )
+    add(
+        "--filter",
+        choices=("hmm", "mode"),
+        help="of a series also a map of each year: by a hidden Markov model of the class probabilities, which keeps the land under snow and "
+        "tells the month of the last change; or the most frequent class of each pixel",
+    )
+    add(
+        "--stay",
+        type=float,
+        help="of --filter hmm: probability that a class stays from month to month; 0.98 if not given",
+    )
+    add(
+        "--transitions",
+        type=path,
+        help="of --filter hmm, in place of --stay: CSV with the probability of each class (columns) in the next map after each class (rows, "
+        "named by the first column)",
+    )
+    add(
+        "--cover_class",
+        help="of --filter hmm: class that comes and goes over the land and hides it, or none; snow_and_ice if not given, where there is it",
+    )
+    add(
         "--sensors",
         help="s2 or s1 alone, for a network of both that is trained with data.sensor_drop; all that it reads if not given",
     )
     add("--output", type=path, required=True, help="folder to write to")
+    add(
+        "--license",
+        default="other",
+        help="licence of the map, for its STAC collection: an identifier of SPDX such as CC-BY-4.0",
+    )
     add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
     add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")
     add("--max_cloud_percent", type=float, default=80.0, help="Sentinel-2 scenes with more cloud are not used")

@@ -282,12 +282,27 @@ def write_map(
     """Writes the files of a map in one go from its class probabilities, which are NaN where there is no data, and the sensors that each
     pixel was seen by, `bands.seen_pixels`, if `outputs` want them.
     """
+    valid = ~np.isnan(probability[..., 0])
+    share = scaled(probability, valid) if outputs.of_shares else None
+    write_classes(
+        grid, outputs, classes, tags, class_ids(probability, valid), share, seen if outputs.sensors_seen else None
+    )
+
+
+def write_classes(
+    grid: Grid,
+    outputs: Outputs,
+    classes: bands.Classes,
+    tags: dict[str, str],
+    class_id: UInt8[np.ndarray, "height width"],
+    share: UInt8[np.ndarray, "height width class"] | None = None,
+    seen: UInt8[np.ndarray, "height width"] | None = None,
+) -> None:
+    """Writes the files of a map in one go from its classes; `share` and `seen` as `UnfinishedMap.write` takes them."""
     outputs.check()
     unfinished = UnfinishedMap(grid, outputs, classes, tags, [0], {})
     try:
-        valid = ~np.isnan(probability[..., 0])
-        share = scaled(probability, valid) if outputs.of_shares else None
-        unfinished.write(0, class_ids(probability, valid), share, seen if outputs.sensors_seen else None)
+        unfinished.write(0, class_id, share, seen)
         unfinished.finish()
     finally:
         unfinished.remove()

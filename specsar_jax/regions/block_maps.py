@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from specsar_jax.maps import windows
-from specsar_jax.maps.map_files import class_ids
+from specsar_jax.maps.map_files import class_ids, scaled
 from specsar_jax.maps.mapping import Probabilities, map_pixels
 from specsar_jax.network import model
 from specsar_jax.regions import composites, region_files
+from specsar_jax.regions.block_rasters import Rasters
 from specsar_jax.regions.region_files import Job
 from tfds_dwplus import bands
 from tfds_dwplus.files.addresses import shown_in
@@ -106,7 +107,12 @@ def _map_block(block: Block, job: Job, network: Probabilities) -> dict[str, Any]
     class_id = class_ids(probability, ~np.isnan(probability[..., 0]))
     area = blocks.pixel_hectares(block)
     hectares = np.bincount(class_id[wanted], area[wanted], minlength=bands.IGNORE + 1)
-    region_files.write_block(block, job, probability, seen, made, hectares)
+    rasters = Rasters(
+        class_id,
+        seen if job.trained.config.may_miss else None,
+        scaled(probability, ~np.isnan(probability[..., 0])) if job.probabilities else None,
+    )
+    region_files.write_block(block, job, rasters, made, hectares)
     empty = not hectares[: len(job.trained.classes)].any()
     return {"status": "empty" if empty else "done", "doubts": made.doubts if made else ()}
 

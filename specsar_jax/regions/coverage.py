@@ -6,7 +6,7 @@ could only fail. One direction is chosen for the whole region: chosen block by b
 
 import dataclasses
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import shapely
@@ -128,22 +128,35 @@ def lines(found: Coverage, job: Job) -> list[str]:
 
 def check(found: Coverage, job: Job) -> None:
     """Raises a ValueError, with what there is and the option that takes it, if no pixel of a region can be mapped."""
-    if "s2" in job.recipe.sensors:
-        _check_sentinel2(found, job)
-    if "s1" in job.recipe.sensors:
-        _check_sentinel1(found, job)
+    for reason in lacking(found, job).values():
+        raise ValueError(reason)
 
 
-def chosen_orbit(found: Coverage, job: Job) -> tuple[str, str]:
+def lacking(found: Coverage, job: Job) -> dict[str, str]:
+    """Returns why a sensor sees no pixel of a region, with what there is and the option that takes it, by sensor; empty if all see some."""
+    checks = {"s2": _check_sentinel2, "s1": _check_sentinel1}
+    reasons = {}
+    for sensor in job.recipe.sensors:
+        try:
+            checks[sensor](found, job)
+        except ValueError as error:
+            reasons[sensor] = str(error)
+    return reasons
+
+
+def chosen_orbit(found: Sequence[Coverage], job: Job) -> tuple[str, str]:
     """Returns the orbit direction for the whole region, and a line that tells it if it is not the first wish, or leaves gaps.
 
-    Of 'descending_or_ascending', descending is taken unless ascending passes cover more than a hundredth of the region more.
+    Of 'descending_or_ascending', descending is taken unless ascending passes cover more than a hundredth of the region more. Of the
+    coverages of several periods the mean counts.
     """
     wish = job.recipe.wanted.s1_orbit
     if "s1" not in job.recipe.sensors or wish == "both":
         return wish, ""
     wishes = stac_items.directions(wish)
-    shares = {name: found.s1[name].share(job.region) for name in ("descending", "ascending")}
+    shares = {
+        name: sum(one.s1[name].share(job.region) for one in found) / len(found) for name in ("descending", "ascending")
+    }
     first = wishes[0]
     taken = next(name for name in wishes if shares[name] >= max(shares[one] for one in wishes) - 0.01)
     other = next(name for name in shares if name != taken)

@@ -11,6 +11,7 @@ from specsar_jax.maps import qgis
 from tfds_dwplus import bands
 from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.outputs import write_whole
+from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.places.blocks import Block
 
 
@@ -28,21 +29,31 @@ def write_mosaics(output: Path, done: Sequence[Block], classes: Classes) -> list
     return paths
 
 
+def grid(done: Sequence[Block]) -> Grid:
+    """Returns the grid that holds the blocks of one zone."""
+    return done[0].part(*_reach(done))
+
+
+def _reach(done: Sequence[Block]) -> tuple[range, range]:
+    """Returns the rows and columns of a zone that its blocks lie in."""
+    rows, columns = [block.rows for block in done], [block.columns for block in done]
+    return tuple(range(min(r.start for r in axis), max(r.stop for r in axis)) for axis in (rows, columns))
+
+
 def _mosaic(done: Sequence[Block], classes: Classes) -> str:
     """Returns the XML of a GDAL virtual raster (VRT) of the blocks of one zone.
 
     Source: https://gdal.org/en/stable/drivers/raster/vrt.html
     """
-    top, left = min(block.rows.start for block in done), min(block.columns.start for block in done)
-    height, width = max(block.rows.stop for block in done) - top, max(block.columns.stop for block in done) - left
-    grid = done[0].part(range(top, top + height), range(left, left + width))
+    rows, columns = _reach(done)
+    whole = grid(done)
     colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in classes.rgb())
     names = "".join(f"<Category>{escape(name)}</Category>" for name in classes.names)
     sources = "".join(
         f'<SimpleSource><SourceFilename relativeToVRT="1">blocks/{block.name}.tif</SourceFilename><SourceBand>1</SourceBand>'
         f'<SourceProperties RasterXSize="{block.size_px}" RasterYSize="{block.size_px}" DataType="Byte" BlockXSize="512" '
         f'BlockYSize="512"/><SrcRect xOff="0" yOff="0" xSize="{block.size_px}" ySize="{block.size_px}"/>'
-        f'<DstRect xOff="{block.columns.start - left}" yOff="{block.rows.start - top}" xSize="{block.size_px}" '
+        f'<DstRect xOff="{block.columns.start - columns.start}" yOff="{block.rows.start - rows.start}" xSize="{block.size_px}" '
         f'ySize="{block.size_px}"/></SimpleSource>'
         for block in sorted(done)
     )
@@ -51,8 +62,8 @@ def _mosaic(done: Sequence[Block], classes: Classes) -> str:
         tags = (f'<MDI key="class_{place}">{escape(name)}</MDI>' for place, name in enumerate(classes.names))
         metadata = f"<Metadata>{''.join(tags)}</Metadata>"
     return (
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><SRS>{escape(grid.crs.to_wkt())}</SRS>'
-        f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
+        f'<VRTDataset rasterXSize="{whole.width}" rasterYSize="{whole.height}"><SRS>{escape(whole.crs.to_wkt())}</SRS>'
+        f"<GeoTransform>{', '.join(map(repr, whole.transform.to_gdal()))}</GeoTransform>"
         f'{metadata}<VRTRasterBand dataType="Byte" band="1"><Description>land cover</Description><NoDataValue>{bands.IGNORE}</NoDataValue>'
         f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable><CategoryNames>{names}</CategoryNames>"
         f"{sources}</VRTRasterBand></VRTDataset>"

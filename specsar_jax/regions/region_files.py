@@ -4,14 +4,16 @@
     blocks/<zone>_<x>_<y>.tif   the map of a block, as `map_files` writes it; nodata outside of the region and of the zone
     blocks/<zone>_<x>_<y>.json  its STAC item, with the area of each class; written last, so a block that has one is finished
     seen/<zone>_<x>_<y>.tif     by which sensors each pixel was seen, if the network works without one of them
+    probabilities/...tif      likewise the probability of each class, if a filter in time is to read it
+    changed/...tif            likewise the month of the last change, of a map that was filtered in time
     mosaic_<zone>.vrt         all blocks of a UTM zone as one raster, of `mosaics`
     summary.json              area of each class in hectares, the blocks that failed or have no imagery, the scenes left out, by reason
+    collection.json           the STAC collection of the items, of `stac_files`; written last
 
 A file appears under its name only when it is complete.
 """
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -19,63 +21,58 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-import pystac
-import shapely
-from jaxtyping import Float, Float32, UInt8
+import rasterio
+from jaxtyping import Float
 
 from specsar_jax.maps import publishing, qgis
-from specsar_jax.maps.map_files import Outputs, write_map
-from specsar_jax.regions.composites import Composite, Recipe, interval
-from specsar_jax.trained.trained_network import Trained
+from specsar_jax.maps.map_files import Outputs, write_classes
+from specsar_jax.regions import stac_files
+from specsar_jax.regions.block_rasters import ASSETS, CHANGED, PROBABILITIES, SEEN, Rasters, months_cog
+from specsar_jax.regions.composites import Composite
+from specsar_jax.regions.jobs import Job, collection_id, settings, tags_of
 from tfds_dwplus import bands
 from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.addresses import compared_tree, shown_in
-from tfds_dwplus.files.outputs import locked, remove_partials, write_json
+from tfds_dwplus.files.outputs import locked, remove_partials, write_json, write_whole
 from tfds_dwplus.files.strangers import a_count, a_number, an_object, one_line, read_object, texts
 from tfds_dwplus.imagery.decoder import backscatter
 from tfds_dwplus.imagery.items.stac_assets import kind_of_note
-from tfds_dwplus.imagery.stac_api import StacArchive
 from tfds_dwplus.places import blocks
 from tfds_dwplus.places.blocks import Block
+
+OTHER_OUTPUT = "one folder holds one map: take the same settings or another --output"
+
+SERIES = "series.json"
+"""File of the settings of a series of maps, in whose folder each has a folder of its own."""
 
 TAKEN_ORBIT = "s1_orbit_taken"
 """Field of region.json beside what was asked: the orbit direction that was taken, where two were to be tried."""
 
 
-SEEN = "seen"
-"""Folder of the rasters of the sensors that each pixel was seen by."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """The settings that all blocks of a region share."""
-
-    region: shapely.Geometry
-    """Polygons in degrees, from `blocks.box` or `blocks.from_geojson`."""
-    recipe: Recipe
-    archive: StacArchive
-    trained: Trained
-    tags: dict[str, str]
-    """Tags to write into every map."""
-    output: Path
-
-
 @contextlib.contextmanager
-def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
+def opened(output: Path, asked: dict[str, Any], advice: str = OTHER_OUTPUT) -> Iterator[None]:
     """Creates the folder, or checks that it belongs to this region and these settings; locks it for this process.
 
     A folder in which no block has a class may take other settings; what it holds is removed.
 
+    Args:
+        output: the folder.
+        asked: the settings, for JSON.
+        advice: end of the message if it holds a map with other settings.
+
     Raises:
-        ValueError: it is a file, holds a map with other settings, or another process is at work on it.
+        ValueError: it is a file, holds a map with other settings or a series, or another process is at work on it.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file, expected a folder to write to; give another --output")
+    if (output / SERIES).exists():
+        raise ValueError(f"{output} holds a series of maps; give its --every, or another --output")
     (output / "blocks").mkdir(parents=True, exist_ok=True)
     with locked(output / ".lock", output, advice="wait for it, or give another --output"):
         remove_partials(output)
-        _take(output / "region.json", compared_tree(json.loads(json.dumps(asked))))
+        _take(output / "region.json", compared_tree(json.loads(json.dumps(asked))), advice)
         for part in (output / "blocks").glob(".*"):  # unfinished files of workers of an earlier run
             shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
         yield
@@ -92,26 +89,26 @@ def keep_orbit(output: Path, orbit: str) -> None:
     _write_asked(output / "region.json", asked | {TAKEN_ORBIT: orbit})
 
 
-def is_done(output: Path, block: Block) -> bool:
-    """Returns whether the files of a block are complete."""
-    return all((output / "blocks" / f"{block.name}.{kind}").is_file() for kind in ("json", "tif"))
+def is_done(output: Path, block: Block, *, probabilities: bool = False) -> bool:
+    """Returns whether the files of a block are complete, with its probabilities if they are wanted."""
+    files = [output / "blocks" / f"{block.name}.{kind}" for kind in ("json", "tif")]
+    files += [output / PROBABILITIES / f"{block.name}.tif"] * probabilities
+    return all(file.is_file() for file in files)
 
 
 def write_block(
     block: Block,
     job: Job,
-    probability: Float32[np.ndarray, "size size class"],
-    seen: UInt8[np.ndarray, "size size"],
+    rasters: Rasters,
     made: Composite | None,
     hectares: Float[np.ndarray, "256"],
 ) -> None:
-    """Writes the map of a block, then its STAC item.
+    """Writes the map of a block and the rasters beside it, then its STAC item.
 
     Args:
         block: block of the region's grid.
         job: settings of the region.
-        probability: class probabilities, NaN where nothing is mapped.
-        seen: the sensors that each pixel was seen by, `bands.seen_pixels`; written as `seen/BLOCK.tif` if the network may miss one.
+        rasters: its pixels.
         made: composite that it was mapped from; None if no pixel of the block is in the region.
         hectares: area of the region in this block by class id, the last one nodata.
 
@@ -119,16 +116,17 @@ def write_block(
         OSError: the folder cannot be written.
     """
     folder = job.output / "blocks"
-    tags, classes = _tags(job, made), job.trained.classes
-    item = _item(block, job, made, hectares)
+    tags, classes = tags_of(job, made), job.trained.classes
+    item = _item(block, job, _known(block, job, made, hectares), rasters.beside)
+    beside = {name: job.output / name / f"{block.name}.tif" for name in rasters.beside}
+    for path in beside.values():
+        path.parent.mkdir(exist_ok=True)
+    if rasters.changed is not None:
+        write_whole(beside[CHANGED], months_cog(block, rasters.changed, tags))
     # One folder per attempt: a worker that lost its scheduler may still be writing this block while another one does so too.
     with tempfile.TemporaryDirectory(prefix=f".{block.name}.", dir=folder, ignore_cleanup_errors=True) as own:
-        by = job.output / SEEN / f"{block.name}.tif" if job.trained.config.may_miss else None
-        if by:
-            by.parent.mkdir(exist_ok=True)
-        write_map(
-            block.grid, Outputs(Path(own) / f"{block.name}.tif", sensors_seen=by), classes, tags, probability, seen
-        )
+        outputs = Outputs(Path(own) / f"{block.name}.tif", beside.get(PROBABILITIES), sensors_seen=beside.get(SEEN))
+        write_classes(block.grid, outputs, classes, tags, rasters.class_id, rasters.share, rasters.seen)
         publishing.publish(Path(own) / f"{block.name}.tif", folder / f"{block.name}.tif", qgis.style(classes))
         write_json(folder / f"{block.name}.json", item)
 
@@ -173,6 +171,17 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
     return summary
 
 
+def write_collection(output: Path, job: Job, done: Sequence[Block]) -> None:
+    """Writes the STAC collection of the finished blocks; the items of an older folder become what items are now."""
+    for block in done:
+        path = output / "blocks" / f"{block.name}.json"
+        tree = read_object(path, finite=False)
+        if not stac_files.is_current(tree, collection_id(job)):
+            own = {name: value for name, value in tree["properties"].items() if name.startswith("specsar:")}
+            write_json(path, _item(block, job, own, [name for name in ASSETS if ASSETS[name][0] in tree["assets"]]))
+    stac_files.write_collection(output, job.region, done, collection_id(job), job.license)
+
+
 def table(summary: dict[str, Any]) -> str:
     """Formats the areas of a summary as text: hectares, and percent of the mapped area."""
     mapped = sum(summary["hectares"].values())
@@ -193,45 +202,6 @@ def left_out(summary: dict[str, Any]) -> list[str]:
         for kind, scenes in sorted(summary["scenes_left_out"].items())
     ]
     return told + backscatter.told(summary["s1_pixels_left_out"])
-
-
-def _settings(job: Job) -> dict[str, str]:
-    """Returns what all blocks have in common, as tags: the network, and which imagery was wanted."""
-    recipe, wanted = job.recipe, job.recipe.wanted
-    tags = dict(job.tags)
-    for sensor in recipe.sensors:
-        tags[f"{sensor}_window"] = interval(getattr(recipe, f"{sensor}_dates"))
-        tags[f"{sensor}_collection"] = getattr(job.archive, sensor).name
-    if "s2" in recipe.sensors:
-        tags["s2_level"] = wanted.s2_level
-    if "s1" in recipe.sensors:
-        quantity = job.archive.s1_quantity
-        tags |= {
-            "s1_quantity": quantity,
-            "s1_unit": f"{quantity} dB",
-            "s1_orbit": wanted.s1_orbit,
-            "s1_mean": wanted.s1_mean,
-        }
-    return tags
-
-
-def _tags(job: Job, made: Composite | None) -> dict[str, str]:
-    """Returns the tags of a block's map: the settings, what it was made of, and how that was read."""
-    tags = _settings(job)
-    for sensor in job.recipe.sensors:
-        for what in ("items", "dates"):
-            tags[f"{sensor}_{what}"] = " ".join(getattr(made, what).get(sensor, ())) if made else ""
-    if made and made.s2_read:
-        offsets, baselines = zip(*made.s2_read.values(), strict=True)
-        tags |= {"s2_offset": _each(offsets), "s2_baseline": _each(baselines)}
-    if made and made.doubts:
-        tags["notes"] = shown_in(" | ".join(made.doubts))
-    return tags
-
-
-def _each(texts: Sequence[str]) -> str:
-    """Returns the different texts, sorted: '0, 1000'."""
-    return ", ".join(sorted(set(filter(None, texts))))
 
 
 def _told(item: Path, classes: Classes) -> dict[str, Any]:
@@ -261,7 +231,7 @@ def _items(output: Path) -> list[Path]:
     return list((output / "blocks").glob("*.json"))
 
 
-def _take(path: Path, asked: dict[str, Any]) -> None:
+def _take(path: Path, asked: dict[str, Any], advice: str) -> None:
     """Writes what is asked for, or checks that the folder's blocks were made with it. Blocks without a class do not count."""
     items = _items(path.parent)
     if not items:
@@ -276,20 +246,25 @@ def _take(path: Path, asked: dict[str, Any]) -> None:
     if kept != found:
         _write_asked(path, kept)
     found = {name: of for name, of in kept.items() if name != TAKEN_ORBIT}
-    different = list(_differences(found, asked))
-    if not different:
+    if not (different := told_differences(found, asked)):
         return None
     if not any(map(_is_mapped, items)):
         for item in items:
-            for part in (*item.parent.glob(f"{item.stem}.*"), *(path.parent / SEEN).glob(f"{item.stem}.*")):
+            for part in list(path.parent.glob(f"*/{item.stem}.*")):
                 part.unlink()
+        (path.parent / stac_files.NAME).unlink(missing_ok=True)
         return _write_asked(path, asked)
+    raise ValueError(f"{path.parent} was made with {different}; {advice}")
+
+
+def told_differences(found: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Says in what the settings of a folder differ from what is asked, 'block_px 128, and is now to be with 256'; "" if in nothing."""
+    different = list(_differences(found, asked))
+    if not different:
+        return ""
     (name, was, now), *others = different
     more = f" (and with other {', '.join(name for name, *_ in others)})" if others else ""
-    raise ValueError(
-        f"{path.parent} was made with {name} {was}, and is now to be with {now}{more}; "
-        "one folder holds one map: take the same settings or another --output"
-    )
+    return f"{name} {was}, and is now to be with {now}{more}"
 
 
 def _write_asked(path: Path, asked: dict[str, Any]) -> None:
@@ -318,45 +293,31 @@ def _differences(found: Any, asked: Any, name: str = "") -> Iterator[tuple[str, 
         yield name, *(("..." if start else "") + text[start : start + 80] for text in texts)
 
 
-def _item(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
-    """Returns the STAC 1.1 item of a block, with the extensions projection 2 and classification 2, and own fields specsar:*."""
-    place = blocks.footprint(block, job.region)
-    classes = job.trained.classes
+def _known(block: Block, job: Job, made: Composite | None, hectares: Float[np.ndarray, "256"]) -> dict[str, Any]:
+    """Returns what is known of a block, as properties of its item: fields of our own, and the versions of what made the map."""
+    name, _, version = job.tags["software"].partition(" ")
+    return {
+        "processing:software": {name: version, "jax": jax.__version__, "GDAL": rasterio.__gdal_version__},
+        "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(job.trained.classes.names)},
+        "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
+        "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
+        "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
+        "specsar:s2_baselines": {name: baseline for name, (_, baseline) in made.s2_read.items()} if made else {},
+        "specsar:s1_pixels_left_out": dict(made.s1_pixels) if made else {},
+        "specsar:doubts": list(map(shown_in, made.doubts)) if made else [],
+        **{f"specsar:{name}": text for name, text in settings(job).items()},
+    }
+
+
+def _item(block: Block, job: Job, known: dict[str, Any], beside: Sequence[str]) -> dict[str, Any]:
+    """Returns the STAC item of a block with rasters in some folders beside its map."""
     days = sorted(day for sensor in job.recipe.sensors for day in getattr(job.recipe, f"{sensor}_dates"))
-    grid = block.grid
-    item = pystac.Item(
-        block.name,
-        None if place.is_empty else shapely.geometry.mapping(place),
-        None if place.is_empty else list(place.bounds),
-        None,
-        {
-            "start_datetime": f"{days[0]}T00:00:00Z",
-            "end_datetime": f"{days[-1]}T23:59:59Z",
-            "proj:code": grid.crs.to_string(),
-            "proj:shape": list(grid.shape),
-            "proj:transform": list(grid.transform)[:6],
-            "specsar:hectares": {name: float(hectares[place]) for place, name in enumerate(classes.names)},
-            "specsar:no_data_hectares": float(hectares[bands.IGNORE]),
-            "specsar:items": {sensor: list(names) for sensor, names in made.items.items()} if made else {},
-            "specsar:s2_offsets": {name: offset for name, (offset, _) in made.s2_read.items()} if made else {},
-            "specsar:s2_baselines": {name: baseline for name, (_, baseline) in made.s2_read.items()} if made else {},
-            "specsar:s1_pixels_left_out": dict(made.s1_pixels) if made else {},
-            "specsar:doubts": list(map(shown_in, made.doubts)) if made else [],
-            **{f"specsar:{name}": text for name, text in _settings(job).items()},
-        },
-        stac_extensions=[
-            "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-            "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
-        ],
+    return stac_files.item(
+        block,
+        blocks.footprint(block, job.region),
+        job.trained.classes,
+        (days[0], days[-1]),
+        known,
+        collection_id(job),
+        {folder: ASSETS[folder] for folder in beside},
     )
-    kinds = [
-        {"value": value, "name": word, "color_hint": colour} | ({} if word == name else {"title": name})
-        for value, (word, name, colour) in enumerate(zip(classes.words(), classes.names, classes.colours, strict=True))
-    ]
-    more = {"data_type": "uint8", "nodata": bands.IGNORE, "classification:classes": kinds}
-    if job.trained.config.may_miss:
-        about = {"data_type": "uint8", "nodata": bands.IGNORE}
-        title, href = "sensors seen: 1 Sentinel-2, 2 Sentinel-1, 3 both", f"../{SEEN}/{block.name}.tif"
-        item.add_asset("sensors_seen", pystac.Asset(href, title, None, pystac.MediaType.COG, ["metadata"], about))
-    item.add_asset("map", pystac.Asset(f"./{block.name}.tif", "land cover", None, pystac.MediaType.COG, ["data"], more))
-    return item.to_dict(include_self_link=False)

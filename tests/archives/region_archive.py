@@ -1,8 +1,9 @@
 """Scenes of a few kilometres on loopback, for composites and regions: two dates of Sentinel-2 with clouds, two passes of Sentinel-1."""
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ CLOUDS = ((slice(0, 60), slice(0, 60)), (slice(40, 120), slice(40, 120)))
 
 
 @contextlib.contextmanager
-def served(folder: Path, *places: tuple[str, float, float]) -> Iterator[tuple[str, Files]]:
+def served(
+    folder: Path, *places: tuple[str, float, float], days: Sequence[str] = DAYS, passes: Sequence[str] = PASSES
+) -> Iterator[tuple[str, Files]]:
     """URL of a STAC API over scenes about some places, each on the grid of a CRS, and the server of their files."""
     folders = [folder / name for name in ("files", "control", "api")]
     for one in folders:
@@ -33,7 +36,7 @@ def served(folder: Path, *places: tuple[str, float, float]) -> Iterator[tuple[st
     with files_served(*folders[:2]) as files:
         made = Archive(folders[0], files)
         for place in places:
-            add_place(made, *place)
+            add_place(made, *place, days=days, passes=passes)
         with stac_served(made.items, folders[2]) as url:
             yield url, files
 
@@ -53,15 +56,25 @@ def mapped(run: Path, url: str, output: Path, *more: object):
     return command("specsar_jax.map_region", *arguments(run, url, output, *more), cwd=output.parent)
 
 
-def add_place(archive: Archive, crs: str, lon: float, lat: float, size_px: int = 400) -> tuple[float, float]:
+def add_place(
+    archive: Archive,
+    crs: str,
+    lon: float,
+    lat: float,
+    size_px: int = 400,
+    *,
+    days: Sequence[str] = DAYS,
+    passes: Sequence[str] = PASSES,
+) -> tuple[float, float]:
     """Adds all scenes about a place, on the grid of one zone; gives their left and top.
 
-    On the second day all is 300 brighter. Under a cloud, pixels are 9000. Sentinel-1 is 3 m beside the grid of Sentinel-2.
+    On each day all is 300 brighter than on the day before. Under a cloud, pixels are 9000; the clouds of the days take turns.
+    Sentinel-1 is 3 m beside the grid of Sentinel-2.
     """
     (x,), (y,) = transform_coordinates("EPSG:4326", crs, [lon], [lat])
     left, top = round(x, -1) - 5 * size_px, round(y, -1) + 5 * size_px
     tile = simulated_tile(3, "scene", 0, size_px)
-    for day, (date, cloud) in enumerate(zip(DAYS, CLOUDS, strict=True)):
+    for day, (date, cloud) in enumerate(zip(days, itertools.cycle(CLOUDS), strict=False)):
         s2 = np.maximum(tile.s2, 1) + np.uint16(300 * day)
         s2[cloud] = 9000
         classes = np.full(s2.shape[:2], 4, np.uint8)
@@ -73,7 +86,7 @@ def add_place(archive: Archive, crs: str, lon: float, lat: float, size_px: int =
             rasters[f"B{int(band[1:]):02d}"] = values, rasterio.Affine(10 * step, 0, left, 0, -10 * step, top), crs, 0
         known = {"eo:cloud_cover": 3.0 + 10 * day, "s2:processing_baseline": "02.08"}
         archive.add("region-s2", f"S2A_{crs[-5:]}_{date}", f"{date}T10:00:00Z", rasters, **known)
-    for place, date in enumerate(PASSES):
+    for place, date in enumerate(passes):
         power = 10 ** ((np.nan_to_num(tile.s1, nan=-12.0) + place) / 10)
         grid = rasterio.Affine(10, 0, left + 3, 0, -10, top - 3)
         rasters = {key: (power[..., i].astype(np.float32), grid, crs, -32768) for i, key in enumerate(("vv", "vh"))}

@@ -51,6 +51,8 @@ def test_a_region_over_two_zones(small_run, archive, tmp_path):
     known = sum(summary["hectares"].values()) + summary["no_data_hectares"]
     assert known == pytest.approx(summary["region_hectares"], rel=1e-3)
     assert summary["blocks"] == len(maps) and not summary["blocks_missing"]
+    links = json.loads((out / "collection.json").read_text())["links"]
+    assert [link["href"] for link in links if link["rel"] == "item"] == [f"./blocks/{path.stem}.json" for path in maps]
     # A pixel of 14 m diagonal may lie on either side of the border between zones.
     times = times_mapped(out, BOX)
     assert (times == 1).mean() > 0.98 and times.max() <= 2
@@ -165,6 +167,7 @@ def test_blocks_that_fail_are_listed_and_tried_again(small_run, archive, tmp_pat
         (("--scheduler", "broken.json"), "no Dask scheduler"),
         (("--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler"),
         (("--scheduler", "x://y"), "no Dask scheduler"),
+        (("--license", "CC BY"), "--license is 'CC BY', expected an identifier of SPDX such as CC-BY-4.0, or other"),
         (("--max_cloud_percent", 1), "have more cloud than --max_cloud_percent 1, the clearest 3 %"),
     ],
 )

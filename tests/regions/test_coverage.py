@@ -104,7 +104,7 @@ def test_one_orbit_for_the_whole_region(archive, tmp_path, orbit, descending, as
         if ground
     ]
     found = coverage.coverage(job(tmp_path))
-    orbit, line = coverage.chosen_orbit(found, job(tmp_path, orbit=orbit))
+    orbit, line = coverage.chosen_orbit([found], job(tmp_path, orbit=orbit))
     assert orbit == taken and said in line and bool(said) == bool(line)
 
 

@@ -24,21 +24,23 @@ def geotiff(
     descriptions: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
     colours: Mapping[int, tuple[int, int, int, int]] | None = None,
+    driver: str = "GTiff",
     **profile: Any,
 ) -> bytes:
-    """Makes a GeoTIFF in memory. Python then writes it and reports a full disk, which GDAL would not.
+    """Makes a GeoTIFF in memory, a cloud-optimised one if `driver` is COG. Python then writes it and reports a full disk, which GDAL would not.
 
     Args:
         values: the pixels.
         descriptions: names of the bands.
         tags: of the file.
         colours: of the classes of the first band, red, green, blue and alpha.
+        driver: of GDAL.
         **profile: further settings of `rasterio.open`, such as crs, transform, nodata and compress.
     """
     count, height, width = values.shape
     size = {"count": count, "height": height, "width": width, "dtype": values.dtype}
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", **size, **profile) as raster:
+        with memory.open(driver=driver, **size, **profile) as raster:
             raster.write(values)
             raster.update_tags(**tags or {})
             if descriptions:
