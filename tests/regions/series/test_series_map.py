@@ -262,6 +262,8 @@ def test_what_a_series_refuses(archive, tmp_path):
     archive.without = set()
     with pytest.raises(ValueError, match="in each of 1 month: no pixel of the region has clear data"):
         made(series(tmp_path / "cloudy", None, "2024-08-01", "2024-08-31"))
+    made(series(tmp_path / "cloudy", None, "2024-05-01", "2024-08-31", "ascending"))  # which has no class yet
+    assert json.loads((tmp_path / "cloudy" / "series.json").read_text())["wanted"]["s1_orbit"] == "ascending"
     made(spring)
     for other, message in (
         (dataclasses.replace(spring, every="quarter"), 'made with every "month", and is now to be with "quarter"; one folder holds one series'),
