@@ -71,6 +71,7 @@ def main(argv: list[str]) -> None:
 
 
 def _map_series(args: argparse.Namespace, job: Job) -> None:
+    """Maps the series that the arguments describe, or prints what there is of it."""
     series = Series(job, args.every, args.block_px, _filter(args, job), lambda one: _asked(one, args.block_px))
     if args.dry_run:
         series_map.plan(series)

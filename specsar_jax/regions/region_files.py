@@ -248,7 +248,7 @@ def _take(path: Path, asked: dict[str, Any], advice: str) -> None:
     found = {name: of for name, of in kept.items() if name != TAKEN_ORBIT}
     if not (different := told_differences(found, asked)):
         return None
-    if not any(map(_is_mapped, items)):
+    if not any(map(is_mapped, items)):
         for item in items:
             for part in list(path.parent.glob(f"*/{item.stem}.*")):
                 part.unlink()
@@ -271,7 +271,7 @@ def _write_asked(path: Path, asked: dict[str, Any]) -> None:
     write_json(path, asked)
 
 
-def _is_mapped(item: Path) -> bool:
+def is_mapped(item: Path) -> bool:
     """Returns whether a block has a pixel with a class; also if its item cannot be read."""
     try:
         return any(read_object(item, finite=False)["properties"]["specsar:hectares"].values())

@@ -10,6 +10,7 @@ from conftest import refused
 pytest.importorskip("shapely", reason="extra 'region'")
 pytest.importorskip("distributed", reason="extra 'region'")
 
+from local_archive import Archive, add_pakistan, files_served, stac_served
 from region_archive import arguments, mapped, served
 
 from specsar_jax import map_region
@@ -93,3 +94,25 @@ def test_what_is_refused(small_run, tmp_path, monkeypatch, flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         map_region.main(list(map(str, asked)))
     assert not (tmp_path / "out").exists()
+
+
+def test_two_quarters_of_the_real_scene(small_run, real, tmp_path):
+    """June and August of 2020 in Punjab, each with a pass of another direction. The year has a class where a quarter has one."""
+    folders = [tmp_path / name for name in ("files", "control", "api")]
+    for folder in folders:
+        folder.mkdir()
+    where = ("--bbox", 73.300, 30.460, 73.306, 30.466, "--dates", "2020-04-01", "2020-12-31", "--every", "quarter")
+    level = ("--s2_collection", "s2_l1c", "--s2_level", "L1C", "--cloud_mask", "none")
+    passes = ("--s1_collection", "s1", "--s1_unit", "db", "--s1_orbit", "both")
+    with files_served(*folders[:2]) as files:
+        scenes = Archive(folders[0], files)
+        add_pakistan(scenes, real)
+        with stac_served(scenes.items, folders[2]) as url:
+            result = mapped(small_run / "run", url, tmp_path / "out", *where, *level, *passes, "--filter", "hmm")
+    assert result.returncode == 0, result.stderr
+    assert "2020-Q4 counts as not observed: s2_l1c" in result.stdout
+    maps = [
+        rasterio.open(tmp_path / "out" / name / "mosaic_43N.vrt").read(1) for name in ("2020-Q2", "2020-Q3", "hmm_2020")
+    ]
+    known = (np.array(maps) != bands.IGNORE).tolist()
+    assert np.any(known[2]) and known[2] == np.logical_or(*known[:2]).tolist()

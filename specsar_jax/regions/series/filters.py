@@ -16,7 +16,7 @@ alike: ours weighs classes (`loss.alpha`), so that shares of pixels are not the 
 raised by the same wrong factor in every month. Errors of a network in two months are taken as independent, which they are not quite:
 what it mistakes in all months stays mistaken.
 
-Source: forward-backward with scaled steps, Rabiner 1989, A Tutorial on Hidden Markov Models, equations 19 to 27 and 90 to 92.
+Source: forward-backward with scaled steps, Rabiner 1989, A Tutorial on Hidden Markov Models, sections III.A, III.B and V.A.
 """
 
 import numpy as np
@@ -26,12 +26,11 @@ from specsar_jax.maps.map_files import SCALE
 from tfds_dwplus import bands
 
 COVERED = 0.5
-"""Probability that land is seen under the cover in a period where it may be. A month of snow is then 2 to 1 for ground that always is
-snow; at a lower value five months of winter would outweigh one of summer."""
+"""Share of the periods in which land may be under the cover. A month of snow is then 2 to 1 for ground that is snow all year, five are 32
+to 1, and a month that is land for sure, 0.9 to 0.01, is 45 to 1 against it; at 0.25 four months of winter would outweigh that one."""
 
 FLOOR = 0.01
-"""Least probability of a class. Without one, a month could forbid a class for the whole series; a network that says 1 is wrong more
-often than one time in a hundred."""
+"""Least probability of a class, so that no month counts more than a hundred to one: without, one could forbid a class for all years."""
 
 ROUND = 9
 """Decimals to which sums of probabilities are compared, so that ties do not depend on the order of a sum."""

@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from specsar_jax.regions.region_files import OTHER_OUTPUT, SERIES, TAKEN_ORBIT, Job, told_differences
+from specsar_jax.regions.region_files import (
+    OTHER_OUTPUT,
+    SERIES,
+    TAKEN_ORBIT,
+    Job,
+    is_mapped,
+    told_differences,
+)
 from specsar_jax.regions.series.periods import Period, periods
 from specsar_jax.regions.series.transitions import Filter
 from tfds_dwplus.files.addresses import compared_tree
@@ -64,6 +71,8 @@ class Series:
 def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
     """Creates the folder of a series, or checks that it belongs to these settings; locks it for this process.
 
+    One in which no block has a class may take other settings, as that of a region.
+
     Raises:
         ValueError: it is a file, holds a region or a series with other settings, or another process is at work on it.
     """
@@ -77,11 +86,12 @@ def opened(output: Path, asked: dict[str, Any]) -> Iterator[None]:
     with locked(output / ".lock", output, advice="wait for it, or give another --output"):
         remove_partials(output)
         asked = compared_tree(json.loads(json.dumps(asked)))
-        if any(output.glob("*/blocks/*.json")):
-            kept = _read(output)
-            if different := told_differences({name: of for name, of in kept.items() if name != TAKEN_ORBIT}, asked):
-                raise ValueError(f"{output} was made with {different}; {OTHER_OUTPUT.replace('map', 'series')}")
-        else:
+        items = list(output.glob("*/blocks/*.json"))
+        kept = _read(output) if items else {}
+        different = told_differences({name: of for name, of in kept.items() if name != TAKEN_ORBIT}, asked)
+        if different and any(map(is_mapped, items)):
+            raise ValueError(f"{output} was made with {different}; {OTHER_OUTPUT.replace('map', 'series')}")
+        if different:
             write_json(output / SERIES, asked)
         yield
 

@@ -48,9 +48,6 @@ def map_series(series: Series, scheduler: str, workers: int, attempts: int) -> d
     """
     wanted = list(blocks.blocks_of(series.job.region, series.block_px))
     maps = series.maps()
-    todo = {period: _missing(job, wanted) for period, job in maps.items()}
-    there = len(maps) * len(wanted) - sum(map(len, todo.values()))
-    print(f"{region_map.counted(wanted, series.block_px)}, in each of {_number(series)}; {there} are there")
     if series.filter:
         yearly_maps.check_folders(series)
     summaries, failures = {}, []
@@ -61,6 +58,9 @@ def map_series(series: Series, scheduler: str, workers: int, attempts: int) -> d
         for job in maps.values():
             if job.output.exists():  # those of other settings are refused before any work
                 held.enter_context(region_files.opened(job.output, series.settings(job)))
+        todo = {period: _missing(job, wanted) for period, job in maps.items()}
+        there = len(maps) * len(wanted) - sum(map(len, todo.values()))
+        print(f"{region_map.counted(wanted, series.block_px)}, in each of {_number(series)}; {there} are there")
         jobs = _prepared(series, maps, todo)
         for period, job in jobs.items():
             print(f"{period.name}:" + (f" {len(todo[period])} blocks to map" if todo[period] else " complete"))

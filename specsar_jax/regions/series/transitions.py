@@ -60,8 +60,12 @@ class Filter:
         return np.array(self.transitions)
 
     def tags(self) -> dict[str, str]:
-        """Returns tags that tell it."""
-        return {"filter": self.kind} | ({"filter_cover": self.cover or "none"} if self.kind == "hmm" else {})
+        """Returns tags that tell it: of the transitions the probability to stay, of each class if they differ."""
+        if self.kind != "hmm":
+            return {"filter": self.kind}
+        stay = [f"{probability:.6g}" for probability in self.matrix.diagonal()]
+        told = stay[0] if len(set(stay)) == 1 else " ".join(stay)
+        return {"filter": self.kind, "filter_stay": told, "filter_cover": self.cover or "none"}
 
 
 def hidden_markov(
