@@ -4,8 +4,9 @@ The pages are Markdown (MyST), the notebooks are run as the site is built, each 
 """
 
 import os
-import tempfile
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 from specsar_jax import commands
 from specsar_jax.version import __version__
@@ -15,7 +16,13 @@ HERE = Path(__file__).parent
 project = "specsar_jax"
 copyright = "the authors of specsar_jax, Apache-2.0"
 release = __version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinxcontrib.programoutput"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.programoutput",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["pictures", "launch/*"]
 
 default_role = "code"
@@ -42,7 +49,7 @@ os.environ.setdefault("SPECSAR_DOCS", str(HERE))
 os.environ["COLUMNS"] = "120"  # of --help
 
 
-def _commands(app) -> None:
+def _commands(app: Sphinx) -> None:
     """Writes the page of each command, from the list that `specsar` prints."""
     folder = HERE / "reference" / "commands"
     folder.mkdir(exist_ok=True)
@@ -53,6 +60,6 @@ def _commands(app) -> None:
             page.write_text(text)
 
 
-def setup(app) -> None:
+def setup(app: Sphinx) -> None:
     """Makes the pages of the commands before Sphinx looks for pages."""
     app.connect("builder-inited", _commands)

@@ -87,7 +87,9 @@ def viewer(real: Path) -> None:
     """Photographs the viewer over that tile."""
     shares = _spain(real)
     scene = real / "dwplus_mini" / "s2" / f"{TILE}.tif"
-    command = _python("specsar_jax.view", shares.with_name("spain.tif"), "--s2", scene, "--probabilities", shares, "--port", 0)
+    command = _python(
+        "specsar_jax.view", shares.with_name("spain.tif"), "--s2", scene, "--probabilities", shares, "--port", 0
+    )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=WORK) as server:
         try:
             address = re.search(r"http://\S+", server.stdout.readline())[0]
@@ -113,8 +115,28 @@ def look(real: Path) -> None:
     """Shows real tiles as `look` draws them."""
     sheet = WORK / "look.png"
     prepared = WORK / "data" / "dynamic_world_plus" / "dwplus_mini"
-    _run("tfds_dwplus.prepare", "--tiles", real / "dwplus_mini", "--name", "dwplus_mini", "--data_dir", WORK / "data", made=prepared)
-    _run("tfds_dwplus.look", "--data_dir", WORK / "data", "--name", "dwplus_mini", "--tiles", 4, "--output", sheet, made=sheet)
+    _run(
+        "tfds_dwplus.prepare",
+        "--tiles",
+        real / "dwplus_mini",
+        "--name",
+        "dwplus_mini",
+        "--data_dir",
+        WORK / "data",
+        made=prepared,
+    )
+    _run(
+        "tfds_dwplus.look",
+        "--data_dir",
+        WORK / "data",
+        "--name",
+        "dwplus_mini",
+        "--tiles",
+        4,
+        "--output",
+        sheet,
+        made=sheet,
+    )
     with Image.open(sheet) as image:
         _save(_narrow(image.convert("RGB"), 1400), "look")
 
@@ -137,7 +159,15 @@ def network(real: Path) -> None:
             axes.annotate("", (left, row), (start, row), arrowprops={"arrowstyle": "->", "color": DARK})
         axes.text(left + 0.67, 4.02, f"1/{4 * 2**stage}", ha="center", va="bottom", fontsize=10, color=DARK)
         axes.annotate("", (left + 0.67, 0.5), (left + 0.67, 0.9), arrowprops={"arrowstyle": "->", "color": DARK})
-    _box(axes, 2.0, 0.0, 6.6, 0.5, "MMAM of each stage, then the all-MLP decoder: logits at 1/4, resized to the pixels", "#d9ead3")
+    _box(
+        axes,
+        2.0,
+        0.0,
+        6.6,
+        0.5,
+        "MMAM of each stage, then the all-MLP decoder: logits at 1/4, resized to the pixels",
+        "#d9ead3",
+    )
     _save_drawing(figure, "network")
 
 
@@ -169,7 +199,14 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 def _spain(real: Path) -> Path:
     """Maps the tile with Google's network; returns the raster of its probabilities, which `spain.tif` lies beside."""
     bundle, shares = WORK / "dynamic_world.safetensors", WORK / "shares.tif"
-    _run("specsar_jax.import_dynamic_world", "--saved_model", real / "dynamic_world_model", "--output", bundle, made=bundle)
+    _run(
+        "specsar_jax.import_dynamic_world",
+        "--saved_model",
+        real / "dynamic_world_model",
+        "--output",
+        bundle,
+        made=bundle,
+    )
     scene = real / "dwplus_mini" / "s2" / f"{TILE}.tif"
     outputs = ("--output", WORK / "spain.tif", "--probabilities", shares, "--confidence", WORK / "sure.tif")
     _run("specsar_jax.predict", "--workdir", bundle, "--s2", scene, *outputs, made=WORK / "spain.tif")
