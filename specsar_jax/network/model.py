@@ -41,7 +41,7 @@ def init_params(config: Model, rng: Array) -> Variables:
         rng: random key; the same key gives the same variables.
 
     Returns:
-        float32 arrays in `{"params": ..., "batch_stats": ...}`.
+        float32 arrays by collection, `params` and `batch_stats`.
     """
     if config.architecture == "dynamic_world":
         return dynamic_world.init_params(config, rng)
