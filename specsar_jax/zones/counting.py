@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from specsar_jax.zones.map_parts import Mapped, Part
 from specsar_jax.zones.polygons import Zones
-from specsar_jax.zones.true_areas import pixel_hectares, polygon_hectares
+from tfds_dwplus.places.true_areas import pixel_hectares, polygon_hectares
 from tfds_dwplus import bands
 from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.opening import open_raster
