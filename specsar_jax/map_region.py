@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from specsar_jax.patches.asked import Asked, add_options
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
@@ -34,9 +35,10 @@ try:
     from specsar_jax.regions.composites import Recipe
     from specsar_jax.regions.region_files import Job
     from specsar_jax.regions.region_map import map_region, plan
+    from specsar_jax.regions.vectors import GENERALISED, claimed, write_vectors
     from tfds_dwplus.places import blocks
 except ModuleNotFoundError as error:
-    MISSING, Job = error.name, None
+    MISSING, Job, GENERALISED = error.name, None, "generalised"
 
 
 def main(argv: list[str]) -> None:
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if MISSING:
         raise ValueError(f"map_region needs {MISSING}: pip install 'specsar_jax[region]'")
+    wanted = Asked(args.polygons, args.output / GENERALISED if args.generalised else None, args.minimum_area_ha)
+    wanted.check()
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     job = _job(args)
     for given in (job.output, args.workdir):
@@ -58,10 +62,13 @@ def main(argv: list[str]) -> None:
         plan(job, args.block_px)
         return
     asked = _asked(job, args.block_px)
-    with region_files.opened(job.output, asked):
+    with region_files.opened(job.output, asked), claimed(wanted) as wanted:
         summary = map_region(job, args.block_px, args.scheduler, args.workers, args.retries + 1)
+        written = write_vectors(job, sorted(job.output.glob("mosaic_*.vrt")), wanted)
     print(region_files.table(summary))
     print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks with their STAC items")
+    if written:
+        print(f"wrote {', '.join(map(str, written))}")
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -175,6 +182,12 @@ def _parser() -> Parser:
         help="s2 or s1 alone, for a network of both that is trained with data.sensor_drop; all that it reads if not given",
     )
     add("--output", type=path, required=True, help="folder to write to")
+    add(
+        "--generalised",
+        action="store_true",
+        help=f"write the mosaics with patches below --minimum_area_ha joined to others too, {GENERALISED}/<zone>.tif in the folder",
+    )
+    add_options(parser)
     add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
     add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")
     add("--max_cloud_percent", type=float, default=80.0, help="Sentinel-2 scenes with more cloud are not used")

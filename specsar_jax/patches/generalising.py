@@ -39,6 +39,8 @@ def generalised(
     place = 0
     for ids in strips():
         pieces = pieces_of(ids)
-        classes = np.append(joining.classes[place : place + len(pieces)], np.uint8(bands.IGNORE))  # the last one for NONE, -1
+        classes = np.append(
+            joining.classes[place : place + len(pieces)], np.uint8(bands.IGNORE)
+        )  # the last one for NONE, -1
         yield classes[pieces.number]
         place += len(pieces)

@@ -16,7 +16,7 @@ Enters: class ids of strips from the top. Leaves: a class for each piece of `pie
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from specsar_jax.patches.pieces import NONE, Pieces, continued
 from tfds_dwplus import bands

@@ -179,7 +179,11 @@ def _parts(
 
 
 def _turned(
-    classes: Int16[np.ndarray, "rows columns"], way: np.ndarray, class_id: np.ndarray, row: np.ndarray, column: np.ndarray
+    classes: Int16[np.ndarray, "rows columns"],
+    way: np.ndarray,
+    class_id: np.ndarray,
+    row: np.ndarray,
+    column: np.ndarray,
 ) -> Int64[np.ndarray, " side"]:
     """Returns the ways of the sides that follow sides which end at corners: around the same pixel if nothing is ahead of it.
 
@@ -219,7 +223,10 @@ def _followed(follows: list[int], comes: list[int]) -> tuple[Int64[np.ndarray, "
 
 
 def _untouched(
-    corners: Int32[np.ndarray, "corner 2"], starts: Int64[np.ndarray, " ring"], inside: Int64[np.ndarray, " ring"], width: int
+    corners: Int32[np.ndarray, "corner 2"],
+    starts: Int64[np.ndarray, " ring"],
+    inside: Int64[np.ndarray, " ring"],
+    width: int,
 ) -> tuple[Int32[np.ndarray, "corner 2"], Int64[np.ndarray, " ring"], Int64[np.ndarray, " ring"]]:
     """Cuts rings that come to a corner twice into rings that do not; `width` is the number of columns of corners."""
     ring = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(corners)))
@@ -260,7 +267,10 @@ def _loops(start: int, end: int, cuts: list[int], keys: list[int]) -> Iterator[l
 
 
 def _canonical(
-    corners: Int32[np.ndarray, "corner 2"], starts: Int64[np.ndarray, " ring"], inside: Int64[np.ndarray, " ring"], width: int
+    corners: Int32[np.ndarray, "corner 2"],
+    starts: Int64[np.ndarray, " ring"],
+    inside: Int64[np.ndarray, " ring"],
+    width: int,
 ) -> Rings:
     """Turns rings so that each begins with its first corner, row by row."""
     if not len(starts):
