@@ -23,7 +23,7 @@ import rasterio
 from jaxtyping import Float32, UInt8
 
 from specsar_jax.maps import final_files
-from specsar_jax.patches.asked import Asked
+from specsar_jax.patches.asked import NOTHING, Asked
 from tfds_dwplus import bands
 from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import check_output, hidden_name, is_locked, locked, write_json, write_whole
@@ -48,7 +48,7 @@ class Outputs:
     """Raster of the probability of the mapped class; None to write none."""
     sensors_seen: Path | None = None
     """Raster of the sensors that each pixel was seen by; None to write none."""
-    asked: Asked = Asked()
+    asked: Asked = NOTHING
     """What is made of the map when it is finished."""
 
     @property

@@ -55,6 +55,9 @@ class Asked:
                 raise ValueError(f"{options}: {error.name} is missing: pip install 'specsar_jax[polygons]'") from None
 
 
+NOTHING = Asked()
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--polygons` and `--minimum_area_ha`; what is asked of the raster each command says itself."""
     parser.add_argument(

@@ -40,7 +40,7 @@ def pieces_of(
     ids: UInt8[np.ndarray, "rows columns"], areas: Float64[np.ndarray, "rows columns"] | None = None
 ) -> Pieces:
     """Finds the pieces of a strip; `areas` are those of its pixels."""
-    rows, columns = ids.shape
+    columns = ids.shape[1]
     begins = np.ones(ids.shape, bool)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
     starts = np.flatnonzero(begins)

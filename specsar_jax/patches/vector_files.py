@@ -204,7 +204,8 @@ def _write_by_gdal(path: Path, driver: str, tables: Sequence[_Tables], **options
 
 
 def _write_parquet(path: Path, tables: Sequence[_Tables]) -> None:
-    with parquet.ParquetWriter(path, tables[0].schema, compression="zstd") as writer:
+    # Where a schema of Arrow is stored, readers look for `geo` in it, and it is known at the end only.
+    with parquet.ParquetWriter(path, tables[0].schema, compression="zstd", store_schema=False) as writer:
         for table in tables:
             for batch in table:
                 writer.write_batch(batch)
