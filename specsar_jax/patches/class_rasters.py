@@ -81,9 +81,13 @@ def generalise(
     profile = {"height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8", "nodata": bands.IGNORE}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 64, "compress": "deflate", "zlevel": 1}
     made = generalised(lambda: strips(source, rows, done), grid.height, minimum, areas)
-    with contextlib.closing(made), _written(final), rasterio.open(
-        final, "w", driver="GTiff", crs=grid.crs, transform=grid.transform, bigtiff="if_safer", **profile
-    ) as raster:
+    with (
+        contextlib.closing(made),
+        _written(final),
+        rasterio.open(
+            final, "w", driver="GTiff", crs=grid.crs, transform=grid.transform, bigtiff="if_safer", **profile
+        ) as raster,
+    ):
         top = 0
         for ids in made:
             raster.write(ids, 1, window=Window(0, top, *ids.shape[::-1]))

@@ -18,7 +18,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from specsar_jax.patches.pieces import NONE, Pieces, continued
+from specsar_jax.patches.pieces import NONE, Pieces, continued, of_pixels
 from tfds_dwplus import bands
 
 
@@ -102,12 +102,11 @@ class Joining:
         self._class = classes
         self._keep(pieces.class_id)
         own = to[known:].astype(np.int64)
-        above, below = (np.append(of, NONE)[place] for of, place in ((to, self._above), (own, pieces.number)))
-        numbers = np.vstack([above, below]).astype(np.int32)
+        numbers = np.vstack([of_pixels(to, self._above), of_pixels(to[known:], pieces.number)])
         small = np.flatnonzero(self._area[own] < self._minimum)
         self._waiting = np.concatenate([self._waiting, self._pieces - len(pieces) + small])
         self._belongs = np.concatenate([to[self._belongs], own[small]])
-        self._borders = self._borders.between(to).and_also(self._new_borders(numbers)).added_up()
+        self._borders = self._borders.between(to.astype(np.int64)).and_also(self._new_borders(numbers)).added_up()
         is_open = np.zeros(number, bool)
         if not last:
             is_open[numbers[-1][numbers[-1] != NONE]] = True
@@ -201,10 +200,10 @@ class Joining:
         wait = undecided[belongs]
         self._table[self._waiting[~wait]] = self._class[belongs[~wait]]
         kept = np.flatnonzero(is_open | has_border)
-        place = np.full(len(become) + 1, NONE, np.int64)  # the last one for NONE
+        place = np.full(len(become), NONE)
         place[kept] = np.arange(len(kept))
         self._waiting, self._belongs = self._waiting[wait], place[belongs[wait]]
         self._area, self._first, self._class = self._area[kept], self._first[kept], self._class[kept]
         borders = self._borders
         self._borders = _Borders(place[borders.one], place[borders.other], borders.length, borders.begins)
-        self._above = place[np.append(become, NONE)[self._above]].astype(np.int32)
+        self._above = of_pixels(place[become].astype(np.int32), self._above)

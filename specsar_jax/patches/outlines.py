@@ -227,7 +227,7 @@ def _untouched(
     starts: Int64[np.ndarray, " ring"],
     inside: Int64[np.ndarray, " ring"],
     width: int,
-) -> tuple[Int32[np.ndarray, "corner 2"], Int64[np.ndarray, " ring"], Int64[np.ndarray, " ring"]]:
+) -> tuple[Int32[np.ndarray, "corner 2"], Int64[np.ndarray, " cut_ring"], Int64[np.ndarray, " cut_ring"]]:
     """Cuts rings that come to a corner twice into rings that do not; `width` is the number of columns of corners."""
     ring = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(corners)))
     key = corners[:, 0].astype(np.int64) * width + corners[:, 1]

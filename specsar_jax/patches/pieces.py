@@ -66,7 +66,9 @@ def pieces_of(
         of_run[first_run],
         starts[first_run],
         bottom,
-        np.bincount(of_piece[valid], weights[valid], len(order)),
+        np.bincount(of_piece[valid], weights[valid], len(order)).astype(
+            np.float64
+        ),  # of nothing they are whole numbers
     )
 
 
@@ -86,6 +88,11 @@ def continued(
     """
     linked = same & (above != NONE)
     return _connected(number + len(pieces), above[linked], number + pieces.number[0][linked])
+
+
+def of_pixels(numbers: Int32[np.ndarray, " piece"], pixels: Int32[np.ndarray, "*shape"]) -> Int32[np.ndarray, "*shape"]:
+    """Returns the number of each pixel's piece, given by piece; `NONE` for `NONE`."""
+    return np.append(numbers, np.int32(NONE))[pixels]  # the last one for NONE, -1
 
 
 def _connected(number: int, one: np.ndarray, other: np.ndarray) -> Int32[np.ndarray, " node"]:

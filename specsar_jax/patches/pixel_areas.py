@@ -63,7 +63,7 @@ def minimum_on(grid: Grid, hectares: float) -> tuple[float, Areas | None]:
     if not grid.crs.is_geographic:
         nominal = abs(grid.transform.determinant) * grid.crs.linear_units_factor[1] ** 2 / 1e4
         if all(abs(true / nominal - 1) < NOMINAL for true in _samples(grid)):
-            return math.ceil(hectares / nominal - 1e-6), None
+            return float(math.ceil(hectares / nominal - 1e-6)), None
     return hectares, PixelHectares(grid)
 
 

@@ -12,7 +12,7 @@ import shapely
 from jaxtyping import Float64, Int32, Int64, UInt8
 
 from specsar_jax.patches.outlines import Outlining, Rings
-from specsar_jax.patches.pieces import NONE, continued, pieces_of
+from specsar_jax.patches.pieces import NONE, continued, of_pixels, pieces_of
 from tfds_dwplus import bands
 
 
@@ -74,8 +74,7 @@ class _Patches:
         known = len(self._class)
         to = continued(self._above, self._above_ids == ids[0], pieces, known)
         number = int(to.max(initial=-1)) + 1
-        with_none = np.append(to, NONE)
-        here = with_none[np.where(pieces.number == NONE, NONE, pieces.number + known)]
+        above, here = of_pixels(to, self._above), of_pixels(to[known:], pieces.number)
         pixels = np.bincount(pieces.number[pieces.number != NONE], minlength=len(pieces))
         self._pixels = np.bincount(to, np.concatenate([self._pixels, pixels]), number)
         self._area = np.bincount(to, np.concatenate([self._area, pieces.area]), number)
@@ -88,22 +87,22 @@ class _Patches:
         if not last:
             goes_on[here[-1][here[-1] != NONE]] = True
         rings = self._outlining.add(ids, last=last)
-        of_ring = np.vstack([with_none[self._above], here]).ravel()[rings.inside]
+        of_ring = np.vstack([above, here]).ravel()[rings.inside]
         ended = np.flatnonzero(~goes_on)
         ended = ended[np.lexsort((first[ended], bottom[ended]))]
         kept = np.flatnonzero(goes_on)
-        place = np.full(number + 1, NONE, np.int32)  # the last one for NONE
+        place = np.full(number, NONE, np.int32)
         place[kept] = np.arange(len(kept))
         whole = self._sorted_rings(rings, of_ring, to[:known], ended, place)
         polygons = Polygons(
             classes[ended],
             self._pixels[ended].astype(np.int64),
-            self._area[ended],
+            self._area[ended].astype(np.float64),
             _polygons(*whole, self._place),
         )
         self._class, self._first = classes[kept], first[kept]
         self._pixels, self._area = self._pixels[kept], self._area[kept]
-        self._above, self._above_ids = place[here[-1]], ids[-1].copy()
+        self._above, self._above_ids = of_pixels(place, here[-1]), ids[-1].copy()
         self._row += rows
         return polygons
 
@@ -112,9 +111,9 @@ class _Patches:
         rings: Rings,
         of_ring: Int32[np.ndarray, " ring"],
         to: Int32[np.ndarray, " before"],
-        ended: Int64[np.ndarray, " patch"],
+        ended: Int64[np.ndarray, " ended"],
         place: Int32[np.ndarray, " patch_or_none"],
-    ) -> tuple["_Held", Int64[np.ndarray, " patch"]]:
+    ) -> tuple["_Held", Int64[np.ndarray, " ended"]]:
         """Keeps the rings of patches that go on; returns those of patches that have ended, sorted, the outer one of each first.
 
         Args:
@@ -125,7 +124,7 @@ class _Patches:
             place: number in the next strip of each that goes on; `NONE` if it does not.
 
         Returns:
-            The rings, and how many there are of each patch.
+            The rings, and how many there are of each patch that has ended.
         """
         rank = np.full(len(place), NONE, np.int64)
         rank[ended] = np.arange(len(ended))
