@@ -40,8 +40,8 @@ _DEGREES = CRS.from_epsg(4326)
 _AT_ONCE = 1 << 20
 """Corners that are projected at once: they are lists of Python meanwhile."""
 
-_DIGITS = 4
-"""Of hectares behind the point: a square metre."""
+_DIGITS = 6
+"""Of hectares behind the point, as in the tables of `specsar_jax.areas`."""
 
 _NO_TIME = "1970-01-01T00:00:00.000Z"
 """In place of the time of writing in a GeoPackage, so that the same map gives the same bytes."""

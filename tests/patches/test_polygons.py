@@ -7,7 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rasterio.features import rasterize, shapes
 
-shapely = pytest.importorskip("shapely", reason="extra 'polygons'")
+pytest.importorskip("shapely", reason="extra 'polygons'")
+
+import shapely
 
 from specsar_jax.patches.polygons import polygons_of
 
