@@ -51,7 +51,9 @@ def write_asked(work: Work, source: Path, asked: Asked) -> None:
     if asked.polygons:
         whole = work.folder / f"polygons_whole{asked.polygons.suffix.lower()}"
         whole.unlink(missing_ok=True)  # of a process that was killed here
-        with progress(total=work.grid.height * work.grid.width, desc="polygons", unit="px", unit_scale=True) as bar:
+        with progress(
+            total=work.grid.height * work.grid.width, desc="polygons", unit="px", unit_scale=True, leave=False
+        ) as bar:
             write_polygons(whole, whole.suffix, [Source(source)], work.classes, done=bar.update)
         publishing.publish_file(whole, asked.polygons)
     if asked.generalised:
@@ -64,7 +66,9 @@ def joined(work: Work, source: Path, minimum_area_ha: float | None) -> Path:
         return source
     from specsar_jax.patches.class_rasters import generalise
 
-    with progress(total=2 * work.grid.height * work.grid.width, desc="generalising", unit="px", unit_scale=True) as bar:
+    with progress(
+        total=2 * work.grid.height * work.grid.width, desc="generalising", unit="px", unit_scale=True, leave=False
+    ) as bar:
         generalise(source, work.folder / "joined.tif", minimum_area_ha, done=bar.update)
     return work.folder / "joined.tif"
 

@@ -69,7 +69,7 @@ def write_vectors(job: Job, mosaics: Sequence[Path], asked: Asked) -> list[Path]
         if asked.polygons:
             ending = asked.polygons.suffix.lower()
             whole = folder / f"polygons{ending}"
-            with progress(total=pixels, desc="polygons", unit="px", unit_scale=True) as bar:
+            with progress(total=pixels, desc="polygons", unit="px", unit_scale=True, leave=False) as bar:
                 write_polygons(whole, ending, sources, job.trained.classes, done=bar.update)
             publishing.publish_file(whole, asked.polygons)
             written.append(asked.polygons)
