@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float64
-from rasterio.errors import RasterioError
 
+from tfds_dwplus.files.raster_files import GDAL_ERRORS
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.places.true_areas import pixel_hectares
 
@@ -73,7 +73,7 @@ def check_place(grid: Grid, option: str) -> None:
         raise ValueError(f"{option} needs a map with a place on earth; the imagery has no CRS, so give files with one")
     try:
         known = all(map(math.isfinite, _samples(grid)))
-    except RasterioError:
+    except GDAL_ERRORS:
         known = False
     if not known:
         raise ValueError(f"{option} needs a map with a place on earth; its CRS cannot be put into degrees")
