@@ -37,11 +37,6 @@ class Rings:
     inside: Int64[np.ndarray, " ring"]
     """A pixel of its patch, counted row by row from the row above the strip."""
 
-    @property
-    def is_hole(self) -> np.ndarray:
-        """Returns whether each ring is one of a hole."""
-        return self.corners[self.starts, 0] == self.corners[self.starts + 1, 0]
-
 
 class Outlining:
     """What is known of a map down to a row: the chains that go on below it."""
@@ -103,8 +98,8 @@ class _Chain:
 
     parts: list[Int32[np.ndarray, "corner 2"]] = dataclasses.field(default_factory=list)
     """Their corners."""
-    tail: tuple[dict[int, "_Chain"], int] = ({}, -1)
-    """Where the chain stands among those that go down: the dictionary, and its column."""
+    tail: tuple[dict[int, "_Chain"], int] | None = None
+    """Where the chain stands among those that go down: the dictionary, and its column; None until it does."""
 
 
 @dataclasses.dataclass(frozen=True)

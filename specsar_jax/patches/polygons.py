@@ -112,7 +112,7 @@ class _Patches:
         of_ring: Int32[np.ndarray, " ring"],
         to: Int32[np.ndarray, " before"],
         ended: Int64[np.ndarray, " ended"],
-        place: Int32[np.ndarray, " patch_or_none"],
+        place: Int32[np.ndarray, " patch"],
     ) -> tuple["_Held", Int64[np.ndarray, " ended"]]:
         """Keeps the rings of patches that go on; returns those of patches that have ended, sorted, the outer one of each first.
 
