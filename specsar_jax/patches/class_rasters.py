@@ -21,7 +21,7 @@ from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.grids import Grid
 
 STRIP_PX = 1 << 20
-"""Pixels of a strip, about: it takes some two hundred bytes a pixel at worst, where no pixel is like its neighbours."""
+"""Pixels of a strip, about: they take some four hundred bytes each at worst, in noise, where hardly a pixel is like its neighbours."""
 
 _ROWS = 64
 """Strips have a multiple of these, as pixels are measured by so many rows."""
