@@ -12,11 +12,13 @@ import argparse
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from specsar_jax.patches.asked import Asked, add_options
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
@@ -35,11 +37,12 @@ try:
     from specsar_jax.regions.composites import Recipe
     from specsar_jax.regions.region_files import Job
     from specsar_jax.regions.region_map import map_region, plan
-    from specsar_jax.regions.series import series_files, series_map, transitions
+    from specsar_jax.regions.series import series_files, series_map, transitions, yearly_maps
     from specsar_jax.regions.series.series_files import Series
+    from specsar_jax.regions.vectors import GENERALISED, claimed, write_vectors
     from tfds_dwplus.places import blocks
 except ModuleNotFoundError as error:
-    MISSING, Job = error.name, None
+    MISSING, Job, GENERALISED = error.name, None, "generalised"
 
 
 def main(argv: list[str]) -> None:
@@ -47,6 +50,8 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if MISSING:
         raise ValueError(f"map_region needs {MISSING}: pip install 'specsar_jax[region]'")
+    wanted = Asked(args.polygons, args.output / GENERALISED if args.generalised else None, args.minimum_area_ha)
+    wanted.check()
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     job = _job(args)
     for given in (job.output, args.workdir):
@@ -58,19 +63,22 @@ def main(argv: list[str]) -> None:
     if note := _other_quantity(job):
         print(f"warning: {note}", file=sys.stderr)
     if args.every:
-        _map_series(args, job)
+        _map_series(args, job, wanted)
         return
     if args.dry_run:
         plan(job, args.block_px)
         return
     asked = _asked(job, args.block_px)
-    with region_files.opened(job.output, asked):
+    with region_files.opened(job.output, asked), claimed(wanted) as wanted:
         summary = map_region(job, args.block_px, args.scheduler, args.workers, args.retries + 1)
+        written = write_vectors(job, sorted(job.output.glob("mosaic_*.vrt")), wanted)
     print(region_files.table(summary))
     print(f"wrote {job.output}: summary.json, a mosaic a UTM zone, and blocks, with a STAC collection")
+    if written:
+        print(f"wrote {', '.join(map(str, written))}")
 
 
-def _map_series(args: argparse.Namespace, job: Job) -> None:
+def _map_series(args: argparse.Namespace, job: Job, wanted: Asked) -> None:
     """Maps the series that the arguments describe, or prints what there is of it."""
     series = Series(job, args.every, args.block_px, _filter(args, job), lambda one: _asked(one, args.block_px))
     if args.dry_run:
@@ -78,6 +86,7 @@ def _map_series(args: argparse.Namespace, job: Job) -> None:
         return
     with series_files.opened(job.output, series.asked()):
         summaries = series_map.map_series(series, args.scheduler, args.workers, args.retries + 1)
+        written = _vectors_of_years(series, wanted) if wanted.paths else []
     filtered = {name: summary for name, summary in summaries.items() if "filter" in summary}
     for name, summary in filtered.items():
         print(f"{name}:\n{region_files.table(summary)}")
@@ -85,6 +94,21 @@ def _map_series(args: argparse.Namespace, job: Job) -> None:
     print(
         f"wrote {job.output}: {maps} map{'' if maps == 1 else 's'}, each in a folder of its own{', and ' * bool(filtered)}{', '.join(filtered)}"
     )
+    if written:
+        print(f"wrote {', '.join(map(str, written))}")
+
+
+def _vectors_of_years(series: Series, wanted: Asked) -> list[Path]:
+    """Writes what is asked of the map of each year; with several years, polygons into `map_2024.gpkg` and so on."""
+    jobs, written = yearly_maps.jobs(series), []
+    for year, job in jobs.items():
+        polygons = wanted.polygons
+        if polygons and len(jobs) > 1:
+            polygons = polygons.with_stem(f"{polygons.stem}_{year}")
+        generalised = job.output / GENERALISED if wanted.generalised else None
+        with claimed(Asked(polygons, generalised, wanted.minimum_area_ha)) as of_year:
+            written += write_vectors(job, sorted(job.output.glob("mosaic_*.vrt")), of_year)
+    return written
 
 
 def _filter(args: argparse.Namespace, job: Job) -> Any:
@@ -107,6 +131,11 @@ def _check_series(args: argparse.Namespace) -> None:
         )
     if args.every and args.s1_dates:
         raise ValueError("--s1_dates is given with --every; each map takes the passes of its own days: leave it out")
+    if args.every and not args.filter and (args.polygons or args.generalised):
+        raise ValueError(
+            "--polygons and --generalised of a series are those of its map of each year; add --filter hmm or --filter mode, or map "
+            "without --every"
+        )
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -261,6 +290,11 @@ def _parser() -> Parser:
         default="other",
         help="licence of the map, for its STAC collection: an identifier of SPDX such as CC-BY-4.0",
     )
+        "--generalised",
+        action="store_true",
+        help=f"write the mosaics with patches below --minimum_area_ha joined to others too, {GENERALISED}/<zone>.tif in the folder",
+    )
+    add_options(parser)
     add("--composite", choices=("median", "least_cloudy"), default="median", help="how to combine Sentinel-2 scenes")
     add("--s2_scenes", type=int, default=5, help="clear observations in the median of a pixel, clearest scenes first")
     add("--max_cloud_percent", type=float, default=80.0, help="Sentinel-2 scenes with more cloud are not used")

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from specsar_jax.config import Predict
+from specsar_jax.patches import asked
 from specsar_jax.trained import hub
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
@@ -58,6 +59,12 @@ def main(argv: list[str]) -> None:
         help="raster to write of the sensors that each pixel was seen by: 1 Sentinel-2, 2 Sentinel-1, 3 both",
     )
     parser.add_argument(
+        "--generalised",
+        type=path,
+        help="raster to write of the map with patches below --minimum_area_ha joined to others",
+    )
+    asked.add_options(parser)
+    parser.add_argument(
         "--s2_offset",
         type=int,
         help="digital numbers to subtract, 1000 for baseline 04.00 and later; if not given, from the product's metadata",
@@ -92,6 +99,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best")
     parser.add_argument(FLAG, action="store_true", help=FLAG_HELP)
     args = parser.parse_args(argv)
+    wanted = asked.Asked(args.polygons, args.generalised, args.minimum_area_ha)
+    wanted.check()
     with _collector_off() as collector_on, ThreadPoolExecutor(1) as thread:
         started = thread.submit(_start_network)
         trained = load_trained(args.workdir, args.checkpoint)
@@ -106,7 +115,7 @@ def main(argv: list[str]) -> None:
         from tfds_dwplus.imagery.scenes import Reading
 
         reading = Reading(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)})
-        outputs = Outputs(args.output, args.probabilities, args.confidence, args.sensors_seen)
+        outputs = Outputs(args.output, args.probabilities, args.confidence, args.sensors_seen, wanted)
         finished = map_scene(trained, args.s2, args.s1, outputs, cutting, reading, args.shard, made)
     if finished:
         print(f"wrote {', '.join(map(str, outputs.paths.values()))}")

@@ -4,6 +4,7 @@
     map.tif.aux.xml           class names, which GDAL keeps beside a GeoTIFF, never inside
     map.qml                   names and colours for QGIS
     seen.tif                  if asked for, by which sensors each pixel was seen: 1 Sentinel-2, 2 Sentinel-1, 3 both, nodata 255
+    map.gpkg, general.tif     if asked for, its patches as polygons, and the map with small patches joined to others, of `final_files`
     .map.tif.unfinished/      settings.json, and for each finished strip a small GeoTIFF per raster
 
 The file of a strip appears only when it is complete. So a map that was interrupted at any point continues with the missing strips,
@@ -16,28 +17,21 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from jaxtyping import Float32, UInt8
 
-from specsar_jax.maps import publishing, qgis
+from specsar_jax.maps import final_files
+from specsar_jax.patches.asked import NOTHING, Asked
 from tfds_dwplus import bands
 from tfds_dwplus.files import buckets
 from tfds_dwplus.files.outputs import check_output, hidden_name, is_locked, locked, write_json, write_whole
-from tfds_dwplus.files.raster_files import GDAL_ERRORS, check_whole, geotiff
+from tfds_dwplus.files.raster_files import geotiff
 from tfds_dwplus.files.strangers import read_object
 from tfds_dwplus.files.workplaces import beside, private_folder
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.inputs import fingerprints
-
-SCALE = 0.004
-"""Probability of one step of the stored uint8 values: 1 is stored as 250, and 255 stays free for nodata."""
-
-CACHE_BYTES = 32 * 2**20
-"""Size of GDAL's block cache for the final files. Its default, a twentieth of the memory, would be filled by a large map."""
 
 ANYWHERE = rasterio.Affine(10, 0, 0, 0, -10, 0)
 """Transform of a strip's file; it means nothing, but rasterio warns if there is none."""
@@ -54,12 +48,19 @@ class Outputs:
     """Raster of the probability of the mapped class; None to write none."""
     sensors_seen: Path | None = None
     """Raster of the sensors that each pixel was seen by; None to write none."""
+    asked: Asked = NOTHING
+    """What is made of the map when it is finished."""
+
+    @property
+    def rasters(self) -> dict[str, Path]:
+        """Returns the paths of the rasters that the network gives, by name."""
+        named = {name: getattr(self, name) for name in ("map", "probabilities", "confidence", "sensors_seen")}
+        return {name: path for name, path in named.items() if path}
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Returns the paths of the rasters to write, by name."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: path for name, path in named.items() if path}
+        """Returns the paths of all files to write, by name."""
+        return self.rasters | self.asked.paths
 
     @property
     def of_shares(self) -> bool:
@@ -67,7 +68,8 @@ class Outputs:
         return bool(self.probabilities or self.confidence)
 
     def check(self) -> None:
-        """Raises a ValueError if no file can be written to a path, such as a folder."""
+        """Raises a ValueError if no file can be written to a path, such as a folder, or none of what is asked."""
+        self.asked.check()
         for name, path in self.paths.items():
             check_output(path, "--output" if name == "map" else f"--{name}")
 
@@ -103,6 +105,8 @@ class UnfinishedMap:
         self.folder = beside(outputs.map.resolve())
         self._held: set[str] = set()
         wanted = settings | {"tops": self.tops, "rasters": sorted(outputs.paths), "tags": tags}
+        if outputs.asked.minimum_area_ha is not None:
+            wanted["minimum_area_ha"] = outputs.asked.minimum_area_ha
         if classes != bands.DYNAMIC_WORLD:  # else as in the folders of before
             wanted["classes"] = dataclasses.asdict(classes)
         self._take(json.loads(json.dumps(wanted)))
@@ -150,7 +154,7 @@ class UnfinishedMap:
             rasters |= {"probabilities": np.moveaxis(share, -1, 0), "confidence": confidence[None]}
         if seen is not None:
             rasters["sensors_seen"] = np.where(seen, seen, np.uint8(bands.IGNORE))[None]
-        for name in reversed(self.outputs.paths):  # the map last: it marks the strip as finished
+        for name in reversed(self.outputs.rasters):  # the map last: it marks the strip as finished
             write_whole(self._path(name, strip), self._geotiff(rasters[name]))
 
     def keep(self) -> str:
@@ -188,8 +192,11 @@ class UnfinishedMap:
                 buckets.refresh(self.folder)  # strips of other machines
             if self.missing:
                 return False
-            for name, path in reversed(self.outputs.paths.items()):
-                self._publish(name, path)
+            mosaics = {name: self._mosaic(name) for name in self.outputs.rasters}
+            work = final_files.Work(self.folder, self.grid, self.classes, self.tags)
+            final_files.write_asked(work, mosaics["map"], self.outputs.asked)
+            for name, path in reversed(self.outputs.rasters.items()):
+                final_files.write_raster(work, name, mosaics[name], path)
             self.remove()
             return True
 
@@ -245,30 +252,12 @@ class UnfinishedMap:
         with rasterio.open(path, driver="GTiff") as raster:
             return raster.tags()["has_pixels"] == "True"
 
-    def _publish(self, name: str, final: Path) -> None:
-        self._remove_whole(name)  # of a process that was killed here
+    def _mosaic(self, name: str) -> Path:
+        """Writes a virtual raster of all strips."""
         strips = [(self._path(name, strip).name, top) for strip, top in enumerate(self.tops[:-1])]
-        mosaic, whole = self.folder / f"{name}.vrt", self.folder / f"{name}_whole.tif"
-        heights = np.diff(self.tops).tolist()
-        write_whole(mosaic, _mosaic(name, self.grid, self.classes, self.tags, strips, heights))
-        how = "nearest" if name in ("map", "sensors_seen") else "average"
-        options = {"compress": "deflate", "predictor": "no", "overview_resampling": how, "num_threads": "all_cpus"}
-        try:
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                rasterio.shutil.copy(mosaic, whole, driver="COG", bigtiff="if_safer", **options)
-                check_whole(whole)
-        except (*GDAL_ERRORS, OSError) as error:
-            self._remove_whole(name)
-            reason = getattr(error, "strerror", None) or error.__cause__ or error
-            raise OSError(
-                f"cannot write {final.name} in {final.parent.resolve()} ({reason}): is the disk full? Its strips are kept"
-            ) from None
-        publishing.publish(whole, final, qgis.style(self.classes) if name == "map" else "")
-
-    def _remove_whole(self, name: str) -> None:
-        """Removes the final file of a raster as far as it was written, and what GDAL had beside it."""
-        for leftover in self.folder.glob(f"{name}_whole*"):
-            leftover.unlink()
+        mosaic, heights = self.folder / f"{name}.vrt", np.diff(self.tops).tolist()
+        write_whole(mosaic, final_files.mosaic(name, self.grid, self.classes, self.tags, strips, heights))
+        return mosaic
 
 
 def write_map(
@@ -314,8 +303,10 @@ def class_ids(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarra
 
 
 def scaled(probability: Float32[np.ndarray, "*shape class"], valid: np.ndarray) -> UInt8[np.ndarray, "*shape class"]:
-    """Returns the probabilities as uint8 in steps of `SCALE`; 255 where a pixel is not valid."""
-    return np.where(valid[..., None], np.rint(np.nan_to_num(probability) / SCALE), bands.IGNORE).astype(np.uint8)
+    """Returns the probabilities as uint8 in steps of `final_files.SCALE`; 255 where a pixel is not valid."""
+    return np.where(valid[..., None], np.rint(np.nan_to_num(probability) / final_files.SCALE), bands.IGNORE).astype(
+        np.uint8
+    )
 
 
 def _differ(path: Path, settings: dict) -> str:
@@ -340,50 +331,3 @@ def _differ(path: Path, settings: dict) -> str:
         more = f" and {len(files) - 3} more files" if files[3:] else ""
         return f"other inputs: {', '.join(files[:3])}{more} changed since; give another --output"
     return ""
-
-
-def _mosaic(
-    name: str,
-    grid: Grid,
-    classes: bands.Classes,
-    tags: dict[str, str],
-    strips: list[tuple[str, int]],
-    heights: list[int],
-) -> str:
-    """Returns the XML of a GDAL virtual raster (VRT) of all strips, with the colours, names and tags of the final file.
-
-    Source: https://gdal.org/en/stable/drivers/raster/vrt.html
-    """
-    if name == "map":
-        tags = tags | {f"class_{place}": text for place, text in enumerate(classes.names)}
-    place = "" if grid.crs is None else f"<SRS>{escape(grid.crs.to_wkt())}</SRS>"
-    place += f"<GeoTransform>{', '.join(map(repr, grid.transform.to_gdal()))}</GeoTransform>"
-    metadata = "".join(f'<MDI key="{escape(key)}">{escape(text)}</MDI>' for key, text in tags.items())
-    described = {
-        "map": ("land cover",),
-        "confidence": ("probability of the class",),
-        "probabilities": classes.names,
-        "sensors_seen": ("sensors seen",),
-    }
-    rasters = []
-    for index, description in enumerate(described[name], start=1):
-        inside = f"<Description>{escape(description)}</Description><NoDataValue>{bands.IGNORE}</NoDataValue>"
-        if name == "map":
-            colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="255"/>'.format(*rgb) for rgb in classes.rgb())
-            categories = "".join(f"<Category>{escape(text)}</Category>" for text in classes.names)
-            inside += f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>"
-            inside += f"<CategoryNames>{categories}</CategoryNames>"
-        elif name == "sensors_seen":
-            categories = "".join(f"<Category>{text}</Category>" for text in bands.SEEN_BY)
-            inside += f"<CategoryNames>{categories}</CategoryNames>"
-        else:
-            inside += f"<Scale>{SCALE}</Scale>"
-        for (file, top), height in zip(strips, heights, strict=True):
-            size = f'xSize="{grid.width}" ySize="{height}"'
-            inside += (
-                f'<SimpleSource><SourceFilename relativeToVRT="1">{file}</SourceFilename><SourceBand>{index}</SourceBand>'
-                f'<SrcRect xOff="0" yOff="0" {size}/><DstRect xOff="0" yOff="{top}" {size}/></SimpleSource>'
-            )
-        rasters.append(f'<VRTRasterBand dataType="Byte" band="{index}">{inside}</VRTRasterBand>')
-    size = f'rasterXSize="{grid.width}" rasterYSize="{grid.height}"'
-    return f"<VRTDataset {size}>{place}<Metadata>{metadata}</Metadata>{''.join(rasters)}</VRTDataset>"

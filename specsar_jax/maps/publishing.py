@@ -45,6 +45,18 @@ def publish(whole: Path, final: Path, style: str = "") -> None:
                 _write_beside(name, beside)
 
 
+def publish_file(whole: Path, final: Path) -> None:
+    """Moves a file of another kind to its final name, also to another file system; if that is a link, to where it leads.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    place = final.resolve()
+    remove_partials(place.parent, place.name)
+    with whole.open("rb") as file, written_whole(place) as part:
+        _move(whole, part, file.fileno())
+
+
 def _move(whole: Path, part: Path, file: int) -> None:
     """Puts a file in the place of an empty one that is to be written, and onto the disk; `file` is the open file."""
     with contextlib.suppress(OSError):

@@ -84,6 +84,10 @@ def map_scene(
     with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
             print(f"note: {other}", file=sys.stderr)
+        if outputs.asked.paths:
+            from specsar_jax.patches.pixel_areas import check_place  # the packages of an extra
+
+            check_place(scene.grid, f"--{next(iter(outputs.asked.paths))}")
         import jax  # here, and what is built on it, for whoever imports them while the scene is opened
 
         from specsar_jax.devices.memory import peak_memory_gb

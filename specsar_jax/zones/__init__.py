@@ -2,7 +2,6 @@
 
 map_parts        the rasters of a map: a file, or a region's folder of mosaics
 polygons         the zones of a vector file
-true_areas       the area on the ellipsoid of a pixel and of a polygon
 counting         hectares of each class in each zone, window by window
 correcting       the areas of all zones together, corrected by an evaluation
 tables, page     what is written: CSV, GeoParquet, a page

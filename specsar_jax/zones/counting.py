@@ -18,7 +18,6 @@ from rasterio.windows import Window
 
 from specsar_jax.zones.map_parts import Mapped, Part
 from specsar_jax.zones.polygons import Zones
-from specsar_jax.zones.true_areas import pixel_hectares, polygon_hectares
 from tfds_dwplus import bands
 from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.opening import open_raster
@@ -26,6 +25,7 @@ from tfds_dwplus.files.raster_files import GDAL_ERRORS
 from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.places import blocks
+from tfds_dwplus.places.true_areas import pixel_hectares, polygon_hectares
 from tfds_dwplus.vectors.geometries import Shapes, bounds_told, grid_told, on_grid
 
 LEAF_PX = 512

@@ -4,6 +4,7 @@ does what is missing, and what is refused.
 
 import json
 
+import numpy as np
 import pytest
 import rasterio
 from conftest import command, refused
@@ -11,6 +12,7 @@ from conftest import command, refused
 pytest.importorskip("shapely", reason="extra 'region'")
 pytest.importorskip("distributed", reason="extra 'region'")
 
+import shapely
 from local_buckets import serving
 from region_archive import arguments, box_hectares, mapped, served, times_mapped
 
@@ -70,6 +72,53 @@ def test_a_region_over_two_zones(small_run, archive, tmp_path):
         'was made with s1_dates ["2024-05-01", "2024-05-31"], and is now to be with ["2024-05-01", "2024-05-29"];'
         in line
     )
+
+
+def test_patches_of_a_region(small_run, archive, tmp_path):
+    """Asked with the map, and again of the blocks that are there, in another kind of file. Patches go on over blocks."""
+    pyogrio = pytest.importorskip("pyogrio", reason="extra 'polygons'")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="extra 'polygons'")
+    out = tmp_path / "out"
+    asked = "--bbox", *BOX, "--minimum_area_ha", 0.3
+    result = mapped(small_run / "run", archive[0], out, *asked, "--polygons", out / "patches.gpkg", "--generalised")
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in sorted((out / "generalised").glob("*.tif"))] == ["33N.tif", "34N.tif"]
+    assert not list(out.glob(".*.unfinished"))
+    number, pixels = 0, 0
+    for zone in ("33N", "34N"):
+        with (
+            rasterio.open(out / f"mosaic_{zone}.vrt") as one,
+            rasterio.open(out / "generalised" / f"{zone}.tif") as other,
+        ):
+            before, after = one.read(1), other.read(1)
+            assert (one.crs, one.transform, one.shape) == (other.crs, other.transform, other.shape)
+            assert other.colormap(1)[4] == one.colormap(1)[4] and other.tags()["minimum_area_ha"] == "0.3"
+        assert ((before == 255) == (after == 255)).all()
+        meta, _, wkb, (kinds, _, hectares, sizes, zones) = pyogrio.raw.read(
+            out / "patches.gpkg", layer=f"land_cover_{zone}"
+        )
+        geometries = shapely.from_wkb(wkb)
+        assert meta["crs"] == f"EPSG:{32600 + int(zone[:2])}" and set(zones) == {zone}
+        assert shapely.is_valid(geometries).all() and shapely.coverage_is_valid(geometries)
+        assert np.bincount(kinds, sizes, 9).tolist() == np.bincount(after[after != 255], minlength=9).tolist()
+        assert shapely.area(geometries).tolist() == (100 * sizes).tolist()
+        assert hectares == pytest.approx(sizes / 100, rel=2e-3)
+        # What is below the minimum has no neighbour: of a few pixels at the border of the zones.
+        assert (sizes < 30).sum() <= 3
+        number, pixels = number + len(sizes), pixels + sizes.sum()
+    times = {path: path.stat().st_mtime_ns for path in (out / "blocks").iterdir()}
+    again = mapped(small_run / "run", archive[0], out, *asked, "--polygons", "patches.parquet")
+    assert again.returncode == 0 and "patches.parquet" in again.stdout, again.stderr
+    assert times == {path: path.stat().st_mtime_ns for path in (out / "blocks").iterdir()}
+    table = parquet.read_table(tmp_path / "patches.parquet").to_pydict()
+    geometries = shapely.from_wkb(table["geometry"])
+    assert len(geometries) == number and sum(table["pixels"]) == pixels and set(table["zone"]) == {"33N", "34N"}
+    assert shapely.is_valid(geometries).all()
+    west, south, east, north = shapely.total_bounds(geometries)
+    assert (west, south, east, north) == pytest.approx(BOX, abs=3e-4)
+    assert shapely.union_all(geometries).area == pytest.approx(
+        shapely.area(geometries).sum(), rel=2e-3
+    )  # half pixels at the border
 
 
 def test_what_there_is_is_told_before_anything_is_read(small_run, archive, tmp_path):

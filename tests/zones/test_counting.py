@@ -12,8 +12,8 @@ from rasterio.warp import transform as transform_points
 from specsar_jax.zones import counting
 from specsar_jax.zones.map_parts import read_parts
 from specsar_jax.zones.polygons import Zones
-from specsar_jax.zones.true_areas import polygon_hectares
 from tfds_dwplus import bands
+from tfds_dwplus.places.true_areas import polygon_hectares
 
 DEGREES = CRS.from_epsg(4326)
 

@@ -49,9 +49,19 @@ MADE_OF = "filter_inputs_sha256"
 """Tag of a block: digest of the STAC items that it was made of."""
 
 
+def jobs(series: Series) -> dict[int, Job]:
+    """Returns the job of the map of each year."""
+    whole, of_years = list(series.maps()), {}
+    for year, part in years(whole).items():
+        job = series.part(f"{series.filter.kind}_{year}", whole[part][0].first, whole[part][-1].last)
+        tags = job.tags | series.filter.tags() | {"filter_every": series.every}
+        of_years[year] = dataclasses.replace(job, tags=tags, probabilities=False)
+    return of_years
+
+
 def check_folders(series: Series) -> None:
     """Raises a ValueError if the folder of a year holds the map of another filter, or another process is at work on it."""
-    for job in _jobs(series).values():
+    for job in jobs(series).values():
         if job.output.exists():
             with _opened_folder(series, job):
                 pass
@@ -75,32 +85,24 @@ def write_yearly(series: Series, maps: dict[Period, Job], wanted: Sequence[Block
     whole = list(series.maps())
     folders = [maps[period].output if period in maps else None for period in whole]
     orbit = next(iter(maps.values())).recipe.wanted.s1_orbit
-    jobs = {year: with_orbit(job, orbit) for year, job in _jobs(series).items()}
+    of_years = {year: with_orbit(job, orbit) for year, job in jobs(series).items()}
     with contextlib.ExitStack() as held:
-        for job in jobs.values():
+        for job in of_years.values():
             held.enter_context(_opened_folder(series, job))
         made_of = {block: _digest(block, whole, folders) for block in wanted}
-        todo = [block for block in wanted if not all(_is_made_of(job, block, made_of[block]) for job in jobs.values())]
+        todo = [
+            block for block in wanted if not all(_is_made_of(job, block, made_of[block]) for job in of_years.values())
+        ]
         with progress(total=len(wanted), initial=len(wanted) - len(todo), desc="filtering", unit="block") as bar:
             for block in todo:
-                _filter_block(block, series.filter, whole, folders, jobs, made_of[block])
+                _filter_block(block, series.filter, whole, folders, of_years, made_of[block])
                 bar.update()
         summaries = {}
-        for job in jobs.values():
+        for job in of_years.values():
             mosaics.write_mosaics(job.output, wanted, job.trained.classes)
             summaries[job.output.name] = region_files.write_summary(job.output, job, wanted, {})
             region_files.write_collection(job.output, job, wanted)
     return summaries
-
-
-def _jobs(series: Series) -> dict[int, Job]:
-    """Returns the job of the map of each year."""
-    whole, jobs = list(series.maps()), {}
-    for year, part in years(whole).items():
-        job = series.part(f"{series.filter.kind}_{year}", whole[part][0].first, whole[part][-1].last)
-        tags = job.tags | series.filter.tags() | {"filter_every": series.every}
-        jobs[year] = dataclasses.replace(job, tags=tags, probabilities=False)
-    return jobs
 
 
 def _opened_folder(series: Series, job: Job) -> contextlib.AbstractContextManager[None]:
