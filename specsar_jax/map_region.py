@@ -290,6 +290,7 @@ def _parser() -> Parser:
         default="other",
         help="licence of the map, for its STAC collection: an identifier of SPDX such as CC-BY-4.0",
     )
+    add(
         "--generalised",
         action="store_true",
         help=f"write the mosaics with patches below --minimum_area_ha joined to others too, {GENERALISED}/<zone>.tif in the folder",

@@ -14,8 +14,8 @@ from specsar_jax.changes import codes
 from specsar_jax.changes.pairs import Pair
 from specsar_jax.zones.counting import LEAF_PX
 from specsar_jax.zones.map_parts import Part
-from specsar_jax.zones.true_areas import pixel_hectares
 from tfds_dwplus import bands
+from tfds_dwplus.places.true_areas import pixel_hectares
 
 Write = Callable[[range, range, UInt[np.ndarray, "rows columns"]], object]
 """Takes codes of some rows and columns, as the raster has them."""

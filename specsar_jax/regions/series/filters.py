@@ -1,6 +1,6 @@
 """Filters a series of class probabilities or classes in time, pixel by pixel. Pure functions of numpy.
 
-Enters: for each period the class probabilities as uint8 in steps of `map_files.SCALE`, 255 where a pixel was not observed; or its
+Enters: for each period the class probabilities as uint8 in steps of `final_files.SCALE`, 255 where a pixel was not observed; or its
 classes. Leaves: the probabilities of the land in each period, the class of a year, and the period of the last change.
 
 The hidden Markov model. Its states are the classes of the land; in a period, the state stays or changes by a transition matrix. What is
@@ -22,7 +22,7 @@ Source: forward-backward with scaled steps, Rabiner 1989, A Tutorial on Hidden M
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from specsar_jax.maps.map_files import SCALE
+from specsar_jax.maps.final_files import SCALE
 from tfds_dwplus import bands
 
 COVERED = 0.5

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from specsar_jax.maps.map_files import SCALE
+from specsar_jax.maps.final_files import SCALE
 from tfds_dwplus import bands
 
 WATER, TREES, GRASS, CROPS, BARE, SNOW = (
