@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from specsar_jax.maps.map_files import CACHE_BYTES
+from specsar_jax.maps.final_files import CACHE_BYTES
 from specsar_jax.regions import mosaics, region_files
 from specsar_jax.regions.block_rasters import PROBABILITIES, Rasters
 from specsar_jax.regions.composites import Composite
