@@ -185,7 +185,9 @@ def read_table(path: Path, classes: bands.Classes | None) -> Legend:
         told = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"table of a legend {path}: {told}") from None
     nodata = next(value for value in (bands.IGNORE, *range(-1, -len(becomes) - 2, -1)) if value not in becomes)
-    codes = tuple(Code(value, name or "(left out)", name, "", colours[value]) for value, name in sorted(becomes.items()))
+    codes = tuple(
+        Code(value, name or "(left out)", name, "", colours[value]) for value, name in sorted(becomes.items())
+    )
     return Legend(path.name, f"Map with the codes of {path.name}", str(path), codes, (nodata,))
 
 

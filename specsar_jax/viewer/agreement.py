@@ -82,15 +82,19 @@ class Agreement:
             "differ": differ,
             "shares": percentages([agree, differ]),
             "changes": [
-                {"from": self._told(a), "to": self._told(b), "area": float(apart[a, b]), "share": 100 * float(apart[a, b]) / (agree + differ)}
+                {
+                    "from": self._told(a),
+                    "to": self._told(b),
+                    "area": float(apart[a, b]),
+                    "share": 100 * float(apart[a, b]) / (agree + differ),
+                }
                 for a, b in changes
             ],
         }
 
     def _read(self, bounds: Bounds, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         one, other = (
-            table[shown.read(bounds, size)[0]]
-            for table, shown in zip(self.tables, (self.one, self.other), strict=True)
+            table[shown.read(bounds, size)[0]] for table, shown in zip(self.tables, (self.one, self.other), strict=True)
         )
         return one, other
 

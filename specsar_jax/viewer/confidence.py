@@ -38,17 +38,13 @@ class Shares:
         stored = part(self.address, self.indexes, bounds, size, self.anywhere)
         return (stored.filled(0).max(axis=0) * self.scale).astype(np.float32)
 
-    def below(
-        self, least: float, bounds: Bounds, size: tuple[int, int]
-    ) -> Bool[np.ndarray, "rows columns"]:
+    def below(self, least: float, bounds: Bounds, size: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
         """Returns the pixels of which no share reaches `least`."""
         return self.largest(bounds, size) < np.float32(least - self.scale / 2)
 
     def heat_tile(self, place: tuple[int, int, int], class_id: int) -> UInt8[np.ndarray, "height width 4"]:
         """Returns a picture of the share of one class, transparent where there is none."""
-        [stored] = part(
-            self.address, [self.indexes[class_id]], tile_bounds(*place), (TILE_PX, TILE_PX), self.anywhere
-        )
+        [stored] = part(self.address, [self.indexes[class_id]], tile_bounds(*place), (TILE_PX, TILE_PX), self.anywhere)
         picture = _RAMP(np.clip(stored.filled(0) * self.scale, 0, 1), bytes=True)
         picture[..., 3] = np.where(np.ma.getmaskarray(stored), 0, 255)
         return picture

@@ -74,7 +74,11 @@ def open_shown(given: Given) -> Iterator[Shown]:
     """
     anywhere = given.any_vrt_source
     first = _open_map(given.map, given.legend, "--legend", anywhere)
-    maps = (first, _open_map(given.compare, given.compare_legend, "--compare_legend", anywhere)) if given.compare else (first,)
+    maps = (
+        (first, _open_map(given.compare, given.compare_legend, "--compare_legend", anywhere))
+        if given.compare
+        else (first,)
+    )
     shown = Shown(maps, compared(*maps) if given.compare else None)
     if given.probabilities:
         probabilities = _open_probabilities(given.probabilities, first, anywhere)
@@ -94,7 +98,9 @@ def _open_map(path: str, legend: str, option: str, anywhere: bool) -> ClassMap:
     with open_raster(path, anywhere=anywhere) as raster:
         band = class_band(name, raster, found) if found else 1
         try:
-            coding = coding_of_legend(name, raster, band, found) if found else coding_of_ids(classes_of_map(name, raster))
+            coding = (
+                coding_of_legend(name, raster, band, found) if found else coding_of_ids(classes_of_map(name, raster))
+            )
         except ValueError as error:
             if found and option == "--compare_legend":
                 raise ValueError(str(error).replace("--legend", option)) from None
@@ -202,6 +208,7 @@ def _imagery_with_overviews(imagery: Imagery, folder: Path) -> Imagery:
             *(folder / f"s2_{number}.vrt", Path(plain(scene)).name),
         )
         channels = [
-            dataclasses.replace(c, address=address, index=places[c.index]) if c.address == scene else c for c in channels
+            dataclasses.replace(c, address=address, index=places[c.index]) if c.address == scene else c
+            for c in channels
         ]
     return dataclasses.replace(imagery, channels=tuple(channels))

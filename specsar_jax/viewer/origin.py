@@ -19,7 +19,6 @@ _TOLD = {
     "s1_files": "Sentinel-1 files",
     "s1_quantity": "Sentinel-1 quantity",
     "cloud_mask": "Cloud mask",
-    "cloud_values": "Values of the mask that are not mapped",
     "notes": "Notes of the command",
     "overlap": "Overlap of windows",
     "software": "Software",

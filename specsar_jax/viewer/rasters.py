@@ -20,7 +20,6 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from specsar_jax.viewer.mercator import MERCATOR, TILE_PX, Bounds, overlap_px
-
 from tfds_dwplus.files.addresses import is_remote
 from tfds_dwplus.files.opening import open_raster, opened
 from tfds_dwplus.imagery.grids import Grid

@@ -63,7 +63,8 @@ class Shown:
         """Returns the names of the layers by the words that addresses have for them."""
         names = dict(zip(("map", "compared"), (shown.name for shown in self.maps), strict=False))
         names |= {"agreement": "Where the maps agree"} if self.agreement else {}
-        names |= {"heat": "Probability of a class"} if self.probabilities else {}
+        of = f", {self.maps[0].name}" if len(self.maps) > 1 else ""
+        names |= {"heat": f"Probability of a class{of}"} if self.probabilities else {}
         return names | ({"imagery": "Sentinel-2, natural colour"} if self.imagery else {})
 
     def about(self) -> dict[str, Any]:
@@ -124,7 +125,9 @@ class Shown:
         compared = {}
         if self.agreement:
             other = self.maps[1].pixel_at(lon, lat)
-            compared = {"compared": {"class": None if other is None else self.maps[1].class_at(other), "outside": other is None}}
+            compared = {
+                "compared": {"class": None if other is None else self.maps[1].class_at(other), "outside": other is None}
+            }
         return found | compared | {"outline": self.maps[0].outline(pixel, lon)}
 
     def areas(self, view: Bounds, sure: float = 0.0) -> dict[str, Any]:

@@ -1,148 +1,148 @@
-// The page of specsar_jax.view: Leaflet's map, and beside it what is in view.
-"use strict";
-(async () => {
-  const $ = (selector) => document.querySelector(selector);
-  const make = (name, text = "", className = "") => Object.assign(document.createElement(name), {textContent: text, className});
-  const trouble = (text) => { $("#trouble").textContent = text; $("#trouble").hidden = !text; };
-  const ask = async (address, signal) => {
-    const response = await fetch(address, {signal});
-    if (!response.ok) throw new Error(await response.text());
-    return response.json();
-  };
-  const gone = (error) => {
-    if (error.name === "AbortError") return;
-    trouble(error.name === "TypeError" ? "The program that serves this page does not answer; was it stopped?" : error.message);
-  };
+// The page of specsar_jax.view: what is told of the map, the parts of the page, and what one tells the other.
+import {read, written} from "./address.js";
+import {agreementOf} from "./agreement.js";
+import {$, ask, calmly, degrees, gone, make} from "./dom.js";
+import {layersOf} from "./layers.js";
+import {pixelCard} from "./pixel.js";
+import {polygonOf} from "./polygon.js";
+import {areaTable} from "./tables.js";
 
-  let about;
-  try { about = await ask("about.json"); } catch (error) { return gone(error); }
-  const {classes, placed} = about;
-  const [west, south, east, north] = about.bounds;
-  const bounds = L.latLngBounds([south, west], [north, east]);
-
-  document.title = `${about.name}: land-cover map`;
-  $("h1").textContent = about.name;
-  const size = about.size.map((n) => n.toLocaleString("en")).join(" × ");
-  $(".facts").textContent = `${size} pixels, ${placed ? about.crs : "without a place on earth"}`;
-  const {weights_origin: origin = "", weights_licence: licence = ""} = about.tags;
-  $("#weights").hidden = !origin && !licence;
-  $("#weights").textContent = `Network: ${origin || "of an author who is not named"}. Licence: ${licence || "not stated"}.`;
-  $("#unit").textContent = placed ? "Hectares" : "Pixels";
-  for (const [name, text] of Object.entries(about.tags)) $("dl").append(make("dt", name.replaceAll("_", " ")), make("dd", text));
-  $("details").hidden = !Object.keys(about.tags).length;
+const start = async () => {
+  const about = await ask("about.json"), [first, second] = about.maps;
+  told(about);
 
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const bounds = L.latLngBounds([about.bounds[1], about.bounds[0]], [about.bounds[3], about.bounds[2]]);
   const map = L.map("map", {
     minZoom: about.zooms[0], maxZoom: about.zooms[1], maxBounds: bounds.pad(1), attributionControl: false,
     zoomAnimation: !still, fadeAnimation: !still, inertia: !still, wheelPxPerZoomLevel: 90,
   });
-  if (placed) L.control.scale({imperial: false}).addTo(map);
-  const tiles = (address, zIndex) => {
-    const layer = L.tileLayer(address, {bounds, zIndex, maxZoom: about.zooms[1], hidden: 0n});
-    layer.on("tileerror", () => ask("about.json").catch(gone));
-    layer.on("load", () => trouble(""));
-    return layer;
-  };
-  const cover = tiles("map/{hidden}/{z}/{x}/{y}.png", 2).addTo(map);
-  const imagery = about.imagery ? tiles("imagery/{z}/{x}/{y}.png", 1).addTo(map) : null;
+  const state = {...defaults(about), ...valid(read(location.hash), about)};
+  const write = calmly(200, () => history.replaceState(null, "", written(map, state, defaults(about))));
 
-  const opacity = $("#opacity");
-  const fade = () => {
-    cover.setOpacity(opacity.value / 100);
-    $("output").textContent = `${opacity.value} %`;
+  // Areas in view: asked for when the map rests.
+  const same = second && JSON.stringify(first.classes) === JSON.stringify(second.classes);
+  const hide = (place, name) => {
+    for (const of of same ? ["hidden", "hidden_compared"] : [name]) state[of] ^= 1n << BigInt(place);
+    pressed();
+    layers.show();
+    write();
   };
-  opacity.value = imagery ? 70 : 100;
-  opacity.addEventListener("input", fade);
-  fade();
-  $("#with-imagery").hidden = !imagery;
-  $("#imagery").addEventListener("change", (event) => event.target.checked ? imagery.addTo(map) : imagery.remove());
-  const whole = () => map.fitBounds(bounds, {padding: [12, 12]});
-  $("#whole").addEventListener("click", whole);
-
-  // Legend and areas are one table.
-  const rows = classes.map(({name, colour}, place) => {
-    const row = $("tbody").insertRow(), head = make("th"), button = make("button"), swatch = make("i", "", "swatch");
-    head.scope = "row";
-    button.type = "button";
-    button.setAttribute("aria-pressed", "true");
-    swatch.style.background = colour;
-    button.append(swatch, name);
-    head.append(button);
-    row.append(head, make("td"), make("td"));
-    button.addEventListener("click", () => {
-      cover.options.hidden ^= 1n << BigInt(place);
-      button.setAttribute("aria-pressed", String(!(cover.options.hidden >> BigInt(place) & 1n)));
-      cover.redraw();
-    });
-    return row;
-  });
-  const amount = (value) => value.toLocaleString("en", {maximumFractionDigits: !placed || value >= 100 ? 0 : value >= 1 ? 1 : 2});
-  const percent = (share) => share > 0 && share < 0.001 ? "< 0.1" : (100 * share).toFixed(1);
-  const fill = (row, area, sum) => {
-    row.cells[1].textContent = area ? amount(area) : "–";
-    row.cells[2].textContent = area ? percent(area / sum) : "";
-  };
-  const table = $("table");
-  let asked = new AbortController(), timer;
-  const count = async () => {
+  const unit = about.placed ? "ha" : "pixels";
+  const tables = about.maps.map((of, place) => areaTable({
+    ...of, unit, toggle: (id) => hide(id, place ? "hidden_compared" : "hidden"), file: `${of.name}_in_view.csv`,
+  }));
+  const pressed = () => [state.hidden, state.hidden_compared].slice(0, tables.length).forEach((hidden, place) => tables[place].pressed(hidden));
+  $("#tables").append(...tables.map((table) => table.element));
+  const agreement = agreementOf(about, () => { Object.assign(state, {left: "agreement", swipe: "0"}); layers.fill(); layers.show(); write(); });
+  let asked = new AbortController();
+  const count = calmly(150, async () => {
     asked.abort();
     asked = new AbortController();
     const view = map.getBounds();
-    const query = new URLSearchParams({west: view.getWest(), south: view.getSouth(), east: view.getEast(), north: view.getNorth()});
+    const query = {west: view.getWest(), south: view.getSouth(), east: view.getEast(), north: view.getNorth(), sure: state.sure};
     try {
-      const {areas, step_px: step} = await ask(`areas.json?${query}`, asked.signal);
-      const sum = areas.reduce((a, b) => a + b, 0);
-      rows.forEach((row, place) => fill(row, areas[place], sum));
-      fill($("tfoot tr"), sum, sum);
-      const of = placed ? "True areas on the ground, not on the stretched picture" : "The map does not say where it is, so there are no hectares";
+      const found = await ask("areas.json", query, asked.signal);
+      tables.forEach((table, place) => table.fill(found.maps[place]));
+      agreement.fill(found);
+      const of = about.placed ? "True areas on the ground, not on the stretched picture" : "The map does not say where it is, so there are no hectares";
+      const step = found.step_px;
       $("#how").textContent = `${of}${step > 1 ? `; estimated from samples ${step.toFixed(1)} pixels apart, zoom in for all pixels` : ""}.`;
-      table.removeAttribute("aria-busy");
+      $("#unsure").hidden = !state.sure || found.unsure === null;
+      $("#unsure").textContent = `${(found.unsure ?? 0).toFixed(1)} % of the mapped area in view is less sure than ${state.sure} %.`;
     } catch (error) { gone(error); }
-  };
-  map.on("moveend", () => {
-    table.setAttribute("aria-busy", "true");
-    clearTimeout(timer);
-    timer = setTimeout(count, 150);
   });
+  const recount = () => { tables.forEach(({table}) => table.setAttribute("aria-busy", "true")); count(); };
 
-  // The pixel that was asked for.
-  const told = (place, found) => {
-    const box = make("div");
-    box.setAttribute("aria-live", "polite");
-    box.append(make("h3", !found ? "Outside of the map" : found.class === null ? "Without a class" : classes[found.class].name));
-    const where = [];
-    if (placed) where.push(`${place.lat.toFixed(5)}°, ${place.wrap().lng.toFixed(5)}°`);
-    if (found) where.push(`row ${found.row}, column ${found.column}`);
-    where.forEach((text) => box.append(make("p", text)));
-    if (found?.probabilities) {
-      const shares = make("div", "", "shares");
-      found.probabilities.map((share, of) => [share, classes[of]]).sort((a, b) => b[0] - a[0]).forEach(([share, {name, colour}]) => {
-        const bar = make("i"), part = make("i");
-        part.style.background = colour;
-        part.style.width = `${100 * share}%`;
-        bar.append(part);
-        shares.append(make("span", name), bar, make("b", `${(100 * share).toFixed(1)} %`));
-      });
-      box.append(shares);
-    }
-    return box;
+  const layers = layersOf(map, about, state, (id) => { if (id === "sure") count(); write(); });
+  const card = pixelCard(map, about, state, () => { layers.show(); write(); });
+  const polygon = polygonOf(map, about, state, () => { layers.show(); write(); });
+  const place = (at) => polygon.drawing() ? polygon.add(at) : card.show(at);
+  map.on("click", (event) => place(event.latlng));
+  byKeys(map, place);
+  if (about.placed) furniture(map);
+
+  const go = () => {
+    if (state.view) map.setView(state.view, state.view.zoom);
+    else layers.whole();
+    layers.fill();
+    layers.show();
+    pressed();
+    polygon.restored();
+    if (state.pixel) card.show(state.pixel);
   };
-  const popup = L.popup({maxWidth: 280, minWidth: 160, maxHeight: 320});
-  const point = async (place) => {
+  map.on("moveend", () => { recount(); write(); });
+  addEventListener("hashchange", () => { Object.assign(state, defaults(about), valid(read(location.hash), about)); go(); recount(); });
+  $("#copy").addEventListener("click", async () => {
+    history.replaceState(null, "", written(map, state, defaults(about)));
     try {
-      const found = await ask(`point.json?${new URLSearchParams({lon: place.lng, lat: place.lat})}`);
-      popup.setLatLng(place).setContent(told(place, found)).openOn(map);
-    } catch (error) { gone(error); }
-  };
-  map.on("click", (event) => point(event.latlng));
-  const box = $("#map");
+      await navigator.clipboard.writeText(location.href);
+      $("#copied").textContent = "Copied. It opens the same view while this program runs.";
+    } catch {
+      $("#copied").textContent = "The browser does not let the page copy; the address above is that of this view.";
+    }
+  });
+  go();
+  document.body.dataset.ready = "yes";
+};
+
+// The map's own parts: scale, and the place under the pointer or else in the middle.
+const furniture = (map) => {
+  L.control.scale({imperial: false}).addTo(map);
+  const where = L.control({position: "bottomright"}), text = make("div", "", "where");
+  where.onAdd = () => text;
+  where.addTo(map);
+  map.on("mousemove", (event) => { text.textContent = degrees(event.latlng); });
+  map.on("moveend mouseout", () => { text.textContent = `middle ${degrees(map.getCenter())}`; });
+};
+
+const byKeys = (map, place) => {
+  const box = map.getContainer();
   box.addEventListener("keydown", (event) => {
     box.classList.add("by-keys");
-    if (event.key === "Enter" && event.target === box) point(map.getCenter());
+    if (event.key !== "Enter" || event.target !== box) return;
+    event.preventDefault();
+    place(map.getCenter());
   });
   box.addEventListener("keyup", () => box.classList.add("by-keys"));  // Tab came here
   box.addEventListener("pointerdown", () => box.classList.remove("by-keys"));
+};
 
-  whole();
-  document.body.dataset.ready = "yes";
-})();
+const defaults = ({layers}) => ({
+  view: null, left: "map", right: ["compared", "imagery", "heat"].find((key) => key in layers) ?? "map",
+  swipe: "compared" in layers ? "1" : "0", line: 50, opacity: layers.imagery ? 70 : 100, backdrop: "1", sure: 0, heat: 0, colours: "own",
+  hidden: 0n, hidden_compared: 0n, pixel: null, corners: [],
+});
+
+// An address of another map may name what this one does not have.
+const valid = (found, {layers, zooms, maps, most_corners: most, sureness}) => {
+  for (const side of ["left", "right"]) if (found[side] && !(found[side] in layers)) delete found[side];
+  if (Object.keys(layers).length < 2) delete found.swipe;
+  if (!sureness) delete found.sure;
+  if (found.heat >= maps[0].classes.length) delete found.heat;
+  if (found.view) found.view.zoom = Math.min(Math.max(found.view.zoom, zooms[0]), zooms[1]);
+  found.corners = found.corners.length >= 3 && found.corners.length <= most ? found.corners : [];
+  return found;
+};
+
+// What the page says of the maps themselves.
+const told = (about) => {
+  const [first, second] = about.maps, names = about.maps.map(({name}) => name).join(" and ");
+  document.title = `${names}: land-cover map`;
+  $("h1").textContent = names;
+  const size = (of) => `${of.size.map((n) => n.toLocaleString("en")).join(" × ")} pixels, ${about.placed ? of.crs : "without a place on earth"}`;
+  $(".facts").textContent = second && size(first) !== size(second) ? `${size(first)}; ${size(second)}` : size(first);
+  const {origin, licence} = about.weights;
+  $("#weights").hidden = !origin && !licence;
+  $("#weights").textContent = `Network: ${origin || "of an author who is not named"}. Licence: ${licence || "not stated"}.`;
+  for (const of of about.maps) {
+    for (const text of of.warnings) $("#warnings").append(make("p", second ? `${of.name}: ${text}` : text));
+    const details = make("details"), list = make("dl");
+    for (const [name, text] of of.origin) list.append(make("dt", name), make("dd", text));
+    details.append(make("summary", second ? of.name : "Software, weights, files"), list);
+    $("#origin").append(details);
+  }
+  $("#warnings").hidden = !$("#warnings").childElementCount;
+};
+
+start().catch(gone);
