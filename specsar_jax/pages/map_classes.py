@@ -155,7 +155,7 @@ def _named(raster: rasterio.DatasetReader) -> bands.Classes:
 
 
 def _is_code(declared: float | None) -> bool:
-    return declared is not None and np.isfinite(declared)
+    return declared is not None and bool(np.isfinite(declared))
 
 
 def _spoken(legend: Legend, found: Int64[np.ndarray, " code"]) -> list:

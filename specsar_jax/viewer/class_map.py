@@ -19,8 +19,8 @@ from specsar_jax.viewer.rasters import part, reopened
 from tfds_dwplus import bands
 from tfds_dwplus.imagery.grids import Grid
 
-MOST_SAMPLES = 1536
-"""Largest number of rows and columns in which the classes of a view are counted."""
+FEWEST_SAMPLES, MOST_SAMPLES = 768, 1536
+"""Rows or columns, whichever are more, in which the classes of a view are counted: few pixels are sampled often, so that edges are true."""
 
 FADED = 40
 """Opacity of a pixel that the network was not sure enough of, of 255."""
@@ -182,7 +182,7 @@ class ClassMap:
         return [[lat, x + 360 * round((lon - x) / 360)] for x, lat in zip(lons, lats, strict=True)]
 
     def sampled(self, view: Bounds) -> Sampled | None:
-        """Samples a view in web Mercator, at half the pixel size of the map, or more coarsely if that takes more than `MOST_SAMPLES` rows or
+        """Samples a view in web Mercator, at half the pixel size of the map or finer, but coarser if that takes more than `MOST_SAMPLES` rows or
         columns. Each sample counts with the area that it covers on the ellipsoid.
 
         Args:
@@ -197,9 +197,9 @@ class ClassMap:
         if low[0] >= high[0] or low[1] >= high[1]:
             return None
         left, bottom, right, top = bounds = to_mercator((*low, *high))
-        width, height = (
-            min(math.ceil(2 * extent / self.pixel_m), MOST_SAMPLES) for extent in (right - left, top - bottom)
-        )
+        extents_px = (right - left) / self.pixel_m, (top - bottom) / self.pixel_m
+        often = max(2.0, FEWEST_SAMPLES / max(extents_px))
+        width, height = (min(math.ceil(often * extent), MOST_SAMPLES) for extent in extents_px)
         class_id, inside = self.read(bounds, (height, width))
         if self.placed:
             areas = row_areas_m2(bottom, top, height, (right - left) / width) / 1e4

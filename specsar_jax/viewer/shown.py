@@ -152,7 +152,7 @@ class Shown:
         return {
             "maps": [_areas(shown, found) for shown, found in zip(self.maps, sampled, strict=True)],
             "unit": self.maps[0].unit,
-            "step_px": round(sampled[0].step_px, 2) if sampled[0] else 0.5,
+            "step_px": round(sampled[0].step_px, 2) if sampled[0] else 0.0,
             "unsure": unsure,
             "agreement": self.agreement.areas(view, sampled[0]) if self.agreement else None,
         }
@@ -178,7 +178,9 @@ def _largest(shares: Sequence[float]) -> tuple[list[tuple[int, float]], float | 
     """Returns class ids and percentages of the largest shares, and the percentage of all others together; None if all are told."""
     order = sorted(range(len(shares)), key=lambda place: (-shares[place], place))
     named = order if len(order) <= MOST_SHARES + 1 else order[:MOST_SHARES]
-    rest = sum(shares[place] for place in order[len(named) :])
-    percent = percentages([*(shares[place] for place in named), rest])
-    told = list(zip(named, percent[:-1], strict=True))
-    return told, percent[-1] if len(named) < len(order) else None
+    told = [round(100 * shares[place], 1) for place in named]
+    others = round(100 - sum(told), 1)
+    if len(named) < len(order) and others >= 0:
+        return list(zip(named, told, strict=True)), others
+    # Stored shares are rounded, so that all of them need not add up.
+    return list(zip(named, percentages([shares[place] for place in named]), strict=True)), None
