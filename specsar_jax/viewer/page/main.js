@@ -73,6 +73,10 @@ const start = async () => {
   };
   map.on("moveend", () => { recount(); write(); });
   addEventListener("hashchange", () => { Object.assign(state, defaults(about), valid(read(location.hash), about)); go(); recount(); });
+  $(".skip").addEventListener("click", (event) => {
+    event.preventDefault();  // the address is that of the view
+    $("#panel").focus();
+  });
   $("#copy").addEventListener("click", async () => {
     history.replaceState(null, "", written(map, state, defaults(about)));
     try {

@@ -20,7 +20,7 @@ export const polygonOf = (map, about, state, changed) => {
   const sketch = () => {
     shape.clearLayers();
     const corners = state.corners, kind = drawing ? L.polyline : L.polygon;
-    for (const style of [{color: "#fff", weight: 5}, {color: "#14212b", weight: 2, dashArray: drawing ? "6 5" : ""}]) {
+    for (const style of !corners.length ? [] : [{color: "#fff", weight: 5}, {color: "#14212b", weight: 2, dashArray: drawing ? "6 5" : ""}]) {
       kind(corners, {...style, fill: false, interactive: false}).addTo(shape);
     }
     if (drawing) corners.forEach((at) => L.circleMarker(at, {radius: 5, color: "#14212b", weight: 2, fillColor: "#fff", fillOpacity: 1, interactive: false}).addTo(shape));
