@@ -49,7 +49,7 @@ export const layersOf = (map, about, state, changed) => {
     $(`#${id}`).append(...keys.map((key) => Object.assign(make("option", about.layers[key]), {value: key})));
   }
   $("#heat").append(...about.maps[0].classes.map(({name}, place) => Object.assign(make("option", name), {value: place})));
-  $("#with-swipe").hidden = keys.length < 2;
+  $("#with-left").hidden = $("#with-swipe").hidden = keys.length < 2;
   $("#with-backdrop").hidden = !about.layers.imagery;
   $("#with-sure").hidden = !about.sureness;
   const controls = {left: "value", right: "value", heat: "value", opacity: "value", sure: "value", colours: "value"};
