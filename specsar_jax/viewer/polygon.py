@@ -16,6 +16,9 @@ from specsar_jax.viewer.shares import percentages
 from specsar_jax.zones.counting import count
 from specsar_jax.zones.map_parts import Mapped, Part
 from specsar_jax.zones.polygons import Zones
+from specsar_jax.zones.true_areas import polygon_hectares
+from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.vectors.geometries import on_grid
 
 MOST_CORNERS = 200
 
@@ -48,18 +51,22 @@ def areas(shown: ClassMap, zones: Zones) -> dict[str, Any]:
     Returns:
         `areas` of the classes, `nodata` and `outside` of the map, all in hectares, and their `shares` in percent, in that order.
 
-    Raises:
-        ValueError: the polygon lies outside of the map.
     """
+    number = len(shown.classes)
+    if not _reaches(zones, shown.grid):
+        whole = float(polygon_hectares(zones.geometries, zones.crs)[0])
+        return {"areas": [0.0] * number, "nodata": 0.0, "outside": whole, "shares": [0.0] * (number + 1) + [100.0]}
     mapped = Mapped(
         *(shown.source, (Part(shown.source, shown.grid, ""),), shown.classes, "", shown.anywhere),
         *(shown.coding, shown.source_band),
     )
-    try:
-        counted, _ = count(mapped, zones)
-    except ValueError as error:
-        if "no zone has a part" in str(error):
-            raise ValueError(f"the polygon lies outside of {shown.name}") from None
-        raise
+    counted, _ = count(mapped, zones)
     parts = [*counted.classes[0].tolist(), float(counted.nodata[0]), float(counted.outside[0])]
     return {"areas": parts[:-2], "nodata": parts[-2], "outside": parts[-1], "shares": percentages(parts)}
+
+
+def _reaches(zones: Zones, grid: Grid) -> bool:
+    """Returns whether zones have a part in a grid."""
+    pixels, _ = on_grid(zones.with_union(), grid)
+    inside = shapely.intersection(shapely.make_valid(pixels), shapely.box(0, 0, grid.width, grid.height))
+    return bool(shapely.area(inside).sum() > 0)

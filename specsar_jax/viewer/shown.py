@@ -158,11 +158,18 @@ class Shown:
         }
 
     def in_polygon(self, corners: Sequence[tuple[float, float]]) -> dict[str, Any]:
-        """Returns the areas of the maps in a polygon of corners, longitude and latitude in degrees. Raises ValueError as `polygon`."""
+        """Returns the areas of the maps in a polygon of corners, longitude and latitude in degrees.
+
+        Raises:
+            ValueError: as `polygon.drawn`; it lies outside of the maps, or these have no place.
+        """
         if not self.maps[0].placed:
             raise ValueError("the map has no place on earth, so that there are no hectares")
         zones = polygon.drawn(corners)
-        return {"maps": [polygon.areas(shown, zones) for shown in self.maps], "unit": "ha"}
+        measured = [polygon.areas(shown, zones) for shown in self.maps]
+        if not any(sum(found["areas"]) + found["nodata"] for found in measured):
+            raise ValueError(f"the polygon lies outside of {' and '.join(shown.name for shown in self.maps)}")
+        return {"maps": measured, "unit": "ha"}
 
 
 def _areas(shown: ClassMap, sampled: Sampled | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 import {$, ask, calmly, gone, make, trouble} from "./dom.js";
 import {swipeLine} from "./swipe.js";
 
+const CHOSEN = ["left", "right", "heat", "opacity", "sure", "colours"], SWITCHES = ["swipe", "backdrop"];
+
 export const layersOf = (map, about, state, changed) => {
   const bounds = L.latLngBounds([about.bounds[1], about.bounds[0]], [about.bounds[3], about.bounds[2]]);
   const panes = ["backdrop", "left", "right"].map((name, place) => {
@@ -40,7 +42,7 @@ export const layersOf = (map, about, state, changed) => {
     $("#with-right").hidden = !two;
     $("#with-heat").hidden = !shown.includes("heat");
     $("#opacity-said").textContent = `${state.opacity} %`;
-    $("#sure-said").textContent = state.sure ? `${state.sure} %` : "off";
+    $("#sure-said").textContent = percentage(state.sure);
     swatches(about, state);
   };
 
@@ -52,20 +54,19 @@ export const layersOf = (map, about, state, changed) => {
   $("#with-left").hidden = $("#with-swipe").hidden = keys.length < 2;
   $("#with-backdrop").hidden = !about.layers.imagery;
   $("#with-sure").hidden = !about.sureness;
-  const controls = {left: "value", right: "value", heat: "value", opacity: "value", sure: "value", colours: "value"};
   const fill = () => {
-    for (const id of Object.keys(controls)) $(`#${id}`).value = state[id];
-    for (const id of ["swipe", "backdrop"]) $(`#${id}`).checked = state[id] === "1";
+    for (const id of CHOSEN) $(`#${id}`).value = state[id];
+    for (const id of SWITCHES) $(`#${id}`).checked = state[id] === "1";
   };
-  for (const id of Object.keys(controls)) {
+  for (const id of CHOSEN) {
     $(`#${id}`).addEventListener("input", (event) => {
-      state[id] = ["heat", "opacity", "sure"].includes(id) ? Number(event.target.value) : event.target.value;
+      state[id] = typeof state[id] === "number" ? Number(event.target.value) : event.target.value;
+      $("#sure-said").textContent = percentage(state.sure);
       id === "sure" ? redraw() : show();
-      if (id === "sure") $("#sure-said").textContent = state.sure ? `${state.sure} %` : "off";
       changed(id);
     });
   }
-  for (const id of ["swipe", "backdrop"]) {
+  for (const id of SWITCHES) {
     $(`#${id}`).addEventListener("change", (event) => {
       state[id] = event.target.checked ? "1" : "0";
       show();
@@ -74,7 +75,7 @@ export const layersOf = (map, about, state, changed) => {
   }
   const whole = () => map.fitBounds(bounds, {padding: [12, 12]});
   $("#whole").addEventListener("click", whole);
-  return {show, fill, whole, bounds};
+  return {show, fill, whole};
 };
 
 // A swatch has the colour that its class has on the map: at its opacity, over what lies below. So has the scale of the heat map.
@@ -93,6 +94,8 @@ export const swatch = ({colour, safe = colour}) => {
   Object.assign(made.dataset, {colour, safe});
   return made;
 };
+
+const percentage = (value) => value ? `${value} %` : "off";
 
 const opacityOf = (pane, key, state) => pane === "backdrop" || key === "imagery" ? 1 : state.opacity / 100;
 

@@ -70,6 +70,7 @@ const start = async () => {
     pressed();
     polygon.restored();
     if (state.pixel) card.show(state.pixel);
+    else card.close();
   };
   map.on("moveend", () => { recount(); write(); });
   addEventListener("hashchange", () => { Object.assign(state, defaults(about), valid(read(location.hash), about)); go(); recount(); });

@@ -61,8 +61,8 @@ export const pixelCard = (map, about, state, changed) => {
     try {
       const found = await ask("pixel.json", {lon: place.lng, lat: place.lat});
       state.pixel = place;
+      card.hidden = false;  // first, so that a screen reader is told what changes
       card.replaceChildren(...told(place, found));
-      card.hidden = false;
       mark(place, found);
       changed("pixel");
       keepInSight(place);

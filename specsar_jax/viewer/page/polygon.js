@@ -6,7 +6,7 @@ const SAME_PX = 6;
 
 export const polygonOf = (map, about, state, changed, started) => {
   const shape = L.layerGroup().addTo(map);
-  let drawing = false, tables = null;
+  let drawing = false;
 
   const say = (text) => { $(drawing ? "#drawing-said" : "#polygon-said").textContent = text; };
   const controls = () => {
@@ -31,7 +31,6 @@ export const polygonOf = (map, about, state, changed, started) => {
     state.corners = [];
     $("#measured").replaceChildren();
     $("#polygon-files").hidden = true;
-    tables = null;
     sketch();
     changed();
   };
@@ -76,7 +75,7 @@ export const polygonOf = (map, about, state, changed, started) => {
     try {
       const corners = state.corners.map(({lat, lng}) => `${lng},${lat}`).join(";");
       const found = await ask("polygon.json", {corners});
-      tables = about.maps.map((of) => areaTable({...of, alone: about.maps.length === 1, unit: found.unit, toggle: null, file: `${of.name}_in_polygon.csv`}));
+      const tables = about.maps.map((of) => areaTable({...of, alone: about.maps.length === 1, unit: found.unit, toggle: null, file: `${of.name}_in_polygon.csv`}));
       $("#measured").replaceChildren(...tables.map((table) => table.element));
       tables.forEach((table, place) => table.fill(found.maps[place]));
       $("#polygon-files").hidden = false;
@@ -85,9 +84,11 @@ export const polygonOf = (map, about, state, changed, started) => {
       trouble("");
       changed("polygon");
     } catch (error) {
-      say("");
       $("#measured").replaceChildren();
-      gone(error);
+      $("#polygon-files").hidden = true;
+      const refused = error.name === "Error";  // by the server, which says why
+      say(refused ? `Not measured: ${error.message}.` : "");
+      if (!refused) gone(error);
     }
   };
   const typed = () => {
@@ -128,6 +129,10 @@ export const polygonOf = (map, about, state, changed, started) => {
   return {
     drawing: () => drawing,
     add,
-    restored: () => { sketch(); if (state.corners.length >= 3) measure(); },
+    restored: () => {
+      $("#measured").replaceChildren();
+      sketch();
+      if (state.corners.length >= 3) measure();
+    },
   };
 };
