@@ -4,7 +4,7 @@ Enters: corners in degrees. Leaves: hectares.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def drawn(corners: Sequence[tuple[float, float]]) -> Zones:
     if not polygon.is_valid or not polygon.area:
         raise ValueError("the lines of the polygon cross or touch; move or remove a corner")
     geometries = np.empty(1, object)
-    geometries[0] = shapely.MultiPolygon([polygon])
+    geometries[0] = shapely.MultiPolygon(list(_turned(polygon)))
     return Zones(("polygon",), geometries, WGS84)
 
 
@@ -63,6 +63,17 @@ def areas(shown: ClassMap, zones: Zones) -> dict[str, Any]:
     counted, _ = count(mapped, zones)
     parts = [*counted.classes[0].tolist(), float(counted.nodata[0]), float(counted.outside[0])]
     return {"areas": parts[:-2], "nodata": parts[-2], "outside": parts[-1], "shares": percentages(parts)}
+
+
+def _turned(polygon: shapely.Polygon) -> Iterator[shapely.Polygon]:
+    """Cuts a polygon at the antimeridian, beyond which the page counts on, and yields its parts within -180 to 180 degrees, as GeoJSON has it
+    (RFC 7946, 3.1.9).
+    """
+    for turn in (-360, 0, 360):
+        part = shapely.intersection(polygon, shapely.box(turn - 180, -90, turn + 180, 90))
+        for one in shapely.get_parts(part):
+            if isinstance(one, shapely.Polygon) and one.area:
+                yield shapely.transform(one, lambda xy, turn=turn: xy - (turn, 0))
 
 
 def _reaches(zones: Zones, grid: Grid) -> bool:

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import shapely
+
 from specsar_jax.viewer import confidence, origin, polygon
 from specsar_jax.viewer.agreement import AGREE, DIFFER, Agreement
 from specsar_jax.viewer.class_map import ClassMap, Sampled
@@ -169,7 +171,7 @@ class Shown:
         measured = [polygon.areas(shown, zones) for shown in self.maps]
         if not any(sum(found["areas"]) + found["nodata"] for found in measured):
             raise ValueError(f"the polygon lies outside of {' and '.join(shown.name for shown in self.maps)}")
-        return {"maps": measured, "unit": "ha"}
+        return {"maps": measured, "unit": "ha", "geometry": shapely.geometry.mapping(zones.geometries[0])}
 
 
 def _areas(shown: ClassMap, sampled: Sampled | None) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def test_a_polygon_by_mouse_keys_and_coordinates(browser, shown, tmp_path):
             page.locator("#geojson").click()
         saved.value.save_as(tmp_path / "p.geojson")
         resting(page)
-        corners = json.loads((tmp_path / "p.geojson").read_text())["features"][0]["geometry"]["coordinates"][0]
+        corners = json.loads((tmp_path / "p.geojson").read_text())["features"][0]["geometry"]["coordinates"][0][0]
         found = shown.in_polygon([tuple(corner) for corner in corners[:-1]])["maps"][0]
         assert f"{sum(found['areas']) + found['nodata'] + found['outside']:.2f}".rstrip("0") in told
         # By coordinates, as the polygon has filled them in.

@@ -3,10 +3,13 @@
 import csv
 import json
 
+import numpy as np
 import pytest
-from shown_maps import FIRST, WORLDCOVER, opened
+import rasterio
+from shown_maps import FIRST, WORLDCOVER, opened, write_codes
 from shown_maps import both as both
 from shown_maps import made as made
+from small_scenes import GRID
 
 from specsar_jax import areas
 from specsar_jax.viewer.polygon import MOST_CORNERS
@@ -44,6 +47,42 @@ def test_of_a_map_of_another_legend(made):
         told = dict(zip(shown.maps[0].classes.names, found["areas"], strict=True))
         assert told["tree cover"] == pytest.approx(20 * 30 * 0.010008, rel=0.01)
         assert told["grassland"] == pytest.approx(20 * 30 * 0.010008, rel=0.01)
+
+
+def test_over_the_antimeridian(tmp_path):
+    """The page counts longitudes on, to the east or to the west; a geodesic area says what it must be."""
+    pyproj = pytest.importorskip("pyproj")
+    write_codes(
+        tmp_path / "map.tif",
+        np.ones((800, 800), np.uint8),
+        nodata=255,
+        crs="EPSG:32760",
+        transform=rasterio.Affine(10, 0, 816000, 0, -10, 8142000),
+    )
+    with opened(tmp_path, "map.tif") as shown:
+        for turn in (0, -360):
+            places = [(lon + turn, lat) for lon, lat in corners(shown, (0.2, 0.2), (0.8, 0.3), (0.6, 0.8))]
+            found = shown.in_polygon(places)
+            area, _ = pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*zip(*places, strict=True))
+            assert found["maps"][0]["areas"][1] == pytest.approx(abs(area) / 1e4, rel=1e-4)
+            assert found["maps"][0]["outside"] == 0
+            lons = [lon for part in found["geometry"]["coordinates"] for lon, _ in part[0]]
+            assert len(found["geometry"]["coordinates"]) == 2 and max(map(abs, lons)) == 180
+
+
+def test_beside_one_of_two_maps(made, tmp_path):
+    """All of it lies outside of that one."""
+    write_codes(
+        tmp_path / "south.tif",
+        np.full((20, 30), 10, np.uint8),
+        transform=GRID.transform @ rasterio.Affine.translation(0, 30),
+    )
+    with opened(made, FIRST, compare=str(tmp_path / "south.tif"), compare_legend="worldcover") as shown:
+        first, second = shown.in_polygon(corners(shown, (0.1, 0.5), (0.9, 0.5), (0.9, 0.8)))["maps"]
+        assert first["outside"] == 0 and second["outside"] == pytest.approx(
+            sum(first["areas"]) + first["nodata"], rel=1e-5
+        )
+        assert sum(second["areas"]) == 0 and second["shares"][-1] == 100
 
 
 @pytest.mark.parametrize(

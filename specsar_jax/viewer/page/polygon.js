@@ -6,7 +6,7 @@ const SAME_PX = 6;
 
 export const polygonOf = (map, about, state, changed, started) => {
   const shape = L.layerGroup().addTo(map);
-  let drawing = false;
+  let drawing = false, geometry = null;
 
   const say = (text) => { $(drawing ? "#drawing-said" : "#polygon-said").textContent = text; };
   const controls = () => {
@@ -75,6 +75,7 @@ export const polygonOf = (map, about, state, changed, started) => {
     try {
       const corners = state.corners.map(({lat, lng}) => `${lng},${lat}`).join(";");
       const found = await ask("polygon.json", {corners});
+      geometry = found.geometry;
       const tables = about.maps.map((of) => areaTable({...of, alone: about.maps.length === 1, unit: found.unit, toggle: null, file: `${of.name}_in_polygon.csv`}));
       $("#measured").replaceChildren(...tables.map((table) => table.element));
       tables.forEach((table, place) => table.fill(found.maps[place]));
@@ -104,8 +105,7 @@ export const polygonOf = (map, about, state, changed, started) => {
     measure();
   };
   const geojson = () => {
-    const ring = [...state.corners, state.corners[0]].map(({lat, lng}) => [lng, lat]);
-    const feature = {type: "Feature", properties: {name: "polygon"}, geometry: {type: "Polygon", coordinates: [ring]}};
+    const feature = {type: "Feature", properties: {name: "polygon"}, geometry};
     save("polygon.geojson", "application/geo+json", `${JSON.stringify({type: "FeatureCollection", features: [feature]})}\n`);
   };
 
