@@ -52,6 +52,36 @@ def test_the_page_gives_leaflet_no_text():
         assert not found, (script.name, found)
 
 
+def contrast(one: str, other: str) -> float:
+    """Of two colours, WCAG 2.2."""
+
+    def light(colour: str) -> float:
+        parts = [part / 255 for part in bytes.fromhex(colour)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_contrast_where_axe_cannot_tell(scheme):
+    """Texts on bars and over the map, and the edges of controls: AA."""
+    blocks = re.findall(r":root \{(.*?)\}", (PAGE / "page.css").read_text(), re.DOTALL)
+    of = dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6})", blocks[0]))
+    of |= dict(re.findall(r"--([a-z-]+): #([0-9a-f]{6})", blocks[scheme]))
+    for text, under in (
+        ("ink", "paper"),
+        ("soft", "paper"),
+        ("ink", "bar-ink"),
+        ("warn-ink", "warn"),
+        ("ink", "faint"),
+    ):
+        assert contrast(of[text], of[under]) >= 4.5, (text, under)
+    for edge in ("edge", "accent"):
+        assert contrast(of[edge], of["paper"]) >= 3, edge
+
+
 def test_a_map_over_its_scene(browser, shown):
     with viewed(browser, shown) as (page, asked):
         page.locator("#tables tbody", has_text="built").wait_for()

@@ -44,8 +44,8 @@ export const pixelCard = (map, about, state, changed) => {
       parts.push(make("p", second.name), found.compared.class === null
         ? make("h3", found.compared.outside ? "Outside of the map" : "Without a class") : named(found.compared.class, second));
     }
-    if (about.placed) parts.push(make("p", degrees(place)));
-    if (found) parts.push(make("p", `row ${found.row}, column ${found.column}`));
+    const where = [about.placed && degrees(place), found && `row ${found.row}, column ${found.column}`];
+    parts.push(make("p", where.filter(Boolean).join("; ")));
     return parts;
   };
   const mark = (place, found) => {
