@@ -74,12 +74,10 @@ def open_shown(given: Given) -> Iterator[Shown]:
     """
     anywhere = given.any_vrt_source
     first = _open_map(given.map, given.legend, "--legend", anywhere)
-    maps = (
-        (first, _open_map(given.compare, given.compare_legend, "--compare_legend", anywhere))
-        if given.compare
-        else (first,)
-    )
-    shown = Shown(maps, compared(*maps) if given.compare else None)
+    shown = Shown((first,))
+    if given.compare:
+        maps = _named_apart(first, _open_map(given.compare, given.compare_legend, "--compare_legend", anywhere))
+        shown = Shown(maps, compared(*maps))
     if given.probabilities:
         probabilities = _open_probabilities(given.probabilities, first, anywhere)
         shown = dataclasses.replace(shown, probabilities=probabilities, sureness=probabilities)
@@ -102,9 +100,9 @@ def _open_map(path: str, legend: str, option: str, anywhere: bool) -> ClassMap:
                 coding_of_legend(name, raster, band, found) if found else coding_of_ids(classes_of_map(name, raster))
             )
         except ValueError as error:
-            if found and option == "--compare_legend":
+            if found:
                 raise ValueError(str(error).replace("--legend", option)) from None
-            if found or "expected a class map" not in str(error):
+            if "expected a class map" not in str(error):
                 raise
             raise ValueError(f"{error}; of another kind of map give {option}") from None
         grid = Grid.of(raster)
@@ -123,6 +121,18 @@ def _open_map(path: str, legend: str, option: str, anywhere: bool) -> ClassMap:
     elif shown.grid.bounds_in(WGS84) is None:
         raise ValueError(f"{name} has CRS {grid.crs.to_string()[:80]}, which has no longitude and latitude")
     return shown
+
+
+def _named_apart(one: ClassMap, other: ClassMap) -> tuple[ClassMap, ClassMap]:
+    """Gives maps of one file name those of their folders too, as far as they need them; a map beside itself gets a number."""
+    parts = [re.split(r"[/\\]", plain(shown.source)) for shown in (one, other)]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(of_one[-count:]) for of_one in parts]
+        if names[0] != names[1]:
+            break
+    else:
+        names = [f"{one.name} (1)", f"{other.name} (2)"]
+    return dataclasses.replace(one, name=names[0]), dataclasses.replace(other, name=names[1])
 
 
 def _legend(name: str, option: str) -> Legend | None:

@@ -56,6 +56,15 @@ def test_both_maps_tell_of_a_pixel(both):
     assert found["class"] == 6 and found["compared"] == {"class": 0, "outside": False}
 
 
+def test_maps_of_one_file_name_are_told_apart(made, tmp_path):
+    for folder in ("june", "august"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / FIRST).write_bytes((made / FIRST).read_bytes())
+    for other, names in (("august", ["june/map.tif", "august/map.tif"]), ("june", ["map.tif (1)", "map.tif (2)"])):
+        with opened(tmp_path / "june", FIRST, compare=f"{tmp_path}/{other}/{FIRST}") as shown:
+            assert [of["name"] for of in shown.about()["maps"]] == names == list(shown.layers.values())[:2]
+
+
 def test_a_map_of_another_legend_and_grid(made):
     """WorldCover's codes in its words; 'tree cover' is trees, and grassland is not built."""
     with opened(made, FIRST, compare=WORLDCOVER, compare_legend="worldcover") as shown:

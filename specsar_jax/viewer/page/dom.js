@@ -40,7 +40,7 @@ export const calmly = (wait, call) => {
 export const save = (name, kind, text) => {
   const link = make("a");
   link.href = URL.createObjectURL(new Blob([text], {type: kind}));
-  link.download = name;
+  link.download = name.replaceAll("/", "_");
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 };
