@@ -1,6 +1,7 @@
 """Chromium, which opens the pages in tests that want a browser."""
 
 import contextlib
+import importlib.resources
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,3 +48,17 @@ def viewed(shown: Any) -> Iterator[tuple[Any, list[str]]]:
         server.server_close()
     assert not troubles
     assert asked and all(url.startswith(address) for url in asked)
+
+
+def violations(page: Any) -> list[str]:
+    """Returns what axe-core finds that keeps readers from a page, by WCAG 2.2 to AA and its best practices, each in a line."""
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-core: pip install axe-playwright-python")
+    page.evaluate(
+        (importlib.resources.files(axe) / "axe.min.js").read_text()
+    )  # the page's policy allows no script of others
+    found = page.evaluate("axe.run()")["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {one['help']}: {[node['target'] for node in one['nodes']][:5]} "
+        f"{one['nodes'][0].get('failureSummary', '')}"
+        for one in found
+    ]

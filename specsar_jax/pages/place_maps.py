@@ -138,16 +138,16 @@ def places(points: Sequence[Place], title: str) -> PlaceMap:
         dot = svg.dot(f"place {colour}", across(point.lon), down(point.lat), point.radius, tip)
         drawn.append(svg.element("a", dot, href=f"#{point.target}", aria_label=tip) if point.target else dot)
     # A picture has no links in it: with them it is a group of them.
-    group = {"role": "group", "data_rove": "a"} if any(point.target for point in points) else {}
+    group = {"role": "group"} if any(point.target for point in points) else {}
     locator = None if east - west >= LEAST_LAND_DEGREES else _locator((west + east) / 2, (south + north) / 2)
     return PlaceMap(svg.whole(width, height, title, drawn, "map", **group), steps, locator)
 
 
 def score_steps(scores: Float[np.ndarray, " place"]) -> list[Step]:
     """Returns up to COLOURS steps of about as many scores each, from the lowest; equal scores are in one step."""
-    edges = np.unique(np.quantile(scores, np.arange(1, COLOURS) / COLOURS))
-    step = np.searchsorted(edges, scores, side="right")
-    groups = [scores[step == place] for place in np.unique(step)]
+    values, counts = np.unique(scores, return_counts=True)
+    step = (COLOURS * (counts.cumsum() - counts / 2) / len(scores)).astype(int)  # by the middle rank of equal scores
+    groups = [values[step == place] for place in np.unique(step)]
     # Few steps take colours that are far apart: two the first and the last, one the middle.
     colours = [round(place * (COLOURS - 1) / (len(groups) - 1)) for place in range(len(groups))] if groups[1:] else [2]
     return [
@@ -189,7 +189,7 @@ def _locator(lon: float, lat: float) -> Markup:
 
     x, y = across(lon), down(lat)
     drawn = [
-        _land(across, down, (-180, -90, 180, 90)),
+        _land(across, down, (-180.0, -90.0, 180.0, 90.0)),
         svg.element("rect", class_="neatline", x=0, y=0, width=width, height=height),
         svg.element("circle", class_="here", cx=x, cy=y, r=7.0),
         svg.element("circle", class_="here middle", cx=x, cy=y, r=1.6),

@@ -233,5 +233,7 @@ def _pictures_of_map(
             f"Confidence on tile {tile_id}: {sure}",
             run,
         ),
-        Picture("errors", "Errors", tile_images.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run),
+        Picture(
+            "errors", "Errors", tile_images.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run
+        ),
     ]

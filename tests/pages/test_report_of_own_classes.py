@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, OPTIONS
+from browsers import CHROMIUM, OPTIONS, violations
 from drawn_networks import SMALL_PRESETS, drawn
 from own_classes import dataset_of
 from PIL import Image
@@ -39,9 +39,10 @@ def page(tmp_path_factory) -> Path:
 
 def test_names_and_colours(page):
     text = page.read_text()
-    for name, colour in zip(HOSTILE.names, HOSTILE.colours, strict=True):
+    for place, (name, colour) in enumerate(zip(HOSTILE.names, HOSTILE.colours, strict=True)):
         assert not (set(name) & set("<&'") and name in text)
-        assert text.count(f'class="swatch" style="background:#{colour}"') >= 5
+        assert text.count(f'class="swatch" style="background:var(--c{place})"') >= 5
+        assert f"--c{place}: #{colour}; " in text
     assert "water" not in text and "419bdf" not in text.replace("fill='%23419bdf'", "")
     label = re.search(r'src="data:image/webp;base64,([^"]+)" alt="Label of tile', text)[1]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(label))).convert("RGBA"))
@@ -65,4 +66,5 @@ def test_opens_in_a_browser(page):
             text = opened.inner_text("body")
             assert all(text.count(name) >= 4 for name in HOSTILE.names)
             assert opened.evaluate("document.documentElement.scrollWidth") <= width
+            assert violations(opened) == []
         browser.close()
