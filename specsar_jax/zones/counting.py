@@ -152,11 +152,13 @@ def _sums(
         for rows, columns, there in _windows(range(part.grid.height), range(part.grid.width), pieces, done):
             window = Window(columns.start, rows.start, len(columns), len(rows))
             try:
-                ids = raster.read(1, window=window)
+                ids = raster.read(mapped.band, window=window)
             except GDAL_ERRORS as error:
                 raise ValueError(
                     f"cannot read the pixels of {part.path}; is the file cut short? ({one_line(error.__cause__ or error)})"
                 ) from None
+            if mapped.coding:
+                ids = mapped.coding.ids(ids)
             _check_codes(ids, mapped.classes, part)
             for place, areas in _measured(ids, part.grid, rows, columns, there):
                 sums[place] += areas[kinds]
