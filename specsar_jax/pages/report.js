@@ -146,15 +146,27 @@
 
   // The picture enlarged.
   const box = document.querySelector("#viewer"), large = box.querySelector(".pane");
-  const picture = large.querySelector("img"), text = box.querySelector("p");
+  const picture = large.querySelector("img"), text = box.querySelector("p"), list = box.querySelector(".legend");
   let shown = null, place = 0;
   const refresh = () => { if (shown) paint(large, shown[place].parentElement); };
+  const largest = (ids) => {
+    const counts = buttons.map(() => 0);
+    ids.forEach((id) => { if (id !== NONE) counts[id] += 1; });
+    const whole = counts.reduce((sum, count) => sum + count, 0);
+    return buttons.map((button, id) => [button, counts[id] / whole]).filter(([, share]) => share > 0)
+      .sort(([, a], [, b]) => b - a).slice(0, 12).map(([button, share]) => {
+        const entry = document.createElement("li");
+        entry.append(button.querySelector(".swatch").cloneNode(), `${button.textContent.trim()} ${(100 * share).toFixed(1)} %`);
+        return entry;
+      });
+  };
   const show = (next) => {
     place = (next + shown.length) % shown.length;
     const { src, alt } = shown[place];
     Object.assign(picture, { src, alt });
     Object.assign(large.dataset, { kind: shown[place].parentElement.dataset.kind });
     text.textContent = alt;
+    list.replaceChildren(...(["label", "map"].includes(large.dataset.kind) ? largest(classes(shown[place])) : []));
     refresh();
   };
   all(".tile button").forEach((button) => button.addEventListener("click", () => {

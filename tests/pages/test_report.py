@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, OPTIONS, violations
+from browsers import started, violations
 from conftest import command, refused, write_folder
 from PIL import Image
 
@@ -76,13 +76,8 @@ def compared(folder, workdir) -> Path:
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium; skips where it or its driver is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("name", ["page", "compared"])

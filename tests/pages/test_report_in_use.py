@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, OPTIONS
+from browsers import started
 from conftest import write_folder
 from drawn_networks import SMALL_PRESETS, drawn
 from PIL import Image
@@ -42,13 +42,8 @@ def path(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium; skips where it or its driver is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, OPTIONS, violations
+from browsers import started, violations
 from drawn_networks import SMALL_PRESETS, drawn
 from own_classes import dataset_of
 from PIL import Image
@@ -51,11 +51,7 @@ def test_names_and_colours(page):
 
 
 def test_opens_in_a_browser(page):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with started() as browser:
         said: list[str] = []
         for width in (1280, 400):
             opened = browser.new_page(viewport={"width": width, "height": 900})
@@ -67,4 +63,3 @@ def test_opens_in_a_browser(page):
             assert all(text.count(name) >= 4 for name in HOSTILE.names)
             assert opened.evaluate("document.documentElement.scrollWidth") <= width
             assert violations(opened) == []
-        browser.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from browsers import CHROMIUM, OPTIONS, violations
+from browsers import started, violations
 from conftest import REPOSITORY, command, refused
 from drawn_zones import UTM, box, pyogrio, shapely, write_map, write_zones
 from pyproj import Geod
@@ -236,11 +236,7 @@ def test_the_page_in_a_browser(folder, tmp_path):
     assert (
         "<b>" not in text and "a &lt;b&gt;&amp;amp;" in text and "http://" not in text.replace("http://www.w3.org", "")
     )
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with started() as browser:
         opened, troubles, asked = browser.new_page(viewport={"width": 1280, "height": 900}), [], []
         opened.on("console", lambda message: troubles.append(message.text))
         opened.on("pageerror", lambda error: troubles.append(str(error)))
@@ -258,8 +254,7 @@ def test_the_page_in_a_browser(folder, tmp_path):
             assert opened.evaluate("document.documentElement.scrollWidth") <= width
             for scheme in ("light", "dark"):
                 opened.emulate_media(color_scheme=scheme)
-                assert violations(opened) == [], width
-        browser.close()
+                assert violations(opened) == []
     assert not troubles and [url for url in asked if url.startswith("http")] == []
 
 
