@@ -71,11 +71,11 @@
   // Pictures in other colours, or of one class only: a canvas over the picture.
   const safe = document.querySelector("#safe-colours");
   let only = NONE;
+  const dot = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
   const colour = (name) => {
-    const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
-    context.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
-    context.fillRect(0, 0, 1, 1);
-    return context.getImageData(0, 0, 1, 1).data;
+    dot.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
+    dot.fillRect(0, 0, 1, 1);
+    return dot.getImageData(0, 0, 1, 1).data;
   };
   const other = (picture, kind) => picture.closest(".tile").querySelector(
     `.pane[data-kind="${kind}"]${kind === "map" ? `[data-run="${picture.parentElement.dataset.run}"]` : ""} img`);

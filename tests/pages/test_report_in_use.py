@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import started
+from browsers import started, violations
 from conftest import write_folder
 from drawn_networks import SMALL_PRESETS, drawn
 from PIL import Image
@@ -117,7 +117,7 @@ def test_arrows_move_between_pictures_and_enter_enlarges(page):
         page.keyboard.press(key)
         assert at() == place, key
     page.keyboard.press("Enter")
-    assert page.locator("#viewer").is_visible()
+    assert page.locator("#viewer").is_visible() and violations(page) == []
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible() and at() == [0, 2]  # where the reader was
@@ -138,6 +138,7 @@ def test_one_class_only(page, path):
     errors = canvas(page, "errors")
     wrong = judged & (label != drawn_map) & ((label == TREES) | (drawn_map == TREES))
     np.testing.assert_array_equal((errors == (0xD1, 0x43, 0x2B, 255)).all(axis=-1), wrong)
+    assert violations(page) == []
     page.get_by_text("Show all").click()
     assert page.locator(".pane canvas").count() == 0 and page.locator("#legend [aria-pressed=true]").count() == 0
     assert page.evaluate("document.activeElement.textContent.trim()") == "trees"
@@ -195,6 +196,12 @@ def test_wide_tables_at_400_pixels(page):
     # All nine classes of the matrix are in sight.
     last = page.locator(".matrix tbody tr td:nth-child(10)").first.bounding_box()
     assert last["x"] + last["width"] <= 400
+
+
+def test_nothing_sticks_out_at_320_pixels(page):
+    """Which is what 400 % of 1280 pixels leave (WCAG 2.2, 1.4.10)."""
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
 def test_without_scripts_all_is_there(browser, path):
