@@ -43,8 +43,8 @@ and use the normal quantile instead of Student's. Together this makes them 9 % s
 
 
 def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Sequence[str] = ()) -> str:
-    """Renders the page: runs are compared with the first one, and `most` best, worst and random tiles are shown. The networks are
-    run on these tiles where data and checkpoints exist.
+    """Renders the page: runs are compared with the first one, and `most` best, worst and random tiles are shown, and a typical one. The
+    networks are run on these tiles where data and checkpoints exist.
     """
     first = runs[0]
     scores = metrics.headline(first.tally.confusion)

@@ -21,6 +21,10 @@ RAMP = tuple(matplotlib.colors.to_hex(_RAMP(step / 8)) for step in range(9))
 """Colours of the page's scale."""
 
 
+_AT_ONCE = 8
+"""Bands that are read together."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Shares:
     """A raster of shares on the grid of a map: of all classes, or of the mapped class alone."""
@@ -35,8 +39,13 @@ class Shares:
 
     def largest(self, bounds: Bounds, size: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
         """Returns the largest share of each pixel of a rectangle of web Mercator, 0 where there is none."""
-        stored = part(self.address, self.indexes, bounds, size, self.anywhere)
-        return (stored.filled(0).max(axis=0) * self.scale).astype(np.float32)
+        most = np.zeros(size, np.float32)
+        for first in range(
+            0, len(self.indexes), _AT_ONCE
+        ):  # of many classes all together would take hundreds of megabytes
+            stored = part(self.address, self.indexes[first : first + _AT_ONCE], bounds, size, self.anywhere)
+            most = np.maximum(most, stored.filled(0).max(axis=0))
+        return (most * self.scale).astype(np.float32)
 
     def below(self, least: float, bounds: Bounds, size: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
         """Returns the pixels of which no share reaches `least`."""

@@ -140,11 +140,11 @@ class Shown:
         Returns:
             `maps`: of each its `areas`, in the order of the classes, `nodata`, and the `shares` of these in percent, nodata last;
             `unit`; `step_px`, distance of the samples in pixels of the first map; `unsure`, share of the mapped area that is faded, in
-            percent, None if there is no confidence; `agreement`, None for one map.
+            percent, None if none is; `agreement`, None for one map.
         """
         sampled = [shown.sampled(view) for shown in self.maps]
         unsure = None
-        if self.sureness and sampled[0] is not None:
+        if self.sureness and sure and sampled[0] is not None:
             below = self.sureness.below(sure, sampled[0].bounds, sampled[0].class_id.shape)
             mapped = sampled[0].class_id != bands.IGNORE
             weights = sampled[0].areas[:, None] * mapped

@@ -32,7 +32,8 @@ export const layersOf = (map, about, state, changed) => {
     draw("left", state.left);
     draw("right", two ? state.right : "");
     draw("backdrop", about.layers.imagery && state.backdrop === "1" ? "imagery" : "");
-    line.show(two, about.layers[state.left], about.layers[state.right]);
+    const called = (key) => key === "heat" ? `Probability of ${about.maps[0].classes[state.heat].name}` : about.layers[key];
+    line.show(two, called(state.left), called(state.right));
     line.put(state.line);
     const shown = two ? [state.left, state.right] : [state.left];
     $("#left-label").textContent = two ? "Left of the line" : "On the map";
@@ -48,10 +49,9 @@ export const layersOf = (map, about, state, changed) => {
     $(`#${id}`).append(...keys.map((key) => Object.assign(make("option", about.layers[key]), {value: key})));
   }
   $("#heat").append(...about.maps[0].classes.map(({name}, place) => Object.assign(make("option", name), {value: place})));
-  $("#with-swipe").hidden = keys.length < 2;
+  $("#with-left").hidden = $("#with-swipe").hidden = keys.length < 2;
   $("#with-backdrop").hidden = !about.layers.imagery;
   $("#with-sure").hidden = !about.sureness;
-  if (about.maps[1]) $("#with-sure span").textContent = `Fade pixels of ${about.maps[0].name} less sure than`;
   const controls = {left: "value", right: "value", heat: "value", opacity: "value", sure: "value", colours: "value"};
   const fill = () => {
     for (const id of Object.keys(controls)) $(`#${id}`).value = state[id];

@@ -30,7 +30,7 @@ const start = async () => {
   };
   const unit = about.placed ? "ha" : "pixels";
   const tables = about.maps.map((of, place) => areaTable({
-    ...of, unit, toggle: (id) => hide(id, place ? "hidden_compared" : "hidden"), file: `${of.name}_in_view.csv`,
+    ...of, alone: !second, unit, toggle: (id) => hide(id, place ? "hidden_compared" : "hidden"), file: `${of.name}_in_view.csv`,
   }));
   const pressed = () => [state.hidden, state.hidden_compared].slice(0, tables.length).forEach((hidden, place) => tables[place].pressed(hidden));
   $("#tables").append(...tables.map((table) => table.element));
@@ -49,14 +49,14 @@ const start = async () => {
       const step = found.step_px;
       $("#how").textContent = `${of}${step > 1 ? `; estimated from samples ${step.toFixed(1)} pixels apart, zoom in for all pixels` : ""}.`;
       $("#unsure").hidden = !state.sure || found.unsure === null;
-      $("#unsure").textContent = `${(found.unsure ?? 0).toFixed(1)} % of the mapped area in view is less sure than ${state.sure} %.`;
+      $("#unsure").textContent = `${(found.unsure ?? 0).toFixed(1)} % of the area that ${first.name} maps in view is less sure than ${state.sure} %.`;
     } catch (error) { gone(error); }
   });
   const recount = () => { tables.forEach(({table}) => table.setAttribute("aria-busy", "true")); count(); };
 
-  const layers = layersOf(map, about, state, (id) => { if (id === "sure") count(); write(); });
+  const layers = layersOf(map, about, state, (id) => { if (id === "sure") recount(); write(); });
   const card = pixelCard(map, about, state, () => { layers.show(); write(); });
-  const polygon = polygonOf(map, about, state, () => { layers.show(); write(); });
+  const polygon = polygonOf(map, about, state, () => { layers.show(); write(); }, card.close);
   const place = (at) => polygon.drawing() ? polygon.add(at) : card.show(at);
   map.on("click", (event) => place(event.latlng));
   byKeys(map, place);

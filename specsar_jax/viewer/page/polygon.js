@@ -4,14 +4,14 @@ import {areaTable} from "./tables.js";
 
 const SAME_PX = 6;
 
-export const polygonOf = (map, about, state, changed) => {
+export const polygonOf = (map, about, state, changed, started) => {
   const shape = L.layerGroup().addTo(map);
   let drawing = false, tables = null;
 
-  const say = (text) => { $("#drawing-said").textContent = text; };
+  const say = (text) => { $(drawing ? "#drawing-said" : "#polygon-said").textContent = text; };
   const controls = () => {
+    $("#toolbar").hidden = !drawing;
     $("#draw").setAttribute("aria-pressed", String(drawing));
-    for (const id of ["corner", "undo", "finish"]) $(`#${id}`).hidden = !drawing;
     $("#undo").disabled = !state.corners.length;
     $("#finish").disabled = state.corners.length < 3;
     $("#remove").hidden = drawing || !state.corners.length;
@@ -37,13 +37,19 @@ export const polygonOf = (map, about, state, changed) => {
   };
   const start = () => {
     clear();
+    say("");
     drawing = true;
+    started();
     map.doubleClickZoom.disable();
     sketch();
-    say("Click the corners on the map; the last one twice to finish.");
+    say("Click the corners, the last one twice; or Enter sets one in the middle.");
+    map.getContainer().scrollIntoView({block: "nearest"});
+    map.getContainer().focus({preventScroll: true});
   };
   const stop = () => {
+    if (!drawing) return;
     drawing = false;
+    $("#draw").focus({preventScroll: true});  // what had it may be gone
     setTimeout(() => map.doubleClickZoom.enable(), 400);
     sketch();
   };
@@ -55,21 +61,22 @@ export const polygonOf = (map, about, state, changed) => {
     if (corners.length >= about.most_corners) return say(`A polygon has at most ${about.most_corners} corners.`);
     corners.push({lat: +place.lat.toFixed(7), lng: +place.lng.toFixed(7)});
     sketch();
-    say(`${corners.length} ${corners.length === 1 ? "corner" : "corners"}${corners.length < 3 ? "" : "; the last one twice, or Finish, closes the polygon"}.`);
+    say(`${corners.length} ${corners.length === 1 ? "corner" : "corners"}${corners.length < 3 ? "" : "; the last one twice, or Finish, closes it"}.`);
   };
   const undo = () => { state.corners.pop(); sketch(); say(`${state.corners.length} corners.`); };
-  const finish = () => {
-    if (state.corners.length < 3) return say("A polygon has three corners at least.");
+  const finish = async () => {
     stop();
-    measure();
+    await measure();
+    $("#measured").scrollIntoView({block: "nearest"});
   };
+  const cancel = () => { stop(); clear(); say(""); };
   const measure = async () => {
     say("Measuring.");
     changed();
     try {
       const corners = state.corners.map(({lat, lng}) => `${lng},${lat}`).join(";");
       const found = await ask("polygon.json", {corners});
-      tables = about.maps.map((of) => areaTable({...of, unit: found.unit, toggle: null, file: `${of.name}_in_polygon.csv`}));
+      tables = about.maps.map((of) => areaTable({...of, alone: about.maps.length === 1, unit: found.unit, toggle: null, file: `${of.name}_in_polygon.csv`}));
       $("#measured").replaceChildren(...tables.map((table) => table.element));
       tables.forEach((table, place) => table.fill(found.maps[place]));
       $("#polygon-files").hidden = false;
@@ -89,8 +96,9 @@ export const polygonOf = (map, about, state, changed) => {
     const wrong = pairs.findIndex((pair) => pair.length !== 2 || !pair.every(Number.isFinite));
     if (wrong >= 0) return say(`Line ${wrong + 1}: expected latitude, longitude, such as 30.4641, 73.3059.`);
     if (pairs.length < 3) return say("A polygon has three corners at least, one a line.");
-    state.corners = pairs.map(([lat, lng]) => ({lat, lng}));
     stop();
+    state.corners = pairs.map(([lat, lng]) => ({lat, lng}));
+    sketch();
     map.fitBounds(L.latLngBounds(state.corners), {padding: [40, 40], maxZoom: Math.max(map.getZoom(), 12)});
     measure();
   };
@@ -101,7 +109,8 @@ export const polygonOf = (map, about, state, changed) => {
   };
 
   $("#polygon").hidden = !about.placed;
-  $("#draw").addEventListener("click", () => { drawing ? (stop(), clear(), say("")) : start(); });
+  $("#draw").addEventListener("click", () => drawing ? cancel() : start());
+  $("#cancel").addEventListener("click", cancel);
   $("#corner").addEventListener("click", () => add(map.getCenter()));
   $("#undo").addEventListener("click", undo);
   $("#finish").addEventListener("click", finish);
@@ -111,7 +120,7 @@ export const polygonOf = (map, about, state, changed) => {
   map.getContainer().addEventListener("keydown", (event) => {
     if (!drawing) return;
     if (event.key === "Backspace") undo();
-    else if (event.key === "Escape") { stop(); clear(); say(""); }
+    else if (event.key === "Escape") cancel();
     else return;
     event.preventDefault();
   });

@@ -4,11 +4,12 @@ import {swatch} from "./layers.js";
 
 const ORDERS = {"": "descending", descending: "ascending", ascending: ""};
 
-// classes: of the map. toggle: hides a class by its place, or null. Returns the element, and what fills it in.
-export const areaTable = ({name, classes, unit, toggle, file}) => {
+// classes: of the map. alone: whether its name is told elsewhere. toggle: hides a class by its place, or null.
+// Returns the element, and what fills it in.
+export const areaTable = ({name, classes, alone, unit, toggle, file}) => {
   const box = make("div", "", "areas"), table = make("table"), head = table.createTHead().insertRow(), body = table.createTBody();
   const foot = table.createTFoot();
-  table.append(make("caption", name));
+  table.append(make("caption", name, alone ? "unseen" : ""));
   let sorted = ["", ""], data = null;
 
   const columns = ["Class", unit === "ha" ? "Hectares" : "Pixels", "%"];
