@@ -68,7 +68,7 @@ def test_scores_and_report(trained, folder, lost, tmp_path):
     report.main([*where, "--output", str(tmp_path / "page.html"), "--tiles", "1"])
     page = (tmp_path / "page.html").read_text()
     pictures = {"s1": "Sentinel-1", "s2": "Sentinel-2"}
-    assert f'alt="{pictures[lost]}' not in page and page.count('alt="Prediction for tile') >= 2
+    assert f'alt="{pictures[lost]}' not in page and page.count('alt="Map of tile') >= 2
     draw_examples(trained, builder, "test", tmp_path / "examples.png")
     assert (tmp_path / "examples.png").stat().st_size > 1000
 

@@ -1,5 +1,8 @@
 """The second colours of classes: how far apart they are to readers who tell fewer colours apart, by colorspacious, and how like the first."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from colorspacious import cspace_convert, deltaE
@@ -25,6 +28,14 @@ WORLD_COVER = bands.Classes(
 def test_colours_are_apart_to_every_reader(classes, least, own):
     assert apart(palettes.safe_colours(classes)) > least
     assert apart(classes.colours) < own
+
+
+def test_runs_and_steps_of_the_report_are_apart_to_every_reader():
+    css = (Path(palettes.__file__).parent / "report.css").read_text()
+    for letter, number, least in (("r", 6, 16), ("s", 5, 11)):
+        colours = re.findall(rf"--{letter}\d: #(\w{{6}});", css)
+        assert len(colours) == 2 * number  # on light and on dark paper
+        assert apart(colours[:number]) > least and apart(colours[number:]) > least
 
 
 def test_colours_hint_at_the_meaning():
