@@ -30,7 +30,7 @@ COMMANDS = {
     "map_region": ("specsar_jax", "map a region from a STAC archive"),
     "areas": ("specsar_jax", "hectares of each class by district or any polygons"),
     "change": ("specsar_jax", "what changed between two maps, and on how many hectares"),
-    "view": ("specsar_jax", "show a map in the browser"),
+    "view": ("specsar_jax", "show maps in the browser, compare two"),
     "export": ("specsar_jax", "write a network for this package or other runtimes"),
 }
 """Package and purpose of each command, in the order of their use."""

@@ -3,7 +3,7 @@
 python -m tfds_dwplus.describe --data_dir data --name mine --json mine.json
 
 Enters: a prepared data set. Leaves: tables of tiles and pixels by split, class, biome, hemisphere and annotator, and of
-Sentinel-1 scenes per tile. `tiles.contents` counts them.
+Sentinel-1 scenes per tile; a line tells what is known of no tile. `tiles.contents` counts them.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
 
 
 def tables(description: Description) -> str:
-    """Formats a description as Markdown."""
+    """Formats a description as Markdown. What is known of no tile has no table."""
     splits = description.groups["split"]
     whole = Sums()
     for sums in splits.values():
@@ -60,20 +60,25 @@ def tables(description: Description) -> str:
             ],
         ),
     ]
-    for name in GROUPS:
-        if name in description.groups:
-            heading = f"## By {name}\n\nClasses in percent of the labelled pixels.\n\n"
-            parts.append(heading + _group_table(name, description.groups[name], description.classes.names))
-    if description.scenes:
-        summaries = {split: scene_summary(counts) for split, counts in description.scenes.items()}
+    grouped = [name for name in GROUPS if set(description.groups.get(name, ())) - {"unknown"}]
+    for name in grouped:
+        heading = f"## By {name}\n\nClasses in percent of the labelled pixels.\n\n"
+        parts.append(heading + _group_table(name, description.groups[name], description.classes.names))
+    summaries = {split: scene_summary(counts) for split, counts in description.scenes.items()}
+    scenes_known = any(s["tiles"] for s in summaries.values())
+    if scenes_known:
         header = ("split", "tiles", "min", "median", "max", "unknown")
         rows = [
             (split, *("-" if s[k] is None else f"{s[k]:g}" for k in ("tiles", "min", "median", "max", "unknown")))
             for split, s in summaries.items()
         ]
         parts.append("## Sentinel-1 scenes per tile\n\n" + _table(header, rows))
-    if description.absent():
-        parts.append(f"The records do not have: {', '.join(description.absent())}.")
+    absent = description.absent()
+    if absent:
+        parts.append(f"The records do not have: {', '.join(absent)}.")
+    shown = [*grouped, *(["s1_scenes"] if scenes_known else [])]
+    if unknown := [name for name in (*GROUPS, "s1_scenes") if name not in (*shown, *absent)]:
+        parts.append(f"Known of no tile: {', '.join(unknown)}.")
     return "\n\n".join(parts)
 
 

@@ -138,7 +138,7 @@ def read_codes(
             numbers, a nodata value that is a class, or a raster and a tile of different size of which one is not georeferenced.
     """
     with open_raster(path, anywhere=anywhere) as raster:
-        index = _band(path, raster, legend)
+        index = class_band(path, raster, legend)
         values, valid, warped = _on_grid(path, raster, [index], grid, tile_id)
         declared = raster.nodatavals[index - 1]
     values = values[0]
@@ -163,6 +163,20 @@ def read_codes(
             shares, known, _ = _on_grid(probabilities, raster, list(raster.indexes), grid, tile_id)
         valid &= known & np.isfinite(shares).all(axis=0)
     return (np.where(valid, values, legend.nodata[0]).astype(np.int64), warped) if valid.any() else (None, warped)
+
+
+def class_band(path: Path | str, raster: rasterio.DatasetReader, legend: Legend) -> int:
+    """Returns the number of the band that holds the classes, from 1."""
+    names = [(name or "").strip().lower() for name in raster.descriptions]
+    for name in legend.band_names:
+        if name in names:
+            return names.index(name) + 1
+    if raster.count > 1:
+        wanted = " or ".join(legend.band_names) or "one alone"
+        raise ValueError(
+            f"{path} has the bands {', '.join(name or '?' for name in names)}, expected {wanted} for legend {legend.name}"
+        )
+    return 1
 
 
 def _names_its_codes(path: Path, classes: bands.Classes, anywhere: bool) -> bool:
@@ -194,20 +208,6 @@ def _check_size(path: Path, target: Target, anywhere: bool) -> None:
         raise ValueError(
             f"{path} is of {height} x {width} pixels and tile {target.tile_id} is labelled beyond; without a place both must be of one size"
         )
-
-
-def _band(path: Path, raster: rasterio.DatasetReader, legend: Legend) -> int:
-    """Returns the number of the band that holds the classes, from 1."""
-    names = [(name or "").strip().lower() for name in raster.descriptions]
-    for name in legend.band_names:
-        if name in names:
-            return names.index(name) + 1
-    if raster.count > 1:
-        wanted = " or ".join(legend.band_names) or "one alone"
-        raise ValueError(
-            f"{path} has the bands {', '.join(name or '?' for name in names)}, expected {wanted} for legend {legend.name}"
-        )
-    return 1
 
 
 def _on_grid(

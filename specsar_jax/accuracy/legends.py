@@ -9,6 +9,7 @@ map and labels alike.
 
 import csv
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,8 @@ class Code:
     """Name of our class that it stands for; empty if the code is left out."""
     reason: str = ""
     """Reason for a choice that is not obvious."""
+    colour: str = ""
+    """Hexadecimal red, green, blue of a table that gives it; to look at only."""
 
 
 class Legend(NamedTuple):
@@ -77,7 +80,7 @@ def class_ids(
     found, places = np.unique(codes, return_inverse=True)
     unknown = [int(code) for code in found if int(code) not in known]
     if unknown:
-        raise ValueError(f"{name} holds {_unknown(unknown, legend)}")
+        raise ValueError(f"{name} holds {told_unknown(unknown, legend)}")
     ids = np.array([known[int(code)] for code in found], np.uint8)
     return ids[places].reshape(codes.shape)
 
@@ -141,38 +144,50 @@ def find(name: str, classes: bands.Classes) -> Legend:
     return Legend(OWN, what, "", codes, (bands.IGNORE,), DYNAMIC_WORLD.band_names, of_ids=True)
 
 
-def read_table(path: Path, classes: bands.Classes) -> Legend:
+def read_table(path: Path, classes: bands.Classes | None) -> Legend:
     """Reads the legend of a map from a table with the columns value and name: codes, and the class that each stands for.
 
-    A code without a name is left out of the score. Upper and lower case of names are alike.
+    A code without a name is left out of the score. Upper and lower case of names are alike. There may be a third column, colour.
+
+    Args:
+        path: the table.
+        classes: whose names may stand in it; None for any names.
 
     Raises:
-        ValueError: no such file, other columns, a value that is no whole number or is there twice, a name that is no class.
+        ValueError: no such file, other columns, a value that is no whole number or is there twice, a name that is no class, a colour that
+            is none.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, expected at most {_MOST_BYTES:,}")
         rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
-        if not rows or [text.strip().lower() for text in rows[0]] != ["value", "name"]:
+        header = [text.strip().lower().replace("colour", "color") for text in rows[0]] if rows else []
+        if header not in (["value", "name"], ["value", "name", "color"]):
             raise ValueError(f"its columns are {one_line(','.join(rows[0] if rows else []), 80)}, expected value,name")
-        folded, becomes = {name.casefold(): name for name in classes.names}, dict[int, str]()
+        folded = {name.casefold(): name for name in classes.names} if classes else None
+        becomes, colours = dict[int, str](), dict[int, str]()
         for row in rows[1:]:
-            value, name = (text.strip() for text in row) if len(row) == 2 else ("", "")
+            value, name, *more = (text.strip() for text in row) if len(row) == len(header) else ("", "")
             if not value.removeprefix("-").isdecimal() or len(value) > 9 or int(value) in becomes:
                 raise ValueError(f"row {one_line(','.join(row), 80)}, expected a whole number, each once, and a name")
-            if name and name.casefold() not in folded:
-                there = one_line(", ".join(classes.names), 200)
+            if name and folded is not None and name.casefold() not in folded:
+                there = one_line(", ".join(folded.values()), 200)
                 raise ValueError(
                     f"{one_line(name, 60)!r} is no class of the labels; they have {there}, or leave it empty"
                 )
-            becomes[int(value)] = folded.get(name.casefold(), "")
+            colour = "".join(more).removeprefix("#").lower()
+            if colour and not re.fullmatch(r"[0-9a-f]{6}", colour):
+                raise ValueError(f"value {value} has the colour {one_line(colour, 20)!r}, expected one such as 419bdf")
+            becomes[int(value)], colours[int(value)] = (folded or {}).get(name.casefold(), name), colour
         if not any(becomes.values()):
             raise ValueError("no value stands for a class")
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"table of a legend {path}: {told}") from None
     nodata = next(value for value in (bands.IGNORE, *range(-1, -len(becomes) - 2, -1)) if value not in becomes)
-    codes = tuple(Code(value, name or "(left out)", name) for value, name in sorted(becomes.items()))
+    codes = tuple(
+        Code(value, name or "(left out)", name, "", colours[value]) for value, name in sorted(becomes.items())
+    )
     return Legend(path.name, f"Map with the codes of {path.name}", str(path), codes, (nodata,))
 
 
@@ -196,7 +211,8 @@ def table(legend: Legend, pixels: Mapping[int, int]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _unknown(unknown: list[int], legend: Legend) -> str:
+def told_unknown(unknown: list[int], legend: Legend) -> str:
+    """Says which codes of a map its legend lacks, and what to do, after the words "FILE holds"."""
     codes = sorted(code.code for code in legend.codes)
     known = (
         f"{codes[0]} to {codes[-1]}" if codes == list(range(codes[0], codes[-1] + 1)) else ", ".join(map(str, codes))

@@ -22,7 +22,7 @@ from rasterio.windows import Window
 
 from specsar_jax.changes import codes
 from specsar_jax.maps.final_files import SCALE
-from specsar_jax.pages.viewed_classes import check_probabilities
+from specsar_jax.pages.map_classes import check_probabilities
 from specsar_jax.zones.counting import Codes, Reader, check_ids
 from specsar_jax.zones.map_parts import Mapped, Part
 from tfds_dwplus import bands

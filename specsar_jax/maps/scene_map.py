@@ -33,14 +33,14 @@ from specsar_jax.maps.mapping import (
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import progress
-from tfds_dwplus.files.addresses import shown
+from tfds_dwplus.files.addresses import shown, shown_in
 from tfds_dwplus.imagery.decoder.backscatter import other_quantity, told
 from tfds_dwplus.imagery.grids import Grid
 from tfds_dwplus.imagery.inputs.fingerprints import fingerprint
 from tfds_dwplus.imagery.inputs.source_files import check_not_overwritten
 from tfds_dwplus.imagery.rasters import Scene
 from tfds_dwplus.imagery.scene_files import acquisition_dates
-from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, open_scene
+from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, note, open_scene
 
 SMALLEST_CACHE = 128 * 2**20
 """Least size of GDAL's block cache, bytes. Its default, a twentieth of the memory, would be filled by a large scene."""
@@ -78,12 +78,12 @@ def map_scene(
     started = time.perf_counter()
     if cutting.window_px < 1:
         raise ValueError(f"a window of {cutting.window_px} pixels, expected a positive number")
-    given = {"s2": s2, "s1": s1}
-    inputs = _inputs_read(trained, given, reading, outputs)
+    given, notes = {"s2": s2, "s1": s1}, _Notes()
+    inputs = _inputs_read(trained, given, reading, outputs, notes)
     bands_read = [trained.bands.get(sensor, ()) if paths else () for sensor, paths in given.items()]
-    with open_scene(s2, s1, *bands_read, reading) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
+    with open_scene(s2, s1, *bands_read, reading, notes) as scene, rasterio.Env(GDAL_CACHEMAX=cache_bytes(scene)):
         if other := other_quantity(scene.tags.get("s1_quantity", ""), trained.statistics.s1.unit):
-            print(f"note: {other}", file=sys.stderr)
+            notes(other)
         if outputs.asked.paths:
             from specsar_jax.patches.pixel_areas import check_place  # the packages of an extra
 
@@ -106,7 +106,13 @@ def map_scene(
             "reading": _reading_kept(reading),
             "windows": [at_once, columns.window, columns.starts],
         }
-        tags = provenance(trained, given) | {"overlap": str(cutting.overlap)} | scene.tags
+        tags = (
+            provenance(trained, given)
+            | {"overlap": str(cutting.overlap)}
+            | scene.tags
+            | _tags_of_mask(reading)
+            | notes.tags(inputs)
+        )
         cut = dataclasses.replace(trained, config=dataclasses.replace(trained.config, predict=cutting))
         unfinished = UnfinishedMap(scene.grid, outputs, trained.classes, tags, rows.starts, settings)
         with unfinished.held(f"part_{shard[0]}_of_{shard[1]}", wait=False):
@@ -140,8 +146,27 @@ def _when_made(making: "Future[Probabilities]") -> Probabilities:
     return lambda s2, s1: making.result()(s2, s1)
 
 
+class _Notes:
+    """What the command says of a scene before it is mapped; it goes with the map, which is read by others."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        """Prints a note and keeps it."""
+        note(line)
+        self.lines.append(line)
+
+    def tags(self, inputs: Sequence[str | Path]) -> dict[str, str]:
+        """Returns the lines as a tag, in which inputs are called by their names, without their folders."""
+        text = shown_in("\n".join(self.lines))
+        for path in sorted((shown(str(path)).rstrip("/\\") for path in inputs), key=len, reverse=True):
+            text = text.replace(path, re.split(r"[/\\]", path)[-1])
+        return {"notes": text} if text else {}
+
+
 def _inputs_read(
-    trained: Trained, given: dict[str, Sequence[str | Path]], reading: Reading, outputs: Outputs
+    trained: Trained, given: dict[str, Sequence[str | Path]], reading: Reading, outputs: Outputs, notes: "_Notes"
 ) -> list[str | Path]:
     """Returns the inputs that the network needs, checked before anything is opened. Raises ValueError if one is missing, or would be
     overwritten.
@@ -152,15 +177,24 @@ def _inputs_read(
         if sensor in sensors:
             trained.check_sensor(sensor, there, f"no --{sensor} is given")
             if not paths:
-                print(f"note: no --{sensor} is given; the network maps without it", file=sys.stderr)
+                notes(f"no --{sensor} is given; the network maps without it")
             inputs += paths
         elif paths:
-            print(f"note: the network does not read {sensor}; --{sensor} is not used", file=sys.stderr)
+            notes(f"the network does not read {sensor}; --{sensor} is not used")
     inputs += filter(None, [reading.cloud_mask])
     outputs.check()
     paths = [*itertools.chain(*given.values()), *inputs]
     check_not_overwritten(list(outputs.paths.values()), paths, anywhere=reading.any_vrt_source)
     return inputs
+
+
+def _tags_of_mask(reading: Reading) -> dict[str, str]:
+    """Returns the name of the cloud mask, and the values of it that the user gave."""
+    if not reading.cloud_mask:
+        return {}
+    name = re.split(r"[/\\]", shown(reading.cloud_mask).rstrip("/\\"))[-1]
+    values = f" (values {', '.join(map(str, reading.cloud_values))})" if reading.cloud_values else ""
+    return {"cloud_mask": f"{name}{values}"}
 
 
 def _reading_kept(reading: Reading) -> dict[str, Any]:

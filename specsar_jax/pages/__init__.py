@@ -1,5 +1,4 @@
-"""Pages: the report and the map viewer, for the browser.
+"""Pages: the report, for the browser, and what other pages need too: classes of maps, second colours, a local web server.
 
-Enters: files of runs and maps. Leaves: one HTML page about runs (`report_page`), a local web server for a map (`map_server`),
-and pictures of tiles. Templates and scripts lie beside the modules.
+Enters: files of runs. Leaves: one HTML page about runs (`report_page`), and pictures of tiles. Templates and scripts lie beside the modules.
 """

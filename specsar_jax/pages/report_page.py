@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import jinja2
 import numpy as np
-from jaxtyping import Float
 
 from specsar_jax import config as configs
 from specsar_jax.accuracy import intervals, metrics
 from specsar_jax.config import Config
 from specsar_jax.network import model
-from specsar_jax.pages import charts
+from specsar_jax.pages import charts, palettes, tile_images
+from specsar_jax.pages.place_maps import map_of_places
 from specsar_jax.pages.runs import Run, not_of_the_best, of_same_data
 from specsar_jax.pages.templates import template
-from specsar_jax.pages.tile_cards import choose_tiles, tile_cards
+from specsar_jax.pages.tile_cards import abridged, choose_tiles, tile_cards
 from specsar_jax.trained import run_files
 from specsar_jax.version import __version__
 from tfds_dwplus import bands
@@ -41,13 +41,10 @@ FEW_TILES = 20
 """With fewer tiles, bootstrap intervals are clearly too short: they underestimate the spread of n tiles by the root of (n - 1) / n,
 and use the normal quantile instead of Student's. Together this makes them 9 % shorter for 20 tiles, a third shorter for 5."""
 
-MOST_PLACES = 2000
-"""Largest number of dots on the map, one per tile; more tiles are grouped in cells."""
-
 
 def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Sequence[str] = ()) -> str:
-    """Renders the page: runs are compared with the first one, and `most` best, worst and random tiles are shown. The networks are
-    run on these tiles where data and checkpoints exist.
+    """Renders the page: runs are compared with the first one, and `most` best, worst and random tiles are shown, and a typical one. The
+    networks are run on these tiles where data and checkpoints exist.
     """
     first = runs[0]
     scores = metrics.headline(first.tally.confusion)
@@ -62,7 +59,7 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
         "plain": plain_name,
         "csp_hash": csp_hash,
         "shell": shlex.join,
-        "score_class": charts.score_class,
+        "root": lambda share: round(math.sqrt(share), 3),
     }
     classes = first.classes
     try:
@@ -70,7 +67,13 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
             runs=runs,
             split=split,
             classes=classes.names,
-            colours={name: f"#{colour}" for name, colour in zip(classes.names, classes.colours, strict=True)},
+            colours={
+                "own": classes.colours,
+                "safe": palettes.safe_colours(classes),
+                "drawn": tile_images.drawn_colours(classes),
+                "wrong": tile_images.WRONG,
+                "right": tile_images.RIGHT,
+            },
             headline={
                 key: name for key, name in HEADLINE.items() if any(run.figures.get(key) is not None for run in runs)
             },
@@ -88,11 +91,11 @@ def render(runs: Sequence[Run], split: str, most: int, seed: int, command: Seque
             chosen={kind: [cards[place] for place in some if place in cards] for kind, some in chosen.items()},
             notes=notes,
             seed=seed,
-            ramp=charts.CONFIDENCE_RAMP,
+            ramp=tile_images.CONFIDENCE_RAMP,
+            typical=next((abridged(cards[place], len(runs)) for place in chosen["typical"] if place in cards), None),
             places=map_of_places(
-                first, scores["overall_accuracy"], {place: card.anchor for place, card in cards.items()}
+                first.tally, scores["overall_accuracy"], {place: card.anchor for place, card in cards.items()}
             ),
-            score_edges=charts.SCORE_EDGES,
             curves=training_curves(runs),
             settings=settings(runs),
             parameters={run.name: parameter_count(run.config) for run in runs},
@@ -149,38 +152,6 @@ def group_rows(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
             {"name": _group_name(column, value), "runs": [groups.get(value) for groups in by_run]} for value in values
         ]
     return rows
-
-
-def map_of_places(run: Run, scores: Float[np.ndarray, " tile"], anchors: dict[int, str]) -> Any | None:
-    """Draws the map of the tiles that have coordinates and a score; None if there are none."""
-    lon, lat = (
-        np.asarray(run.tally.columns.get(name, np.full(len(run.tally), np.nan)), np.float64) for name in ("lon", "lat")
-    )
-    known = np.flatnonzero(np.isfinite(lon) & np.isfinite(lat) & np.isfinite(scores))
-    if not len(known):
-        return None
-    title = f"Places of {len(known):,} tiles, coloured by their overall accuracy"
-    if len(known) <= MOST_PLACES:
-        radius = 6.0 if len(known) <= 100 else 4.0
-        shown = [
-            charts.Place(
-                str(run.tally.tile_id[i]), *map(float, (lon[i], lat[i], scores[i])), radius, anchors.get(i, "")
-            )
-            for i in known
-        ]
-        return charts.places(shown, title)
-    # Too many dots for a page: one dot per cell, about 60 cells across.
-    size = max(np.ptp(lon[known]), np.ptp(lat[known]), 1e-6) / 60
-    cells: dict[tuple[int, int], list[int]] = {}
-    for i in known:
-        cells.setdefault((int(lon[i] // size), int(lat[i] // size)), []).append(i)
-    shown = []
-    for tiles in cells.values():
-        confusion = run.tally.confusion[tiles].sum(axis=0)
-        score = float(confusion.trace() / confusion.sum())
-        middle, radius = (float(lon[tiles].mean()), float(lat[tiles].mean())), 2.5 + 1.5 * math.log10(len(tiles))
-        shown.append(charts.Place(f"{len(tiles)} tiles", *middle, score, radius))
-    return charts.places(shown, f"{title}, those of a cell together")
 
 
 def training_curves(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from specsar_jax.accuracy import metrics
 from specsar_jax.accuracy.tally import Tally
 from specsar_jax.batches import dataset, pipeline
-from specsar_jax.pages import charts
+from specsar_jax.pages import tile_images
 from specsar_jax.pages.pictures import make_classifier
 from specsar_jax.pages.runs import Run
 from specsar_jax.trained import loading
@@ -34,6 +34,8 @@ LEAST_SHARE = 0.1
 class Picture(NamedTuple):
     """A picture on the page."""
 
+    kind: str
+    """`photo`, `label`, `map`, `confidence` or `errors`."""
     title: str
     uri: str
     alt: str
@@ -54,9 +56,10 @@ class Card:
 
 
 def choose_tiles(tally: Tally, scores: Float[np.ndarray, " tile"], most: int, seed: int) -> dict[str, list[int]]:
-    """Returns the rows in the tally of the `worst` and `best` tiles by overall accuracy, and of a random `sample` of all.
+    """Returns the rows in the tally of the `worst` and `best` tiles by overall accuracy, of a random `sample` of all, and of a `typical` one.
 
-    A tile with few labelled pixels is neither best nor worst; none is both.
+    A tile with few labelled pixels is neither best nor worst nor typical; none is both best and worst. Typical is the tile of median accuracy;
+    of two in the middle, the lower one, and of equal ones that of the lower row.
     """
     labelled = tally.confusion.sum(axis=(1, 2))
     enough = (
@@ -66,7 +69,9 @@ def choose_tiles(tally: Tally, scores: Float[np.ndarray, " tile"], most: int, se
     ranked = ranked[np.argsort(scores[ranked], kind="stable")].tolist()
     each = min(most, len(ranked) // 2)
     best = ranked[len(ranked) - each :][::-1]
-    return {"worst": ranked[:each], "best": best, "sample": tile_pictures.sample_tiles(len(tally), most, seed)}
+    typical = ranked[(len(ranked) - 1) // 2 :][:1] if most else []
+    sample = tile_pictures.sample_tiles(len(tally), most, seed)
+    return {"worst": ranked[:each], "best": best, "sample": sample, "typical": typical}
 
 
 def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict[int, Card], list[str]]:
@@ -104,7 +109,7 @@ def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict
                         facts[place] = _facts(record)
                     if classify and place in sizes:
                         more = classify(record), classes, sizes[place], index, side
-                        pictures[place] += _pictures_of_prediction(record, *more)
+                        pictures[place] += _pictures_of_map(record, *more)
                     bar.update()
         except ValueError as error:
             notes.append(f"{run.name}: {error}")
@@ -114,6 +119,15 @@ def tile_cards(runs: Sequence[Run], split: str, places: list[int]) -> tuple[dict
         if place in facts
     }
     return cards, notes
+
+
+def abridged(card: Card, runs: int) -> Card:
+    """Returns a card with its first photo, label, map and errors only: of both of two `runs`, else of the first."""
+    photos = [picture for picture in card.pictures if picture.kind == "photo"]
+    last = 1 if runs == 2 else 0
+    others = [picture for picture in card.pictures if picture.kind in ("label", "map", "errors")]
+    kept = [*photos[:1], *(picture for picture in others if (picture.run or 0) <= last)]
+    return dataclasses.replace(card, pictures=kept)
 
 
 def _record(source: Any, place: int, tile_id: str) -> dict[str, Any]:
@@ -166,14 +180,18 @@ def _pictures_of_record(
     tile_id = record["tile_id"].decode()
     panels = tile_pictures.panels(record, s2_bands, classes)
     height, width = panels.pop("label").shape[:2]
-    shown = [Picture(name, charts.photograph(rgb, side), f"{name}, of tile {tile_id}") for name, rgb in panels.items()]
+    shown = [
+        Picture("photo", name, tile_images.photograph(rgb, side), f"{name}, of tile {tile_id}")
+        for name, rgb in panels.items()
+    ]
     label = record["label"][:height, :width]
     return [
         *shown,
         Picture(
+            "label",
             "Label",
-            charts.class_map(label, classes, side),
-            f"Label of tile {tile_id}: {charts.shares_in_words(label, classes)}",
+            tile_images.class_map(label, classes, side),
+            f"Label of tile {tile_id}: {tile_images.shares_in_words(label, classes)}",
         ),
     ], (
         height,
@@ -181,7 +199,7 @@ def _pictures_of_record(
     )
 
 
-def _pictures_of_prediction(
+def _pictures_of_map(
     record: dict[str, Any],
     found: tuple[UInt8[np.ndarray, "height width"], Float[np.ndarray, "height width"]],
     classes: bands.Classes,
@@ -202,16 +220,20 @@ def _pictures_of_prediction(
     sure = f"mean {100 * confidence[mapped].mean():.0f} %" if mapped.any() else "no data"
     return [
         Picture(
-            "Prediction",
-            charts.class_map(prediction, classes, side),
-            f"Prediction for tile {tile_id}: {charts.shares_in_words(prediction, classes)}",
+            "map",
+            "Map",
+            tile_images.class_map(prediction, classes, side),
+            f"Map of tile {tile_id}: {tile_images.shares_in_words(prediction, classes)}",
             run,
         ),
         Picture(
+            "confidence",
             "Confidence",
-            charts.confidence_map(confidence, mapped, len(classes), side),
+            tile_images.confidence_map(confidence, mapped, len(classes), side),
             f"Confidence on tile {tile_id}: {sure}",
             run,
         ),
-        Picture("Errors", charts.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run),
+        Picture(
+            "errors", "Errors", tile_images.error_map(judged, wrong, side), f"Errors on tile {tile_id}: {share}", run
+        ),
     ]

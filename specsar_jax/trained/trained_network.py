@@ -99,6 +99,7 @@ class Trained:
             "weights_origin": self.origin,
             "weights_licence": self.licence,
             "labels_of_training": annotators.listed(self.statistics.labelled_by),
+            "teacher": re.split(r"[/\\]", self.config.train.teacher.rstrip("/\\"))[-1],
         }
         return tags | {name: text for name, text in given.items() if text}
 

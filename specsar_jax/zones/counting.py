@@ -74,7 +74,7 @@ Reader = Callable[[range, range], Integer[np.ndarray, "rows columns"]]
 class Codes:
     """What is counted in zones: a code of each pixel of some rasters, 0 to `kinds` - 1, or `kinds` for nodata."""
 
-    name: Path
+    name: Path | str
     """Of the map, for messages."""
     parts: tuple[Part, ...]
     kinds: int
@@ -99,7 +99,7 @@ def count(mapped: Mapped, zones: Zones, done: Callable[[int], object] = lambda p
     @contextlib.contextmanager
     def opened(part: Part) -> Iterator[Reader]:
         with open_raster(part.path, anywhere=mapped.anywhere) as raster:
-            yield lambda rows, columns: _ids(raster, rows, columns, mapped.classes, part)
+            yield lambda rows, columns: _ids(raster, rows, columns, mapped, part)
 
     return count_codes(Codes(mapped.path, mapped.parts, len(mapped.classes), opened), zones, done)
 
@@ -148,7 +148,7 @@ def count_codes(
     return counted[:-1], counted[-1:]
 
 
-def check_ids(ids: UInt8[np.ndarray, "height width"], classes: Classes, path: Path) -> None:
+def check_ids(ids: UInt8[np.ndarray, "height width"], classes: Classes, path: Path | str) -> None:
     """Raises a ValueError if pixels of a map are of no class, and not nodata."""
     known = np.zeros(bands.IGNORE + 1, bool)
     known[[*range(len(classes)), bands.IGNORE]] = True
@@ -159,17 +159,19 @@ def check_ids(ids: UInt8[np.ndarray, "height width"], classes: Classes, path: Pa
 
 
 def _ids(
-    raster: rasterio.DatasetReader, rows: range, columns: range, classes: Classes, part: Part
+    raster: rasterio.DatasetReader, rows: range, columns: range, mapped: Mapped, part: Part
 ) -> Integer[np.ndarray, "rows columns"]:
     """Reads class ids, and the number of classes for nodata."""
     try:
-        ids = raster.read(1, window=Window(columns.start, rows.start, len(columns), len(rows)))
+        ids = raster.read(mapped.band, window=Window(columns.start, rows.start, len(columns), len(rows)))
     except GDAL_ERRORS as error:
         raise ValueError(
             f"cannot read the pixels of {part.path}; is the file cut short? ({one_line(error.__cause__ or error)})"
         ) from None
-    check_ids(ids, classes, part.path)
-    return np.where(ids == bands.IGNORE, np.uint8(len(classes)), ids)
+    if mapped.coding:
+        ids = mapped.coding.ids(ids)
+    check_ids(ids, mapped.classes, part.path)
+    return np.where(ids == bands.IGNORE, np.uint8(len(mapped.classes)), ids)
 
 
 def _at_border(shapes: Shapes, part: Part) -> tuple[np.ndarray, list[int], list[tuple[int, shapely.Geometry]]]:

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from specsar_jax.pages.viewed_classes import classes_of_map
+from specsar_jax.pages.map_classes import Coding, classes_of_map
 from tfds_dwplus import bands
 from tfds_dwplus.files.opening import open_raster
 from tfds_dwplus.files.strangers import one_line
@@ -18,7 +18,7 @@ from tfds_dwplus.imagery.grids import Grid
 class Part:
     """A raster of a map."""
 
-    path: Path
+    path: Path | str
     grid: Grid
     utm_zone: str
     """Zone of a region's mosaic, as '33N': it covers ground in that zone only, beyond the border the next mosaic does. '' for a file."""
@@ -28,13 +28,17 @@ class Part:
 class Mapped:
     """A map in one raster or several."""
 
-    path: Path
+    path: Path | str
     parts: tuple[Part, ...]
     classes: bands.Classes
     weights_sha256: str
     """Digest of the weights that made it, as its tags have it; '' if they do not."""
     anywhere: bool
     """Whether a VRT may take its pixels from anywhere."""
+    coding: Coding | None = None
+    """Of a map of another legend; None if codes are class ids, and another one is an error."""
+    band: int = 1
+    """Of the classes."""
 
 
 def read_parts(path: Path, *, anywhere: bool = False) -> Mapped:

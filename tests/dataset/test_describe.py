@@ -1,5 +1,6 @@
 """Tables of a data set: sums that can be counted by hand, and what is not known said so."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_a_data_set_without_those_features(recorded, tmp_path):
     text = describe.tables(bare)
     assert text.endswith("The records do not have: biome, hemisphere, s1_scenes.")
     assert "## By biome" not in text and "## Sentinel-1 scenes" not in text
+
+
+def test_what_is_known_of_no_tile_has_no_table(recorded):
+    unknown = {"unknown": recorded.groups["split"]["train"]}
+    groups = recorded.groups | {"biome": unknown, "annotator": {}}
+    text = describe.tables(dataclasses.replace(recorded, groups=groups, scenes={"train": {0: 5}, "test": {0: 1}}))
+    assert text.endswith("\n\nKnown of no tile: biome, annotator, s1_scenes.")
+    assert [line for line in text.splitlines() if line.startswith("## ")][2:] == ["## By hemisphere"]
+    # One tile of which it is known is enough.
+    text = describe.tables(dataclasses.replace(recorded, groups=groups, scenes={"train": {0: 5}, "test": {3: 1}}))
+    assert "## Sentinel-1 scenes" in text and text.endswith("Known of no tile: biome, annotator.")
 
 
 def test_command(tile_folder, tmp_path):

@@ -68,7 +68,7 @@ def test_scores_and_report(trained, folder, lost, tmp_path):
     report.main([*where, "--output", str(tmp_path / "page.html"), "--tiles", "1"])
     page = (tmp_path / "page.html").read_text()
     pictures = {"s1": "Sentinel-1", "s2": "Sentinel-2"}
-    assert f'alt="{pictures[lost]}' not in page and page.count('alt="Prediction for tile') >= 2
+    assert f'alt="{pictures[lost]}' not in page and page.count('alt="Map of tile') >= 2
     draw_examples(trained, builder, "test", tmp_path / "examples.png")
     assert (tmp_path / "examples.png").stat().st_size > 1000
 
@@ -84,7 +84,7 @@ def test_others_are_refused_in_a_line(folder, tmp_path):
 def test_a_map_by_radar_alone_is_shown(trained, folder, tmp_path):
     """Over nothing, or over a scene of another day."""
     pytest.importorskip("rio_tiler", reason="extra 'view'")
-    from specsar_jax.pages.viewed import open_map
+    from specsar_jax.viewer.opening import Given, open_shown
 
     s1 = sorted((folder / "radar" / "s1").glob("*.tif"))[0]
     outputs = Outputs(tmp_path / "map.tif", tmp_path / "shares.tif", None, tmp_path / "seen.tif")
@@ -94,9 +94,10 @@ def test_a_map_by_radar_alone_is_shown(trained, folder, tmp_path):
     # Of the same place: as the simulated tiles of both folders are.
     s2 = folder / "optical" / "s2" / s1.name
     for imagery in ([], [str(s2)]):
-        with open_map(str(outputs.map), imagery, str(outputs.probabilities)) as shown:
-            told = shown.about()
-            assert told["imagery"] == bool(imagery) and "s2_files" not in told["tags"]
+        given = Given(str(outputs.map), s2=imagery, probabilities=str(outputs.probabilities))
+        with open_shown(given) as shown:
+            assert ("imagery" in shown.layers) == bool(imagery) and "s2_files" not in shown.maps[0].tags
+            assert shown.maps[0].tags["notes"] == "no --s2 is given; the network maps without it"
             west, south, east, north = shown.bounds
-            found = shown.point((west + east) / 2, (south + north) / 2)
-            assert found["class"] in class_id[31:33, 31:33] and len(found["probabilities"]) == 9
+            found = shown.pixel((west + east) / 2, (south + north) / 2)
+            assert found["class"] in class_id[31:33, 31:33] and len(found["shares"]) == 5

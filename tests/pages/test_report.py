@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, OPTIONS
+from browsers import started, violations
 from conftest import command, refused, write_folder
 from PIL import Image
 
@@ -19,7 +19,7 @@ from specsar_jax import evaluate, report
 from specsar_jax.accuracy import metrics
 from specsar_jax.accuracy.evaluation_files import files_of
 from specsar_jax.accuracy.tally import Tally
-from specsar_jax.pages import report_page, runs, tile_cards
+from specsar_jax.pages import place_maps, report_page, runs, tile_cards
 from specsar_jax.trained.run_files import split_file
 from tfds_dwplus import DynamicWorldPlusConfig, bands
 from tfds_dwplus.prepare import prepare
@@ -76,13 +76,8 @@ def compared(folder, workdir) -> Path:
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium; skips where it or its driver is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with started() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("name", ["page", "compared"])
@@ -107,11 +102,18 @@ def test_opens_in_a_browser(browser, page, compared, name, scheme, width):
     assert (
         page.evaluate(
             "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
-            " && !e.closest('.scroll, pre')).map(e => e.outerHTML.slice(0, 80))"
+            " && !e.closest('.scroll, .classes, pre')).map(e => e.outerHTML.slice(0, 80))"
         )
         == []
     )
     assert page.evaluate(CONTRAST) == []
+    # Nor in a matrix of other shares: from none to the full colour.
+    for share in (0, 0.3, 1):
+        page.evaluate(
+            f"document.querySelectorAll('.matrix td').forEach(cell => cell.style.setProperty('--r', {share}))"
+        )
+        assert page.evaluate(CONTRAST) == []
+    assert violations(page) == []
     assert page.title() != "taken" and HOSTILE in page.inner_text("body")
     page.close()
 
@@ -188,7 +190,7 @@ def test_pictures_show_what_was_counted(folder, workdir):
         "Sentinel-2, true colour",
         "Sentinel-1, VV VH VV",
         "Label",
-        "Prediction",
+        "Map",
         "Confidence",
         "Errors",
     ]
@@ -197,10 +199,13 @@ def test_pictures_show_what_was_counted(folder, workdir):
     # Not the same program as the evaluation's: a pixel between two classes may fall to the other side.
     close = {"atol": 8}
     np.testing.assert_allclose(by_class(pictures["Label"]), confusion.sum(axis=1))
-    np.testing.assert_allclose(by_class(pictures["Prediction"]), mapped, **close)
+    np.testing.assert_allclose(by_class(pictures["Map"]), mapped, **close)
     wrong = (pictures["Errors"][..., 0] > 200).sum()
     np.testing.assert_allclose(wrong, confusion.sum() - confusion.trace(), **close)
     assert (pictures["Label"][..., 3] == 0).sum() == 64 * 64 - confusion.sum()
+    # Hatching shows where a picture is transparent: of the errors where there is no label, and nowhere else.
+    assert set(np.unique(pictures["Errors"][..., 3])) == {0, 255}
+    np.testing.assert_array_equal(pictures["Errors"][..., 3], pictures["Label"][..., 3])
 
 
 def test_two_runs_side_by_side(compared):
@@ -299,7 +304,7 @@ def test_without_its_checkpoint_no_prediction_is_shown(folder, workdir, tmp_path
     said = "copy was evaluated at step 99, but its best checkpoint is of step"
     assert said in capsys.readouterr().err and said in read_text(page) and "the best by" not in read_text(page)
     assert "the checkpoint of step 99, which was evaluated, is gone" in read_text(page)
-    assert "Label of tile" in page.read_text() and "Prediction for tile" not in page.read_text()
+    assert "Label of tile" in page.read_text() and "Map of tile" not in page.read_text()
 
 
 def test_sums_that_are_missing_are_made_again(folder, workdir, tmp_path, capsys):
@@ -347,11 +352,10 @@ def test_many_places_are_put_together(folder, workdir):
     rng = np.random.default_rng(0)
     tally.columns["lon"], tally.columns["lat"] = rng.uniform(-170, 170, 5000), rng.uniform(-60, 60, 5000)
     scores = metrics.headline(tally.confusion)["overall_accuracy"]
-    many = dataclasses.replace(run, tally=tally)
-    drawn = report_page.map_of_places(many, scores, {})
-    assert 500 < drawn.count("<circle") <= report_page.MOST_PLACES
+    found = place_maps.map_of_places(tally, scores, {})
+    assert 500 < found.drawn.count("<circle") <= place_maps.MOST_PLACES
     tally.columns["lon"][:] = np.nan
-    assert report_page.map_of_places(many, scores, {}) is None
+    assert place_maps.map_of_places(tally, scores, {}) is None
 
 
 def score(folder: Path, workdir: Path) -> None:

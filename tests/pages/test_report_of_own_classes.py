@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import CHROMIUM, OPTIONS
+from browsers import started, violations
 from drawn_networks import SMALL_PRESETS, drawn
 from own_classes import dataset_of
 from PIL import Image
@@ -39,9 +39,10 @@ def page(tmp_path_factory) -> Path:
 
 def test_names_and_colours(page):
     text = page.read_text()
-    for name, colour in zip(HOSTILE.names, HOSTILE.colours, strict=True):
+    for place, (name, colour) in enumerate(zip(HOSTILE.names, HOSTILE.colours, strict=True)):
         assert not (set(name) & set("<&'") and name in text)
-        assert text.count(f'class="swatch" style="background:#{colour}"') >= 5
+        assert text.count(f'class="swatch" style="background:var(--c{place})"') >= 5
+        assert f"--c{place}: #{colour}; " in text
     assert "water" not in text and "419bdf" not in text.replace("fill='%23419bdf'", "")
     label = re.search(r'src="data:image/webp;base64,([^"]+)" alt="Label of tile', text)[1]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(label))).convert("RGBA"))
@@ -50,11 +51,7 @@ def test_names_and_colours(page):
 
 
 def test_opens_in_a_browser(page):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with started() as browser:
         said: list[str] = []
         for width in (1280, 400):
             opened = browser.new_page(viewport={"width": width, "height": 900})
@@ -65,4 +62,4 @@ def test_opens_in_a_browser(page):
             text = opened.inner_text("body")
             assert all(text.count(name) >= 4 for name in HOSTILE.names)
             assert opened.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+            assert violations(opened) == []

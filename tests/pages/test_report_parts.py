@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import matplotlib.path
 import numpy as np
 import pytest
 
@@ -10,16 +11,17 @@ from specsar_jax import report
 from specsar_jax.accuracy import metrics
 from specsar_jax.accuracy.evaluation_files import files_of
 from specsar_jax.accuracy.tally import Tally
-from specsar_jax.pages import charts, runs, tile_cards
+from specsar_jax.pages import charts, place_maps, runs, tile_cards, tile_images
 from specsar_jax.trained.bundle import write_bundle
 from specsar_jax.trained.loading import load_trained
+from tfds_dwplus import bands
 
 
 def test_larger_tiles_are_made_smaller():
     values = np.arange(510 * 500).reshape(510, 500)
-    small = charts.smaller(values, 255)
+    small = tile_images.smaller(values, 255)
     assert small.shape == (255, 250) and np.isin(small, values).all()
-    assert charts.smaller(values, 510) is values
+    assert tile_images.smaller(values, 510) is values
 
 
 def test_tiles_are_chosen_by_accuracy_and_by_lot():
@@ -32,12 +34,65 @@ def test_tiles_are_chosen_by_accuracy_and_by_lot():
     tally = Tally(np.arange(20).astype(str), {}, confusion, none, np.stack([none, none], axis=-1))
     chosen = tile_cards.choose_tiles(tally, scores, 3, seed=0)
     assert (chosen["worst"], chosen["best"]) == ([0, 1, 2], [17, 16, 15])
+    assert chosen["typical"] == [8]  # of the 18 from 0 to 17, the lower one in the middle
     assert len(set(chosen["sample"])) == 3
     assert chosen["sample"] == tile_cards.choose_tiles(tally, scores, 3, seed=0)["sample"]
     few = tally.choose(np.arange(3))
-    assert tile_cards.choose_tiles(few, scores[:3], 6, seed=0) == {"worst": [0], "best": [2], "sample": [0, 1, 2]}
+    of_few = {"worst": [0], "best": [2], "sample": [0, 1, 2], "typical": [1]}
+    assert tile_cards.choose_tiles(few, scores[:3], 6, seed=0) == of_few
+    assert tile_cards.choose_tiles(few, scores[:3], 0, seed=0) == {key: [] for key in of_few}
     nothing = tally.choose(np.array([19]))
-    assert tile_cards.choose_tiles(nothing, scores[19:], 6, seed=0) == {"worst": [], "best": [], "sample": [0]}
+    assert tile_cards.choose_tiles(nothing, scores[19:], 6, seed=0) == {
+        "worst": [],
+        "best": [],
+        "sample": [0],
+        "typical": [],
+    }
+
+
+def test_classes_of_one_colour_are_drawn_in_colours_of_their_own():
+    classes = bands.Classes(("a", "b", "c", "d"), ("ffffff", "ffffff", "000000", "ffffff"))
+    assert tile_images.drawn_colours(classes) == ("ffffff", "000000", "000001", "000002")
+    assert tile_images.drawn_colours(bands.DYNAMIC_WORLD) == bands.CLASS_COLOURS
+
+
+@pytest.mark.parametrize(
+    ("scores", "steps"),
+    [
+        (np.arange(10) / 10, [("s0", 0, 0.1), ("s1", 0.2, 0.3), ("s2", 0.4, 0.5), ("s3", 0.6, 0.7), ("s4", 0.8, 0.9)]),
+        (np.array([0.5, 0.5, 0.5]), [("s2", 0.5, 0.5)]),
+        (np.array([0.9, 0.2]), [("s0", 0.2, 0.2), ("s4", 0.9, 0.9)]),
+        (np.repeat([0.1, 0.2, 0.3], [30, 1, 1]), [("s0", 0.1, 0.1), ("s4", 0.2, 0.3)]),
+    ],
+)
+def test_places_are_coloured_by_quantiles(scores, steps):
+    found = place_maps.score_steps(scores)
+    assert [step.colour for step in found] == [colour for colour, *_ in steps]
+    np.testing.assert_allclose([step[1:] for step in found], [step[1:] for step in steps])
+
+
+def test_land_is_drawn_where_its_outlines_are_good_enough():
+    cairo = place_maps.Place("Cairo", 31.2, 30.0, 0.5)
+    world = place_maps.places([cairo, place_maps.Place("Quito", -78.5, -0.2, 0.9, target="tile-1")], "two")
+    assert 'class="land"' in world.drawn and world.locator is None
+    assert 'role="group"' in world.drawn and 'href="#tile-1"' in world.drawn
+    town = place_maps.places([cairo, cairo._replace(lon=31.3, score=0.7)], "two")
+    assert 'class="land"' not in town.drawn and 'role="img"' in town.drawn
+    assert 'aria-label="The map is at 30°N 31.2°E"' in town.locator
+
+
+def test_land_is_where_it_is():
+    """Points on land are inside of an odd number of its rings."""
+    rings = place_maps._rings()
+    places = {
+        "Chad": (18, 15, 1),
+        "Kansas": (-98, 38, 1),
+        "Pole": (0, -88, 1),
+        "Pacific": (-150, 10, 0),
+        "Caspian": (51, 42, 0),
+    }
+    for name, (lon, lat, inside) in places.items():
+        assert sum(matplotlib.path.Path(ring).contains_point((lon, lat)) for ring in rings) % 2 == inside, name
 
 
 def test_a_journal_cut_short(tmp_path):

@@ -20,7 +20,7 @@ pytest.importorskip("distributed", reason="extra 'region'")
 from specsar_jax.batches.preprocess import SensorStatistics, Statistics
 from specsar_jax.config import Config, Data, Model
 from specsar_jax.maps import qgis, windows
-from specsar_jax.pages import viewed_classes
+from specsar_jax.pages import map_classes
 from specsar_jax.regions import block_maps, composites, mosaics, region_files
 from specsar_jax.regions.composites import Composite, Recipe
 from specsar_jax.regions.region_files import Job
@@ -138,7 +138,7 @@ def test_a_region_of_own_classes(job, ground):
         with rasterio.open(path) as raster:
             assert [raster.colormap(1)[i][:3] for i in range(4)] == OWN.rgb()
             assert set(np.unique(raster.read(1))) <= {0, 1, 2, 3, 255}
-            assert viewed_classes.classes_of_map(str(path), raster) == OWN
+            assert map_classes.classes_of_map(str(path), raster) == OWN
         names = ElementTree.parse(path).getroot().findall(".//Category")
         assert [name.text for name in names] == list(OWN.names)
         assert qgis.style(OWN) == path.with_suffix(".qml").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from browsers import CHROMIUM, OPTIONS
+from browsers import started, violations
 from conftest import REPOSITORY, command, refused
 from drawn_zones import UTM, box, pyogrio, shapely, write_map, write_zones
 from pyproj import Geod
@@ -236,12 +236,8 @@ def test_the_page_in_a_browser(folder, tmp_path):
     assert (
         "<b>" not in text and "a &lt;b&gt;&amp;amp;" in text and "http://" not in text.replace("http://www.w3.org", "")
     )
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        opened, troubles, asked = browser.new_page(viewport={"width": 1100, "height": 900}), [], []
+    with started() as browser:
+        opened, troubles, asked = browser.new_page(viewport={"width": 1280, "height": 900}), [], []
         opened.on("console", lambda message: troubles.append(message.text))
         opened.on("pageerror", lambda error: troubles.append(str(error)))
         opened.on("request", lambda request: asked.append(request.url))
@@ -253,8 +249,12 @@ def test_the_page_in_a_browser(folder, tmp_path):
         for row in cells:
             *parts, total = (float(cell.replace(",", "")) for cell in row)
             assert sum(parts) == pytest.approx(total, abs=0.3)
-        assert opened.evaluate("document.documentElement.scrollWidth") <= 1100
-        browser.close()
+        for width in (1280, 400):
+            opened.set_viewport_size({"width": width, "height": 900})
+            assert opened.evaluate("document.documentElement.scrollWidth") <= width
+            for scheme in ("light", "dark"):
+                opened.emulate_media(color_scheme=scheme)
+                assert violations(opened) == []
     assert not troubles and [url for url in asked if url.startswith("http")] == []
 
 

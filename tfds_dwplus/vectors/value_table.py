@@ -111,7 +111,7 @@ def class_ids(
             f"{one_line(repr(value), 40)} ({number})" for value, number in list(unknown.items())[:_LISTED]
         )
         listed += f" and {len(unknown) - _LISTED} more" * (len(unknown) > _LISTED)
-        example = f"{next(iter(unknown))},NAME,{_colour(len(table.classes))}"
+        example = f"{next(iter(unknown))},NAME,{colour_at(len(table.classes))}"
         if given:
             advice = f"add a row for each to {given}, such as {one_line(example, 60)}; one without a name leaves it unlabelled"
         else:
@@ -136,15 +136,15 @@ def drawn_up(values: Sequence[str], field: str) -> str:
     table.writerow(COLUMNS)
     of_dynamic_world = dict(zip(bands.CLASSES, bands.CLASS_COLOURS, strict=True))
     for place, (value, _) in enumerate(counts.most_common()):
-        table.writerow((value, value[:60], of_dynamic_world.get(_plain(value), _colour(place))))
+        table.writerow((value, value[:60], of_dynamic_world.get(_plain(value), colour_at(place))))
     return text.getvalue()
+
+
+def colour_at(place: int) -> str:
+    """A colour for each place; hues step by the golden section, which keeps any number of them apart, in three shades."""
+    rgb = colorsys.hls_to_rgb((0.57 + 0.618034 * place) % 1, (0.5, 0.35, 0.68)[place % 3], 0.6)
+    return "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def _plain(value: str) -> str:
     return re.sub(r"[\s_-]+", "_", value.casefold().replace("&", " and ").strip())
-
-
-def _colour(place: int) -> str:
-    """A colour for each place; hues step by the golden section, which keeps any number of them apart, in three shades."""
-    rgb = colorsys.hls_to_rgb((0.57 + 0.618034 * place) % 1, (0.5, 0.35, 0.68)[place % 3], 0.6)
-    return "".join(f"{round(255 * part):02x}" for part in rgb)

@@ -1,30 +1,31 @@
 """Rasters of the viewer: opened anew for each picture, with overviews in a temporary folder and a place on earth where they lack them.
 
-Enters: addresses that the user names. Leaves: addresses to open by `reopened`: the same, or those of virtual rasters (VRT) of them.
+Enters: addresses that the user names. Leaves: addresses to open by `reopened`: the same, or those of virtual rasters (VRT) of them; and
+pixels of any rectangle of web Mercator, by rio-tiler.
 """
 
 import contextlib
+import io
 import sys
 import time
 import xml.etree.ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import rasterio.shutil
-from rasterio.crs import CRS
+from jaxtyping import UInt8
+from PIL import Image
 from rasterio.enums import Resampling
 
+from specsar_jax.viewer.mercator import MERCATOR, TILE_PX, Bounds, overlap_px
 from tfds_dwplus.files.addresses import is_remote
 from tfds_dwplus.files.opening import open_raster, opened
 from tfds_dwplus.imagery.grids import Grid
 
-TILE_PX = 256
-
 LARGE_PX = 2048
 """Rasters with more rows or columns get overviews if they have none; without, a zoomed-out tile would read the whole file."""
-
-MERCATOR = CRS.from_epsg(3857)
 
 
 class _Virtual(str):
@@ -111,3 +112,49 @@ def with_overviews(
         raster.build_overviews(factors, how)
     print(f": {time.perf_counter() - started:.0f} s", file=sys.stderr)
     return made, places
+
+
+def part(
+    address: str,
+    indexes: Sequence[int],
+    bounds: Bounds,
+    size: tuple[int, int],
+    anywhere: bool = False,
+    nodata: float | None = None,
+) -> np.ma.MaskedArray:
+    """Reads some bands of a raster, resampled to a rectangle of web Mercator by the nearest pixel, masked where there is none.
+
+    Args:
+        address: to open by `reopened`.
+        indexes: bands, from 1.
+        bounds: of the rectangle, metres of web Mercator.
+        size: rows and columns.
+        anywhere: as `reopened`.
+        nodata: taken for the file's own: with a number that it does not hold, nothing but what lies outside of it is masked.
+
+    Returns:
+        [band, row, column].
+    """
+    from rio_tiler import reader
+
+    height, width = size
+    with reopened(address, anywhere) as raster:
+        found = np.ma.array(np.zeros((len(indexes), height, width), raster.dtypes[indexes[0] - 1]), mask=True)
+        # Beyond its edge nothing is read: GDAL would warp nothing for minutes, at the resolution of the file.
+        if (window := overlap_px(Grid.of(raster).bounds_in(MERCATOR), bounds, height, width)) is None:
+            return found
+        (top, bottom), (left, right) = window
+        x_px, y_px = (bounds[2] - bounds[0]) / width, (bounds[3] - bounds[1]) / height
+        inside = (bounds[0] + left * x_px, bounds[3] - bottom * y_px, bounds[0] + right * x_px, bounds[3] - top * y_px)
+        rows, columns = bottom - top, right - left
+        crs = {"dst_crs": MERCATOR, "bounds_crs": MERCATOR}
+        read = reader.part(raster, inside, rows, columns, indexes=list(indexes), nodata=nodata, **crs)
+        found[:, top:bottom, left:right] = read.array
+        return found
+
+
+def png(picture: UInt8[np.ndarray, "height width 4"]) -> bytes:
+    """Encodes a picture, fast rather than small."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png", compress_level=1)
+    return file.getvalue()
