@@ -4,8 +4,9 @@ The pages are Markdown (MyST), the notebooks are run as the site is built, each 
 """
 
 import os
-import tempfile
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 from specsar_jax import commands
 from specsar_jax.version import __version__
@@ -40,9 +41,10 @@ autodoc_preserve_defaults = True
 # Notebooks write their data sets and runs into a folder of their own, and find the repository's.
 os.environ.setdefault("SPECSAR_DOCS", str(HERE))
 os.environ["COLUMNS"] = "120"  # of --help
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars on the pages
 
 
-def _commands(app) -> None:
+def _commands(app: Sphinx) -> None:
     """Writes the page of each command, from the list that `specsar` prints."""
     folder = HERE / "reference" / "commands"
     folder.mkdir(exist_ok=True)
@@ -53,6 +55,6 @@ def _commands(app) -> None:
             page.write_text(text)
 
 
-def setup(app) -> None:
+def setup(app: Sphinx) -> None:
     """Makes the pages of the commands before Sphinx looks for pages."""
     app.connect("builder-inited", _commands)
