@@ -35,7 +35,7 @@ def test_nothing_that_a_run_leaves_is_kept(notebook):
     assert tree["metadata"]["kernelspec"]["name"] == "python3"
     assert set(tree["metadata"]["language_info"]) == {"name"}
     for cell in tree["cells"]:
-        assert set(cell["metadata"]) <= {"tags"}
+        assert set(cell["metadata"]) <= {"tags", "mystnb"}
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
@@ -60,6 +60,14 @@ def test_commands_are_commands_of_ours_and_python_is_python(notebook):
             assert COMMANDS[name][0] == package
         if not source.startswith(("%%bash", "%%writefile classes.csv")):
             ast.parse(re.sub(r"^%%.*", "", source))
+
+
+def test_a_picture_is_told_to_those_who_cannot_see_it(notebook):
+    tree = json.loads(notebook.read_text())
+    drawn = [cell for cell in tree["cells"] if re.search(r"plt\.subplots|^Image\(", "".join(cell["source"]), re.M)]
+    assert drawn
+    for cell in drawn:
+        assert len(cell["metadata"]["mystnb"]["image"]["alt"]) > 20
 
 
 def test_links_lead_to_pages(notebook):
