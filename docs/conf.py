@@ -3,9 +3,11 @@
 The pages are Markdown (MyST), the notebooks are run as the site is built, each command's page is what it says with `--help`.
 """
 
+import functools
 import os
 from pathlib import Path
 
+from nbclient import NotebookClient
 from sphinx.application import Sphinx
 
 from specsar_jax import commands
@@ -30,23 +32,26 @@ html_theme = "furo"
 html_title = "specsar_jax"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 600
 nb_merge_streams = True  # progress lines of a cell in one block
 nb_execution_in_temp = True
+# Output comes in pieces of 100 bytes, between which MyST-NB would end the line.
+NotebookClient.__init__ = functools.partialmethod(NotebookClient.__init__, coalesce_streams=True)
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 
-# Notebooks write their data sets and runs into a folder of their own, and find the repository's.
-os.environ.setdefault("SPECSAR_DOCS", str(HERE))
 os.environ["COLUMNS"] = "120"  # of --help
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars on the pages
 
 
 def _commands(app: Sphinx) -> None:
