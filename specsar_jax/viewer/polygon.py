@@ -16,8 +16,8 @@ from specsar_jax.viewer.shares import percentages
 from specsar_jax.zones.counting import count
 from specsar_jax.zones.map_parts import Mapped, Part
 from specsar_jax.zones.polygons import Zones
-from tfds_dwplus.places.true_areas import polygon_hectares
 from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.places.true_areas import polygon_hectares
 from tfds_dwplus.vectors.geometries import on_grid
 
 MOST_CORNERS = 200

@@ -43,7 +43,7 @@ ELSEWHERE = {
 """Commands that are not run here, and where they are run."""
 
 ADDED = {
-    "specsar_jax.train": [*SMALL, "--config.train.steps=2", "--config.train.eval_every=2"],
+    "specsar_jax.train": [*SMALL, "--config.mesh.devices=1", "--config.train.steps=2", "--config.train.eval_every=2"],
     "specsar_jax.devices": SMALL,
     "tfds_dwplus.cut": ["--block_m", "320", "--gap_m", "20", "--tile_size_px", "32"],
 }
@@ -92,7 +92,6 @@ def _not_there_yet(module: str, arguments: list[str]) -> list[str]:
     return {
         "specsar_jax.train": [following.get("--workdir", "runs/quickstart")],
         "tfds_dwplus.label": ["tiles/label"],
-        "tfds_dwplus.cut": ["tiles"],
         "tfds_dwplus.prepare": [f"data/dynamic_world_plus/{following.get('--name')}"],
     }.get(module, [])
 
@@ -112,7 +111,8 @@ def world(small_run, tmp_path_factory) -> Path:
         shutil.copytree(small_run / "run", folder / "runs" / run_name)
     write_bundle(drawn(SMALL_PRESETS["dynamic_world"]), folder / "dynamic_world.safetensors")
     scene_files = ["--s2", str(folder / "s2.tif"), "--s1", str(folder / "s1.tif")]
-    predict.main(["--workdir", str(folder / "runs" / "a"), *scene_files, "--output", str(folder / "map.tif")])
+    for file in ("map", "before", "after"):
+        predict.main(["--workdir", str(folder / "runs" / "a"), *scene_files, "--output", str(folder / f"{file}.tif")])
     return folder
 
 
