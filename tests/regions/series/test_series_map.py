@@ -217,6 +217,12 @@ def test_a_series_may_be_continued_but_not_be_cut_otherwise(archive, tmp_path):
         ValueError, match=r'2023-10 was made with s1_dates .*"2023-10-01", .* now to be with .*"2023-10-15"'
     ):
         made(series(tmp_path, HMM, "2023-10-15", "2024-12-31"))
+    before = times(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"has maps of 2024-01 to 2024-06 that are not of these --dates.*the map of 2024"
+    ):
+        made(series(tmp_path, HMM, "2024-07-01", "2024-12-31"))
+    assert times(tmp_path) == before
 
 
 def test_one_orbit_for_all_months(archive, tmp_path, capsys):
