@@ -115,12 +115,14 @@ def test_a_regions_folder_with_a_file_and_what_is_refused(tmp_path, capsys):
     for name in bands.CLASSES:
         assert areas[0][name, "water"] == pytest.approx(areas[1]["water", name], rel=0.02)
     assert capsys.readouterr().err.count("is on another grid than") == 4
+    mosaic, block = one / "mosaic_33N.vrt", sorted((one / "blocks").glob("33N*.tif"))[0]
     for given, message in (
         (
             (one, one, "--output", tmp_path / "c.tif"),
             "has 2 rasters, of UTM zones of their own, .* is one; give a folder",
         ),
         ((one, one, "--output", tmp_path / "by_zone"), "is there already"),
+        ((mosaic, file, "--output", block), f"{block.name} is read, and --output .* would write it"),
         (
             (
                 one,
