@@ -175,7 +175,6 @@ def test_an_item_of_another_collection_becomes_one_of_this_one(region, finished)
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tree: tree.pop("assets"),
         lambda tree: tree["properties"].update({"specsar:s2_window": 5}),
         lambda tree: tree["properties"].pop("specsar:s2_level"),
     ],
@@ -220,6 +219,10 @@ def test_the_sensors_that_saw_each_pixel(tmp_path):
     for item in pystac.Collection.from_file(job.output / "collection.json").get_items():
         with rasterio.open(item.assets["sensors_seen"].get_absolute_href()) as raster:
             assert list(raster.bounds) == item.properties["proj:bbox"] and set(np.unique(raster.read())) <= {3, 255}
+    shutil.rmtree(job.output / "seen")  # which the items forget
+    finish(job)
+    for item in pystac.Collection.from_file(job.output / "collection.json").get_items():
+        assert item.assets.keys() == {"map"}
 
 
 def test_the_id_is_of_the_map_not_of_its_folder(tmp_path):

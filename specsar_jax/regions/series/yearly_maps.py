@@ -130,9 +130,11 @@ def _is_made_of(job: Job, block: Block, made_of: str) -> bool:
     if not region_files.is_done(job.output, block):
         return False
     try:
-        properties = read_object(job.output / "blocks" / f"{block.name}.json", finite=False)["properties"]
-        return properties[f"specsar:{MADE_OF}"] == made_of
-    except (ValueError, KeyError, TypeError):
+        item = job.output / "blocks" / f"{block.name}.json"
+        tree = read_object(item, finite=False)
+        rasters = [item.parent / asset["href"] for asset in tree["assets"].values()]
+        return tree["properties"][f"specsar:{MADE_OF}"] == made_of and all(raster.is_file() for raster in rasters)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

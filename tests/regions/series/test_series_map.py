@@ -172,6 +172,14 @@ def test_a_year_of_snow_and_felling(archive, tmp_path, capsys):
     assert made(series(tmp_path, HMM)).keys() == summaries.keys()
     assert archive.asked == ["2024-04"] and times(tmp_path) == before
 
+    # A raster that was removed is made again.
+    removed = year / "changed" / f"{BLOCKS[0].name}.tif"
+    whole = removed.read_bytes()
+    removed.unlink()
+    made(series(tmp_path, HMM))
+    assert removed.read_bytes() == whole
+    before = times(tmp_path)
+
     # A map that is made again makes its block of the year again, and no other one.
     name = BLOCKS[0].name
     (tmp_path / "2024-06" / "blocks" / f"{name}.json").unlink()
