@@ -202,7 +202,7 @@ def write_series(folder: Path, children: Sequence[str]) -> Path:
     """
     if not children:
         raise ValueError(f"{folder} holds no map, expected one or more of specsar_jax.map_region")
-    kept = [name for name in _children(folder) if (folder / name / NAME).is_file()]
+    kept = [name for name in _children(folder) if (folder / name / "blocks").is_dir()]  # no collections of strangers
     maps = {name: _read(folder / name) for name in sorted({*children, *kept})}
     licenses = {child.license for child in maps.values()}
     made = _collection(
