@@ -247,8 +247,9 @@ def _children(folder: Path) -> list[str]:
     """Returns the folders that the collection of a series names; none if there is no such file, or it is damaged."""
     try:
         links = read_object(folder / NAME)["links"]
-        names = [Path(link["href"]).parent.name for link in links if link["rel"] == "child"]
-        return [name for name in names if name not in ("", "..")]
+        hrefs = [link["href"] for link in links if link["rel"] == "child"]
+        names = [Path(href).parent.name for href in hrefs]
+        return [name for name, href in zip(names, hrefs, strict=True) if name != ".." and href == _address(name)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
