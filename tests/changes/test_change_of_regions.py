@@ -115,12 +115,23 @@ def test_a_regions_folder_with_a_file_and_what_is_refused(tmp_path, capsys):
     for name in bands.CLASSES:
         assert areas[0][name, "water"] == pytest.approx(areas[1]["water", name], rel=0.02)
     assert capsys.readouterr().err.count("is on another grid than") == 4
+    alone = 0  # within the rasters of the region, but each of them in its own zone
+    for zone, west in (("33N", True), ("34N", False)):
+        with rasterio.open(one / f"mosaic_{zone}.vrt", driver="VRT") as raster:
+            rows, columns = np.nonzero(raster.read(1) == bands.IGNORE)
+            lon, lat = map(np.array, rasterio.warp.transform(raster.crs, "EPSG:4326", *raster.xy(rows, columns)))
+        in_file = (abs(lon - 18) < 0.025) & (abs(lat - 45.01) < 0.015)
+        alone += np.count_nonzero(in_file & ((lon < 18) == west))
+    tree = json.loads((tmp_path / "by_zone" / "change.json").read_text())
+    assert tree["after_alone_hectares"] == pytest.approx(0.01 * alone, rel=3e-3)
+    mosaic, block = one / "mosaic_33N.vrt", sorted((one / "blocks").glob("33N*.tif"))[0]
     for given, message in (
         (
             (one, one, "--output", tmp_path / "c.tif"),
             "has 2 rasters, of UTM zones of their own, .* is one; give a folder",
         ),
         ((one, one, "--output", tmp_path / "by_zone"), "is there already"),
+        ((mosaic, file, "--output", block), f"{block.name} is read, and --output .* would write it"),
         (
             (
                 one,
