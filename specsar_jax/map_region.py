@@ -42,7 +42,7 @@ try:
     from specsar_jax.regions.vectors import GENERALISED, claimed, write_vectors
     from tfds_dwplus.places import blocks
 except ModuleNotFoundError as error:
-    MISSING, Job, GENERALISED = error.name, None, "generalised"
+    MISSING, Job, Series, GENERALISED = error.name, None, None, "generalised"
 
 
 def main(argv: list[str]) -> None:

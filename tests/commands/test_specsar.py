@@ -105,3 +105,41 @@ def test_else_they_are_kept_in_the_cache_of_the_user(no_cache_named, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "specsar_jax" / "xla")
+
+
+WITHOUT_EXTRAS = """
+import importlib.abc, runpy, sys
+extras = set(sys.argv[1].split(","))
+class Refusing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in extras:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refusing())
+for command in sys.argv[2:]:
+    sys.argv = ["specsar", command, "--help"]
+    try:
+        runpy.run_module("specsar_jax.commands", run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, command
+"""
+"""Asks commands for their --help where packages of extras are missing."""
+
+
+OF_EXTRAS = (
+    "apache_beam", "boto3", "cryptography", "dask", "distributed", "ee", "exactextract", "flatbuffers", "huggingface_hub", "mlflow", "onnx",
+    "openpyxl", "planetary_computer", "pyarrow", "pyogrio", "pystac", "pystac_client", "rio_tiler", "rioxarray", "shapely", "tensorflow",
+    "torch", "tornado", "wandb", "xarray", "xstatic",
+)  # fmt: skip
+
+
+def test_each_command_tells_its_arguments_without_any_extra(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, ",".join(OF_EXTRAS), *COMMANDS],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("usage: specsar ") == len(COMMANDS)
