@@ -184,6 +184,29 @@ def test_a_full_disk_is_told(tmp_path, ending):
     assert len(result.stdout.splitlines()) == 1
 
 
+def test_a_disk_that_is_full_at_the_end_of_a_raster_is_told(tmp_path):
+    """GDAL writes the end when the file is closed, and does not say that it could not."""
+    ids = np.random.default_rng(0).integers(0, 9, (90, 300)).astype(np.uint8).repeat(3, 0)
+    source = a_raster(tmp_path / "map.tif", ids)
+    generalise(source, tmp_path / "whole.tif", 0.03)
+    size = (tmp_path / "whole.tif").stat().st_size
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from specsar_jax.patches.class_rasters import generalise\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); source, final, *limits = sys.argv[1:]\n"
+        "for limit in map(int, limits):\n"
+        "  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "  try: generalise(Path(source), Path(final), 0.03)\n"
+        "  except OSError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, source, tmp_path / "out.tif", str(size - 1), str(size - 300), str(size // 2)],
+        capture_output=True, text=True, cwd=REPOSITORY, check=True,
+    )  # fmt: skip
+    told = result.stdout.splitlines()
+    assert len(told) == 3 and all("cannot write in" in line and "is the disk full?" in line for line in told)
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_height_of_a_map(tmp_path):
     """Of a map, and of one four times as high: 12,000 rows of smoothed noise, in which patches are of all sizes."""
