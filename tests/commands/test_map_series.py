@@ -63,6 +63,9 @@ def test_a_series_of_months_and_its_year(small_run, url, tmp_path):
     again = mapped(small_run / "run", url, out, *SPRING, "--filter", "mode")
     assert again.returncode == 0, again.stderr
     assert "2024-05: complete" in again.stdout and "mode_2024:" in again.stdout
+    links = json.loads((out / "collection.json").read_text())["links"]  # the other filter's map stays one of the series
+    children = [link["href"] for link in links if link["rel"] == "child"]
+    assert children == [f"./{name}/collection.json" for name in ("2024-03", "2024-05", "hmm_2024", "mode_2024")]
     both = [rasterio.open(out / folder / "mosaic_33N.vrt").read(1) for folder in ("mode_2024", "2024-05")]
     np.testing.assert_array_equal(*both)  # of two months the later one
     one = mapped(small_run / "run", url, out, "--bbox", *BOX)
