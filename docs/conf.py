@@ -50,7 +50,7 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 
-os.environ["COLUMNS"] = "120"  # of --help
+os.environ["COLUMNS"] = "88"  # of --help
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars on the pages
 
 
@@ -58,8 +58,8 @@ def _commands(app: Sphinx) -> None:
     """Writes the page of each command, from the list that `specsar` prints."""
     folder = HERE / "reference" / "commands"
     folder.mkdir(exist_ok=True)
-    for name, (package, purpose) in commands.COMMANDS.items():
-        text = f"# {name}\n\n{purpose[0].upper()}{purpose[1:]}.\n\n```{{program-output}} python -m {package}.{name} --help\n```\n"
+    for name, (_, purpose) in commands.COMMANDS.items():
+        text = f"# {name}\n\n{purpose[0].upper()}{purpose[1:]}.\n\n```{{program-output}} python -m specsar_jax.commands {name} --help\n```\n"
         page = folder / f"{name}.md"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)

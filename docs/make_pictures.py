@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,13 @@ CHROMIUM = "/usr/bin/chromium"
 TILE = "Spain_7370579"
 """The plain of the Segura after the floods of September 2019, from Sen1Floods11."""
 
-SCENE = "scene_pakistan/s2_l1c/20200604T054639_20200604T054831_T43RCP"
+DATES = ("20200604T054639_20200604T054831_T43RCP", "20200813T054639_20200813T054952_T43RCP")
+"""Two acquisitions of the same fields in the Punjab, from SSL4EO-S12: June and August."""
 
 DARK, LIGHT = "#1f2933", "#ffffff"
+
+SIDE, GAP, HEAD = 510, 12, 40
+"""Of panels that stand side by side: their side, what is between them, and the room for their titles, pixels."""
 
 
 def main() -> None:
@@ -67,18 +71,12 @@ def hero(real: Path) -> None:
     table = np.array([_rgb(colour) for colour in DYNAMIC_WORLD.colours] + [(0, 0, 0)] * 247, np.uint8)
     panels = [(optical * 255).astype(np.uint8), (radar * 255).astype(np.uint8), table[ids]]
     titles = ("Sentinel-2", "Sentinel-1: VV, VH, VV - VH", "map, 10 m")
-    side, gap, head, foot = 510, 12, 40, 54
-    canvas = Image.new("RGB", (3 * side + 4 * gap, head + side + foot), LIGHT)
-    draw = ImageDraw.Draw(canvas)
-    for place, (panel, title) in enumerate(zip(panels, titles, strict=True)):
-        left = gap + place * (side + gap)
-        canvas.paste(Image.fromarray(panel).resize((side, side), Image.Resampling.NEAREST), (left, head))
-        draw.text((left, 8), title, fill=DARK, font=_font(20))
-    left = gap
+    canvas = _side_by_side(panels, titles, foot=54)
+    draw, left, low = ImageDraw.Draw(canvas), GAP, HEAD + SIDE
     for name, colour in zip(DYNAMIC_WORLD.names, DYNAMIC_WORLD.colours, strict=True):
-        draw.rectangle((left, head + side + 18, left + 20, head + side + 38), fill=f"#{colour}")
+        draw.rectangle((left, low + 18, left + 20, low + 38), fill=f"#{colour}")
         text = name.replace("_", " ")
-        draw.text((left + 27, head + side + 16), text, fill=DARK, font=_font(18))
+        draw.text((left + 27, low + 16), text, fill=DARK, font=_font(18))
         left += 27 + round(draw.textlength(text, font=_font(18))) + 24
     _save(canvas, "hero")
 
@@ -141,6 +139,30 @@ def look(real: Path) -> None:
         _save(_narrow(image.convert("RGB"), 1400), "look")
 
 
+def change(real: Path) -> None:
+    """Draws two dates of a scene, and which class became which between them."""
+    scenes = [real / "scene_pakistan" / "s2_l2a" / date for date in DATES]
+    maps = [WORK / f"{month}.tif" for month in ("june", "august")]
+    for scene, path in zip(scenes, maps, strict=True):
+        _run("specsar_jax.predict", "--workdir", _dynamic_world(real), "--s2", scene, "--output", path, made=path)
+    changed = WORK / "change.tif"
+    _run("specsar_jax.change", *maps, "--output", changed, made=changed)
+    panels = []
+    for scene in scenes:
+        bands = []
+        for band in ("B4", "B3", "B2"):
+            with rasterio.open(scene / f"{band}.tif") as raster:
+                bands.append(raster.read(1).astype(float))
+        rgb = np.stack(bands, axis=-1)
+        panels.append((_stretched(rgb, *np.percentile(rgb, (1, 98.5))) ** 0.8 * 255).astype(np.uint8))
+    with rasterio.open(changed) as raster:
+        table = np.array([raster.colormap(1)[code][:3] for code in range(255)] + [(255, 255, 255)], np.uint8)
+        panels.append(table[raster.read(1)])
+    _save(
+        _side_by_side(panels, ("4 June 2020", "13 August 2020", "change, pale where there is none"), foot=12), "change"
+    )
+
+
 def network(real: Path) -> None:
     """Draws the network: two branches of four stages, what joins them, and the decoder."""
     figure, axes = _sheet(10, 4.6)
@@ -191,26 +213,25 @@ def exports(real: Path) -> None:
 
 
 PICTURES: dict[str, Callable[[Path], None]] = {
-    function.__name__: function for function in (hero, viewer, examples, report, look, network, exports)
+    function.__name__: function for function in (hero, viewer, examples, report, look, change, network, exports)
 }
 """What makes each picture, by its name."""
 
 
 def _spain(real: Path) -> Path:
     """Maps the tile with Google's network; returns the raster of its probabilities, which `spain.tif` lies beside."""
-    bundle, shares = WORK / "dynamic_world.safetensors", WORK / "shares.tif"
-    _run(
-        "specsar_jax.import_dynamic_world",
-        "--saved_model",
-        real / "dynamic_world_model",
-        "--output",
-        bundle,
-        made=bundle,
-    )
+    bundle, shares = _dynamic_world(real), WORK / "shares.tif"
     scene = real / "dwplus_mini" / "s2" / f"{TILE}.tif"
     outputs = ("--output", WORK / "spain.tif", "--probabilities", shares, "--confidence", WORK / "sure.tif")
     _run("specsar_jax.predict", "--workdir", bundle, "--s2", scene, *outputs, made=WORK / "spain.tif")
     return shares
+
+
+def _dynamic_world(real: Path) -> Path:
+    """Reads Google's network; returns its bundle."""
+    bundle, source = WORK / "dynamic_world.safetensors", real / "dynamic_world_model"
+    _run("specsar_jax.import_dynamic_world", "--saved_model", source, "--output", bundle, made=bundle)
+    return bundle
 
 
 def _quickstart() -> Path:
@@ -228,6 +249,17 @@ def _run(module: str, *arguments: object, made: Path) -> None:
 
 def _python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def _side_by_side(panels: Sequence[np.ndarray], titles: Sequence[str], foot: int) -> Image.Image:
+    """Returns a white sheet with square panels [row, column, colour], each below its title, and room for a legend at the foot."""
+    canvas = Image.new("RGB", (len(panels) * (SIDE + GAP) + GAP, HEAD + SIDE + foot), LIGHT)
+    draw = ImageDraw.Draw(canvas)
+    for place, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        left = GAP + place * (SIDE + GAP)
+        canvas.paste(Image.fromarray(panel).resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, HEAD))
+        draw.text((left, 8), title, fill=DARK, font=_font(20))
+    return canvas
 
 
 def _screenshot(address: str, name: str, clicked: tuple[int, int] | None = None) -> None:

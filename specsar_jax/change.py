@@ -10,19 +10,23 @@ raster for each. `changes.pairs` lays the maps over each other.
 """
 
 import argparse
+import itertools
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rasterio
 
 from specsar_jax.zones import options
 from tfds_dwplus.command_line import Parser, path, run
-from tfds_dwplus.files.opening import FLAG, FLAG_HELP
+from tfds_dwplus.files.opening import FLAG, FLAG_HELP, open_raster
 from tfds_dwplus.files.workplaces import beside, workplace
+from tfds_dwplus.vectors import vector_files
 
 if TYPE_CHECKING:
     from specsar_jax.changes.outcome import Scored
     from specsar_jax.changes.pairs import Pair
+    from specsar_jax.zones.map_parts import Mapped
     from specsar_jax.zones.polygons import Zones
 
 _MOST_SUMS = 20_000_000
@@ -49,6 +53,16 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.confidence is not None and not 0 <= args.confidence <= 1:
         raise ValueError(f"--confidence {args.confidence:g} is no probability, expected 0 to 1, such as 0.8")
+    given = {
+        "--zone_field": args.zone_field,
+        "--layer": args.layer,
+        "--zones_crs": args.zones_crs,
+        "--mend": args.mend,
+        vector_files.FLAG: args.any_vector_file,
+    }
+    if args.zones is None and any(given.values()):
+        first = next(option for option, value in given.items() if value)
+        raise ValueError(f"{first} is of --zones, which are not given; give --zones districts.gpkg, or leave it out")
     shares = (args.before_probabilities, args.after_probabilities)
     if args.confidence is not None and None in shares:
         raise ValueError(
@@ -77,7 +91,7 @@ def _compare(args: argparse.Namespace) -> None:
     lines += [*of_scores, *of_zones]
     places = outcome.Places(args.output, pair, args.zones)
     given = (*shares, args.zones, args.before_evaluation, args.after_evaluation)
-    read = [*filter(None, given), *(part.path for mapped in (before, after) for part in mapped.parts)]
+    read = [*filter(None, given), *itertools.chain(*map(_files, (before, after)))]
     places.check({place.resolve() for place in read})
     _note(*lines)
     with workplace(beside(places.target), places.target, "--output") as work:
@@ -85,6 +99,15 @@ def _compare(args: argparse.Namespace) -> None:
     _note(*more)
     print(told)
     print(f"{args.output}: {'with' if places.folder else 'and'} {', '.join(places.tables.values())}")
+
+
+def _files(mapped: "Mapped") -> list[Path]:
+    """Returns the rasters of a map, and of virtual ones those that they are made of."""
+    found = []
+    for part in mapped.parts:
+        with open_raster(part.path, anywhere=mapped.anywhere) as raster:
+            found += [part.path, *map(Path, raster.files)]
+    return found
 
 
 def _read_zones(args: argparse.Namespace, pair: "Pair") -> tuple["Zones | None", list[str]]:

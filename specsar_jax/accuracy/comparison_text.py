@@ -93,7 +93,7 @@ def _pair_text(pair: dict[str, Any], classes: Sequence[str]) -> str:
             line = f"  {vote}: {name} of a - b = {_percent(figure['difference'])}"
             if figure["interval"]:
                 low, high = figure["interval"]
-                line += f" (95 % interval: {_percent(low)} to {_percent(high)}, p = {figure['p_value']:.3g})"
+                line += f" (95 % interval: {_percent(low)} to {_percent(high)}, p {_p(figure['p_value'])})"
             lines.append(line)
         counts = difference["labelled_pixels"]
         if counts["a"] != counts["b"]:
@@ -104,10 +104,15 @@ def _pair_text(pair: dict[str, Any], classes: Sequence[str]) -> str:
     for vote, test in pair.get("mcnemar", {}).items():
         lines.append(
             f"  {vote}: only a is right on {test['only_a_right']:,d} pixels, only b on {test['only_b_right']:,d}; "
-            f"McNemar, {test['test']}, p = {test['p_value']:.3g} if pixels were independent"
+            f"McNemar, {test['test']}, p {_p(test['p_value'])} if pixels were independent"
         )
     return "\n".join(lines)
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _p(value: float) -> str:
+    """Returns '= 0.03'; a value that rounds to 0 as a float is smaller than floats tell."""
+    return f"= {value:.3g}" if value else "< 1e-300"

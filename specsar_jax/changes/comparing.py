@@ -8,13 +8,16 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from jaxtyping import Float64, UInt
+import shapely
+from jaxtyping import Bool, Float64, UInt
+from rasterio.features import geometry_mask
 
 from specsar_jax.changes import codes
 from specsar_jax.changes.pairs import Pair
 from specsar_jax.zones.counting import LEAF_PX
 from specsar_jax.zones.map_parts import Part
 from tfds_dwplus import bands
+from tfds_dwplus.places import blocks
 from tfds_dwplus.places.true_areas import pixel_hectares
 
 Write = Callable[[range, range, UInt[np.ndarray, "rows columns"]], object]
@@ -74,7 +77,10 @@ def compare(pair: Pair, part: Part, write: Write, done: Callable[[int], object] 
             hectares = pixel_hectares(part.grid, rows, columns)
             sums += np.bincount(found.ravel(), hectares.ravel(), pair.kinds + 1)
             has = before != bands.IGNORE, after != bands.IGNORE
-            alone += [hectares[has[0] & ~has[1]].sum(), hectares[has[1] & ~has[0]].sum()]
+            after_alone = has[1] & ~has[0]
+            if part.utm_zone and after_alone.any():  # beyond its zone the next mosaic has the ground
+                after_alone &= _in_zone(part, rows, columns)
+            alone += [hectares[has[0] & ~has[1]].sum(), hectares[after_alone].sum()]
             write(rows, columns, codes.stored(found, classes, unsure=unsure))
             done(found.size)
     told, left_out = of_kinds(sums[:-1], classes)
@@ -84,6 +90,13 @@ def compare(pair: Pair, part: Part, write: Write, done: Callable[[int], object] 
 def added(all_of_them: list[Compared]) -> Compared:
     """Adds up the areas of several rasters."""
     return Compared(*(sum(getattr(one, field.name) for one in all_of_them) for field in dataclasses.fields(Compared)))
+
+
+def _in_zone(part: Part, rows: range, columns: range) -> Bool[np.ndarray, "rows columns"]:
+    """Returns which pixels of a region's mosaic lie in its UTM zone by their centre."""
+    grid = part.grid.window(slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+    outline = shapely.geometry.mapping(blocks.zone_outline(part.utm_zone))
+    return geometry_mask([outline], grid.shape, grid.transform, invert=True)
 
 
 def _windows(height: int, width: int) -> Iterator[tuple[range, range]]:

@@ -30,7 +30,7 @@ from tfds_dwplus.bands import Classes
 from tfds_dwplus.files.opening import open_raster
 from tfds_dwplus.files.raster_files import GDAL_ERRORS
 from tfds_dwplus.files.strangers import one_line
-from tfds_dwplus.imagery.grids import Grid
+from tfds_dwplus.imagery.grids import Grid, turned
 from tfds_dwplus.vectors.geometries import grid_told
 
 _STEPS = round(1 / SCALE)
@@ -147,7 +147,7 @@ def paired(before: Mapped, after: Mapped, sure: Sure | None) -> tuple[Pair, list
             *((part, before.path) for part in after.parts if part.path not in met),
         )
     ]
-    moved = [(a, b) for a in parts for b in _partners(a, after) if _offset(a.grid, b.grid) is None]
+    moved = [(a, b) for a in parts for b in _partners(a, after) if _is_resampled(b.grid, a.grid)]
     lines += [
         f"{other.path} is on another grid than {part.path}, to which it is resampled by nearest neighbour: edges of classes may read as change"
         for part, other in moved
@@ -169,6 +169,10 @@ def _partners(part: Part, after: Mapped) -> list[Part]:
         for other in after.parts
         if not (part.utm_zone and other.utm_zone and part.utm_zone != other.utm_zone) and other.grid.overlaps(part.grid)
     ]
+
+
+def _is_resampled(own: Grid, grid: Grid) -> bool:
+    return any(_offset(grid, placed) is None for placed in turned(own, grid))
 
 
 def _check_shares(path: Path, mapped: Mapped, option: str, *, anywhere: bool) -> None:
@@ -201,20 +205,36 @@ _Bands = Callable[[range, range], UInt8[np.ndarray, "band rows columns"]]
 
 @contextlib.contextmanager
 def _on_grid(path: Path, own: Grid, grid: Grid, *, anywhere: bool) -> Iterator[_Bands]:
-    """Opens a raster on its `own` grid to read it on another one; 255 where it has no pixel."""
+    """Opens a raster on its `own` grid to read it on another one; 255 where it has no pixel.
+
+    In degrees a full turn is the same place, so that of two maps across the antimeridian one may lie at 181 and the other at -179.
+    """
     with contextlib.ExitStack() as stack:
         raster = stack.enter_context(open_raster(path, anywhere=anywhere))
-        offset = _offset(grid, own)
-        try:
-            if offset is None:
-                how = {"crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width}
-                raster, offset = stack.enter_context(WarpedVRT(raster, **how, **_WARP)), (0, 0)
-        except GDAL_ERRORS as error:
-            raise ValueError(
-                f"{path} cannot be put on the grid of the earlier map ({one_line(error.__cause__ or error)}); reproject it"
-            ) from None
-        opened, (down, right) = raster, offset
-        yield lambda rows, columns: _part(opened, path, _moved(rows, down), _moved(columns, right))
+        found = []
+        for placed in turned(own, grid):
+            offset = _offset(grid, placed)
+            try:
+                if offset is None:
+                    how = {"crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width}
+                    how |= {} if placed == own else {"src_crs": placed.crs, "src_transform": placed.transform}
+                    found.append((stack.enter_context(WarpedVRT(raster, **how, **_WARP)), (0, 0)))
+                else:
+                    found.append((raster, offset))
+            except GDAL_ERRORS as error:
+                raise ValueError(
+                    f"{path} cannot be put on the grid of the earlier map ({one_line(error.__cause__ or error)}); reproject it"
+                ) from None
+
+        def read(rows: range, columns: range) -> UInt8[np.ndarray, "band rows columns"]:
+            values, *others = (
+                _part(opened, path, _moved(rows, down), _moved(columns, right)) for opened, (down, right) in found
+            )
+            for other in others:
+                values = np.where(values == bands.IGNORE, other, values)
+            return values
+
+        yield read
 
 
 def _offset(grid: Grid, own: Grid) -> tuple[int, int] | None:

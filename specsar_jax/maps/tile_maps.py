@@ -32,7 +32,7 @@ def whole_folder(folder: Path | None) -> Iterator[Path | None]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--maps {folder} is a file, expected a folder to write <tile_id>.tif to")
     if not folder.absolute().parent.is_dir():
-        raise ValueError(f"no folder {folder.absolute().parent} for --maps {folder.name}; make it first")
+        raise ValueError(f"no folder {folder.absolute().parent} for --maps {folder}; make it first")
     folder = folder.resolve()
     with workplace(beside(folder), folder, "--maps") as work:
         maps = work / "maps"

@@ -35,6 +35,9 @@ MOST_HEAD_BYTES, MOST_HEADERS = 16 * 2**10, 64
 IDLE_S, HEAD_S, ANSWER_S, SEND_S = 60.0, 5.0, 60.0, 30.0
 """How long to wait: for the next request of a connection, for all of its head, for an answer, and for its receiver."""
 
+_ROUNDS = 4
+"""Times that connections come in while the server ends; more of them come only if someone knocks without end."""
+
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -121,7 +124,8 @@ class LocalServer:
         self._socket = socket.create_server((host, port), backlog=MOST_CONNECTIONS)
         self.server_port: int = self._socket.getsockname()[1]
         self._waiting: dict[asyncio.StreamWriter, None] = {}  # connections without a request, for longest first
-        self._open: set[asyncio.Task] = set()
+        self._taken: dict[asyncio.Task, asyncio.StreamWriter] = {}  # all connections
+        self._open: set[asyncio.Task] = set()  # those that have begun
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = False
         self._signals: list[int] = []
@@ -162,15 +166,27 @@ class LocalServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._connection, sock=self._socket.dup(), limit=MOST_HEAD_BYTES)
+        server = await asyncio.start_server(self._take, sock=self._socket.dup(), limit=MOST_HEAD_BYTES)
         try:
             if not self._ended:
                 await self._stop.wait()
         finally:
+            # What is accepted comes in first: of a server that is closed asyncio would leave it open.
+            for _ in range(_ROUNDS):
+                await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task(), *self._taken}))
             server.close()
-            for task in self._open:
+            taken = dict(self._taken)
+            for task in taken:
                 task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
+            await asyncio.gather(*taken, return_exceptions=True)
+            for writer in taken.values():
+                writer.transport.abort()  # of a task that was cancelled before it began, nothing is closed yet
+
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Takes a connection, and knows of it at once: one that comes while the server ends is closed too."""
+        task = self._loop.create_task(self._connection(reader, writer))
+        self._taken[task] = writer
+        task.add_done_callback(self._taken.pop)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers the requests of a connection, one after the other."""

@@ -9,8 +9,11 @@ import shapely
 from specsar_jax.regions import stac_files
 from specsar_jax.regions.composites import Composite, Recipe, interval
 from specsar_jax.trained.trained_network import Trained
-from tfds_dwplus.files.addresses import shown_in
+from tfds_dwplus.files.addresses import compared_tree, shown_in
 from tfds_dwplus.imagery.stac_api import StacArchive
+
+FILTER_TAGS = ("filter", "filter_every", "filter_stay", "filter_transitions_sha256", "filter_cover")
+"""Tags of a map that was filtered in time, which tell how."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +73,12 @@ def collection_id(job: Job) -> str:
     # Of two orbit directions one is taken later, when the archive was asked.
     wanted = dataclasses.replace(job.recipe.wanted, s1_orbit="")
     recipe = dataclasses.asdict(dataclasses.replace(job.recipe, wanted=wanted))
-    archives = [getattr(job.archive, sensor).name for sensor in job.recipe.sensors]
-    made_by = {
-        name: job.tags.get(name, "")
-        for name in ("weights_sha256", "filter", "filter_every", "filter_stay", "filter_cover")
-    }
+    archives = [dataclasses.asdict(getattr(job.archive, sensor)) for sensor in job.recipe.sensors]
+    stored = [job.archive.s1_unit, job.archive.s1_quantity] if "s1" in job.recipe.sensors else []
+    made_by = {name: job.tags.get(name, "") for name in ("weights_sha256", *FILTER_TAGS)}
     overlap = job.trained.config.predict.overlap
-    return f"land_cover_{stac_files.digest([job.region.wkb_hex, recipe, archives, made_by, overlap])}"
+    about = [job.region.wkb_hex, recipe, archives, stored, made_by, overlap]
+    return f"land_cover_{stac_files.digest(compared_tree(about))}"
 
 
 def _each(texts: Sequence[str]) -> str:

@@ -172,13 +172,23 @@ def write_summary(output: Path, job: Job, todo: Sequence[Block], failed: dict[st
 
 
 def write_collection(output: Path, job: Job, done: Sequence[Block]) -> None:
-    """Writes the STAC collection of the finished blocks; the items of an older folder become what items are now."""
+    """Writes the STAC collection of the finished blocks; the items of an older folder become what items are now, and those of which a raster
+    beside the map was removed, such as the probabilities, do not lead to it any more.
+    """
     for block in done:
         path = output / "blocks" / f"{block.name}.json"
         tree = read_object(path, finite=False)
-        if not stac_files.is_current(tree, collection_id(job)):
-            own = {name: value for name, value in tree["properties"].items() if name.startswith("specsar:")}
-            write_json(path, _item(block, job, own, [name for name in ASSETS if ASSETS[name][0] in tree["assets"]]))
+        try:
+            beside = [name for name in ASSETS if (output / name / f"{block.name}.tif").is_file()]
+            beside = [name for name in beside if ASSETS[name][0] in tree["assets"]]
+            if stac_files.is_current(tree, collection_id(job)) and len(tree["assets"]) == 1 + len(beside):
+                continue
+            kept = ("specsar:", "processing:software")
+            own = {name: value for name, value in tree["properties"].items() if name.startswith(kept)}
+            renewed = _item(block, job, own, beside)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from None
+        write_json(path, renewed)
     stac_files.write_collection(output, job.region, done, collection_id(job), job.license)
 
 
@@ -221,10 +231,12 @@ def _told(item: Path, classes: Classes) -> dict[str, Any]:
                 raise ValueError(f"items of {one_line(sensor, 40)}")
             texts(names, "items")
     except ValueError as error:
-        raise ValueError(
-            f"{item} is damaged ({one_line(error, 120)}); remove it, and its block is mapped again"
-        ) from None
+        raise _damaged(item, error) from None
     return known
+
+
+def _damaged(item: Path, error: Exception) -> ValueError:
+    return ValueError(f"{item} is damaged ({one_line(error, 120)}); remove it, and its block is mapped again")
 
 
 def _items(output: Path) -> list[Path]:

@@ -177,7 +177,7 @@ def write_collection(
         made.add_asset(f"mosaic_{zone}", pystac.Asset(f"./mosaic_{zone}.vrt", title, None, VRT, ["data"], fields))
     title = "hectares of each class"
     made.add_asset("summary", pystac.Asset("./summary.json", title, None, pystac.MediaType.JSON, ["metadata"]))
-    if _is_child(output):
+    if output.name in _children(output.parent):
         made.add_link(_PARENT)
     for block in places:
         made.add_link(pystac.Link("item", f"./blocks/{block.name}.json", pystac.MediaType.GEOJSON))
@@ -188,9 +188,11 @@ def write_collection(
 def write_series(folder: Path, children: Sequence[str]) -> Path:
     """Writes the collection of a series of maps. Its children are the collections of its folders, which get a link to it.
 
+    Those that it had before stay, if they are there: a series is continued, and filtered once more by another filter.
+
     Args:
         folder: folder of the series.
-        children: names of the folders of its maps, in order.
+        children: names of the folders of its maps.
 
     Returns:
         Its path.
@@ -200,7 +202,8 @@ def write_series(folder: Path, children: Sequence[str]) -> Path:
     """
     if not children:
         raise ValueError(f"{folder} holds no map, expected one or more of specsar_jax.map_region")
-    maps = {name: _read(folder / name) for name in children}
+    kept = [name for name in _children(folder) if (folder / name / "blocks").is_dir()]  # no collections of strangers
+    maps = {name: _read(folder / name) for name in sorted({*children, *kept})}
     licenses = {child.license for child in maps.values()}
     made = _collection(
         f"land_cover_series_{digest([child.id for child in maps.values()])}",
@@ -240,13 +243,15 @@ def _address(name: str) -> str:
     return f"./{name}/{NAME}"
 
 
-def _is_child(output: Path) -> bool:
-    """Returns whether the folder above is of a series that this one belongs to."""
+def _children(folder: Path) -> list[str]:
+    """Returns the folders that the collection of a series names; none if there is no such file, or it is damaged."""
     try:
-        links = read_object(output.parent / NAME)["links"]
-        return any(link["rel"] == "child" and link["href"] == _address(output.name) for link in links)
+        links = read_object(folder / NAME)["links"]
+        hrefs = [link["href"] for link in links if link["rel"] == "child"]
+        names = [Path(href).parent.name for href in hrefs]
+        return [name for name, href in zip(names, hrefs, strict=True) if name != ".." and href == _address(name)]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return []
 
 
 def _read(folder: Path) -> _Child:

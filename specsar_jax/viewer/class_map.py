@@ -76,7 +76,7 @@ class ClassMap:
     coding: Coding
     safe: tuple[str, ...]
     """Second colours of the classes, `pages.palettes`."""
-    nodata_share: float
+    nodata_share: float = 0.0
     """Share of its pixels without a class, of those that were looked at."""
     anywhere: bool = False
     """Whether its files may take their pixels from anywhere; as `opening.open_raster`."""

@@ -31,7 +31,7 @@ from specsar_jax.viewer.class_map import ClassMap
 from specsar_jax.viewer.confidence import Shares
 from specsar_jax.viewer.imagery import Imagery, open_imagery
 from specsar_jax.viewer.mercator import WGS84
-from specsar_jax.viewer.rasters import on_earth, placed_grid, with_overviews
+from specsar_jax.viewer.rasters import on_earth, placed_grid, reopened, with_overviews
 from specsar_jax.viewer.shown import Shown
 from tfds_dwplus import bands
 from tfds_dwplus.command_line import local_path
@@ -110,11 +110,10 @@ def _open_map(path: str, legend: str, option: str, anywhere: bool) -> ClassMap:
             key: shown_in(text) for key, text in raster.tags().items() if not re.match(r"AREA_OR_POINT|class_\d+$", key)
         }
         address = on_earth(raster, path)
-        nodata = 1 - float(coding.known(look(name, raster, band)).mean())
         free = _free(raster, band, coding.codes.tolist())
     shown = ClassMap(
         Path(name).name, str(path), address, band, band, free, placed_grid(grid), grid, tags, coding,
-        safe_colours(coding.classes), nodata, anywhere,
+        safe_colours(coding.classes), anywhere=anywhere,
     )  # fmt: skip
     if not grid.placed:
         print(f"note: {name} has no CRS and transform; it is shown without a place, areas in pixels", file=sys.stderr)
@@ -191,7 +190,9 @@ def _with_overviews(shown: Shown, folder: Path) -> Shown:
         address, places = with_overviews(
             one.address, one.anywhere, [one.band], Resampling.nearest, vrt, plain(one.source)
         )
-        maps.append(dataclasses.replace(one, address=address, band=places[one.band]))
+        with reopened(address, one.anywhere) as raster:  # with overviews it is read at once
+            nodata = 1 - float(one.coding.known(look(plain(one.source), raster, places[one.band])).mean())
+        maps.append(dataclasses.replace(one, address=address, band=places[one.band], nodata_share=nodata))
     agreement = dataclasses.replace(shown.agreement, one=maps[0], other=maps[1]) if shown.agreement else None
     probabilities = _shares_with_overviews(shown.probabilities, folder / "probabilities.vrt")
     sureness = probabilities

@@ -57,7 +57,9 @@ def read_parts(path: Path, *, anywhere: bool = False) -> Mapped:
             found.append(classes_of_map(str(file), raster))
             grid = Grid.of(raster)
             if not grid.placed:
-                raise ValueError(f"{file} has no place on earth, so that no zone lies in it; give a map with a CRS")
+                raise ValueError(
+                    f"{file} has no place on earth, so that its pixels have no area; give a map with a CRS"
+                )
             digests.add(raster.tags().get("weights_sha256", ""))
         if found[-1] != found[0]:
             raise ValueError(f"{parts[0].path} and {file} are of different classes; give a folder of one region")

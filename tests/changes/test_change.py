@@ -154,6 +154,17 @@ def test_another_grid_is_resampled_by_nearest_neighbour_and_told(tmp_path, capsy
     assert "another grid" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("west", "resampled"), [(-180.02, False), (-180.0204, True)])
+def test_maps_across_the_antimeridian_are_one_place_a_full_turn_apart(tmp_path, capsys, west, resampled):
+    before, after = random_ids(1, (60, 50)), random_ids(2, (60, 50))
+    for name, ids, left in (("one", before, 179.98), ("two", after, west)):
+        write_map(tmp_path / f"{name}.tif", ids, "EPSG:4326", rasterio.Affine(0.001, 0, left, 0, -0.001, 65))
+    run(tmp_path / "one.tif", tmp_path / "two.tif", "--output", tmp_path / "change.tif")
+    expected = np.where((before == NONE) | (after == NONE), NONE, before * 9 + after)
+    np.testing.assert_array_equal(codes_of(tmp_path / "change.tif"), expected)
+    assert ("another grid" in capsys.readouterr().err) is resampled
+
+
 def test_sixty_four_classes_take_two_bytes(tmp_path):
     classes = bands.Classes(
         tuple(f"class {k}" for k in range(64)), tuple(f"{k * 4:02x}80{255 - k * 4:02x}" for k in range(64))

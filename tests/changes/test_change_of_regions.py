@@ -14,6 +14,7 @@ pytest.importorskip("distributed", reason="extra 'region'")
 
 from region_archive import box_hectares, mapped, served
 
+from specsar_jax import areas
 from specsar_jax.regions import mosaics
 from tfds_dwplus import bands
 from tfds_dwplus.places import blocks
@@ -83,6 +84,15 @@ def test_two_dates_of_a_region_over_two_utm_zones(tmp_path):
     assert inside["compared_hectares"] == pytest.approx(box_hectares(17.997, 42.398, 17.9995, 42.402), rel=1e-3)
     assert across["compared_hectares"] == pytest.approx(box_hectares(17.997, 42.398, 18.003, 42.402), rel=5e-3)
     assert not across["outside_hectares"] and not inside["nodata_hectares"]
+    areas.main([str(tmp_path / "early"), "--zones", str(zones), "--output", str(tmp_path / "areas.csv")])
+    measured = [float(row["hectares"]) for row in rows_of(tmp_path / "areas.csv")]
+    assert measured[1] == pytest.approx(inside["compared_hectares"], rel=1e-6)
+    assert measured[0] == pytest.approx(box_hectares(17.997, 42.398, 18.003, 42.402), rel=5e-3)
+    summary = json.loads((tmp_path / "early" / "summary.json").read_text())["hectares"]
+    whole = write_zones(tmp_path / "whole.gpkg", [shapely.box(17.99, 42.39, 18.01, 42.41)], crs="EPSG:4326")
+    areas.main([str(tmp_path / "early"), "--zones", str(whole), "--output", str(tmp_path / "whole.csv")])
+    (row,) = rows_of(tmp_path / "whole.csv")
+    assert {name: float(row[f"{name}_hectares"]) for name in summary} == pytest.approx(summary, rel=2e-3, abs=0.02)
 
 
 def test_folders_of_other_extent_are_compared_pixel_by_pixel(tmp_path, capsys):
@@ -115,12 +125,23 @@ def test_a_regions_folder_with_a_file_and_what_is_refused(tmp_path, capsys):
     for name in bands.CLASSES:
         assert areas[0][name, "water"] == pytest.approx(areas[1]["water", name], rel=0.02)
     assert capsys.readouterr().err.count("is on another grid than") == 4
+    alone = 0  # within the rasters of the region, but each of them in its own zone
+    for zone, west in (("33N", True), ("34N", False)):
+        with rasterio.open(one / f"mosaic_{zone}.vrt", driver="VRT") as raster:
+            rows, columns = np.nonzero(raster.read(1) == bands.IGNORE)
+            lon, lat = map(np.array, rasterio.warp.transform(raster.crs, "EPSG:4326", *raster.xy(rows, columns)))
+        in_file = (abs(lon - 18) < 0.025) & (abs(lat - 45.01) < 0.015)
+        alone += np.count_nonzero(in_file & ((lon < 18) == west))
+    tree = json.loads((tmp_path / "by_zone" / "change.json").read_text())
+    assert tree["after_alone_hectares"] == pytest.approx(0.01 * alone, rel=3e-3)
+    mosaic, block = one / "mosaic_33N.vrt", sorted((one / "blocks").glob("33N*.tif"))[0]
     for given, message in (
         (
             (one, one, "--output", tmp_path / "c.tif"),
             "has 2 rasters, of UTM zones of their own, .* is one; give a folder",
         ),
         ((one, one, "--output", tmp_path / "by_zone"), "is there already"),
+        ((mosaic, file, "--output", block), f"{block.name} is read, and --output .* would write it"),
         (
             (
                 one,

@@ -105,6 +105,8 @@ def test_what_is_refused(folder, tmp_path, monkeypatch):
         ((before, after, *sure, *at, others), "others.tif is of another map: its weights_sha256 is cdcd"),
         ((before, after, "--zones", far), "no zone has a part in the map: the zones lie at"),
         ((before, after, "--zones", bow), "1 of 1 features are not valid"),
+        ((before, after, "--zone_field", "name"), "--zone_field is of --zones, which are not given"),
+        ((before, after, "--mend"), "--mend is of --zones, which are not given"),
         ((before, after, "--before_evaluation", mine), "one evaluation alone says nothing of change"),
         (
             (before, after, "--before_evaluation", mine, "--after_evaluation", other),

@@ -2,6 +2,7 @@
 on a web server.
 """
 
+import dataclasses
 import json
 import shutil
 
@@ -17,6 +18,7 @@ from stac_schemas import faults
 
 from specsar_jax.config import Config, Data
 from specsar_jax.regions import region_files, stac_files
+from specsar_jax.regions.series.transitions import Filter
 from tfds_dwplus import bands
 from tfds_dwplus.places import blocks
 
@@ -162,6 +164,28 @@ def test_a_folder_of_an_older_version_gets_its_collection(region, finished):
         assert json.loads(path.read_text()) == as_new
 
 
+def test_an_item_of_another_collection_becomes_one_of_this_one(region, finished):
+    for path in (region / "blocks").glob("*.json"):
+        rewrite(path, lambda tree: tree.update(collection="land_cover_0"))
+    finish(job_over(region, license="CC-BY-4.0"))
+    for path in region.rglob("*.json"):
+        assert json.loads(path.read_text()) == json.loads((finished / path.relative_to(region)).read_text())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree["properties"].update({"specsar:s2_window": 5}),
+        lambda tree: tree["properties"].pop("specsar:s2_level"),
+    ],
+)
+def test_an_older_item_that_is_damaged_is_named(region, change):
+    path = sorted((region / "blocks").glob("*.json"))[0]
+    rewrite(path, lambda tree: (tree.pop("collection"), change(tree)))
+    line = one_line(lambda: finish(job_over(region, license="CC-BY-4.0")))
+    assert f"{path} is damaged" in line and "remove it, and its block is mapped again" in line
+
+
 def older(tree) -> None:
     tree["links"] = []
     del tree["collection"]
@@ -195,13 +219,29 @@ def test_the_sensors_that_saw_each_pixel(tmp_path):
     for item in pystac.Collection.from_file(job.output / "collection.json").get_items():
         with rasterio.open(item.assets["sensors_seen"].get_absolute_href()) as raster:
             assert list(raster.bounds) == item.properties["proj:bbox"] and set(np.unique(raster.read())) <= {3, 255}
+    shutil.rmtree(job.output / "seen")  # which the items forget
+    finish(job)
+    for item in pystac.Collection.from_file(job.output / "collection.json").get_items():
+        assert item.assets.keys() == {"map"}
 
 
 def test_the_id_is_of_the_map_not_of_its_folder(tmp_path):
     here, there = job_over(tmp_path / "a"), job_over(tmp_path / "b", license="CC0-1.0")
     assert region_files.collection_id(here) == region_files.collection_id(there)
-    others = [job_over(tmp_path, ACROSS), job_over(tmp_path, dates=JUNE)]
-    assert len({region_files.collection_id(job) for job in (here, *others)}) == 3
+    elsewhere = dataclasses.replace(here.archive, s2=dataclasses.replace(here.archive.s2, url="http://elsewhere"))
+    others = [
+        *(job_over(tmp_path, ACROSS), job_over(tmp_path, dates=JUNE)),
+        *(dataclasses.replace(here, archive=elsewhere), dataclasses.replace(here, tags=here.tags | {"filter": "mode"})),
+        *(dataclasses.replace(here, tags=here.tags | by.tags()) for by in filters_that_stay_alike()),
+    ]
+    assert len({region_files.collection_id(job) for job in (here, *others)}) == 1 + len(others)
+
+
+def filters_that_stay_alike() -> list[Filter]:
+    """Two filters whose classes stay as probably, but become others."""
+    evenly = np.full((9, 9), 0.0025) + np.eye(9) * 0.9775
+    to_the_next = np.eye(9) * 0.98 + np.roll(np.eye(9), 1, axis=1) * 0.02
+    return [Filter("hmm", tuple(map(tuple, matrix.tolist()))) for matrix in (evenly, to_the_next)]
 
 
 def test_a_series_of_maps(tmp_path):
@@ -228,7 +268,12 @@ def test_a_series_of_maps(tmp_path):
     finish(job_over(child, ACROSS, JUNE, license="CC-BY-4.0"))
     assert (child / "collection.json").read_bytes() == before
 
-    # One that is taken out of it can be read without it, and forgets it when it is looked at again.
+    # It stays a child when the series is continued by others alone.
+    whole = path.read_bytes()
+    stac_files.write_series(tmp_path / "series", ["2024-05"])
+    assert path.read_bytes() == whole
+
+    # One that is taken out of it can be read without it, and forgets it when it is looked at again; the series forgets it too.
     child.rename(tmp_path / "alone")
     assert faults(tmp_path / "alone" / "collection.json", tmp_path / "schemas") == []
     finish(job_over(tmp_path / "alone", ACROSS, JUNE, license="CC-BY-4.0"))
@@ -237,6 +282,8 @@ def test_a_series_of_maps(tmp_path):
         for link in json.loads((tmp_path / "alone" / "collection.json").read_text())["links"]
         if link["rel"] == "parent"
     ]
+    stac_files.write_series(tmp_path / "series", ["2024-05"])
+    assert len(list(pystac.Collection.from_file(path).get_children())) == 1
 
 
 def one_line(work) -> str:

@@ -234,7 +234,7 @@ def warp(
         with memory.open(driver="GTiff", transform=source.transform, **profile) as raster:
             raster.write(values, 1)
         with memory.open() as raster:
-            for placed in _turned(source, target):
+            for placed in turned(source, target):
                 at = {"src_crs": placed.crs, "src_transform": placed.transform}
                 with WarpedVRT(raster, **at, **wanted, **how) as vrt:
                     more = vrt.read(1)
@@ -242,7 +242,7 @@ def warp(
     return result
 
 
-def _turned(source: Grid, target: Grid) -> list[Grid]:
+def turned(source: Grid, target: Grid) -> list[Grid]:
     """The source grid at the longitudes where GDAL looks for pixels of the target, a full turn apart if there are several.
 
     GDAL looks from -180 to 180 degrees if the target is projected, and at the target's own longitudes if both have one CRS. A

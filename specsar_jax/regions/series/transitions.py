@@ -11,6 +11,8 @@ A matrix as a table: the first column names the class before, the others the cla
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,12 +62,14 @@ class Filter:
         return np.array(self.transitions)
 
     def tags(self) -> dict[str, str]:
-        """Returns tags that tell it: of the transitions the probability to stay, of each class if they differ."""
+        """Returns tags that tell it: of the transitions the probability to stay, of each class if they differ, and a digest."""
         if self.kind != "hmm":
             return {"filter": self.kind}
         stay = [f"{probability:.6g}" for probability in self.matrix.diagonal()]
         told = stay[0] if len(set(stay)) == 1 else " ".join(stay)
-        return {"filter": self.kind, "filter_stay": told, "filter_cover": self.cover or "none"}
+        digest = hashlib.sha256(json.dumps(self.transitions).encode()).hexdigest()
+        cover = self.cover or "none"
+        return {"filter": self.kind, "filter_stay": told, "filter_transitions_sha256": digest, "filter_cover": cover}
 
 
 def hidden_markov(

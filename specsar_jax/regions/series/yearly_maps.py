@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,8 +61,17 @@ def jobs(series: Series) -> dict[int, Job]:
 
 
 def check_folders(series: Series) -> None:
-    """Raises a ValueError if the folder of a year holds the map of another filter, or another process is at work on it."""
-    for job in jobs(series).values():
+    """Raises a ValueError if the folder of a year holds the map of another filter, or another process is at work on it; or if there are
+    maps of the year that the series leaves out, so that its map would be made of a part of them.
+    """
+    names, output = {period.name for period in series.maps()}, series.job.output
+    for year, job in jobs(series).items():
+        maps = sorted(path.parent.name for path in output.glob(f"{year}*/region.json"))
+        if left_out := [name for name in maps if re.fullmatch(r"\d{4}(-Q?\d+)?", name) and name not in names]:
+            raise ValueError(
+                f"{output} has maps of {left_out[0]} to {left_out[-1]} that are not of these --dates, without which the map of {year} would be "
+                "another one; give --dates with all of them, or another --output"
+            )
         if job.output.exists():
             with _opened_folder(series, job):
                 pass
@@ -122,9 +132,11 @@ def _is_made_of(job: Job, block: Block, made_of: str) -> bool:
     if not region_files.is_done(job.output, block):
         return False
     try:
-        properties = read_object(job.output / "blocks" / f"{block.name}.json", finite=False)["properties"]
-        return properties[f"specsar:{MADE_OF}"] == made_of
-    except (ValueError, KeyError, TypeError):
+        item = job.output / "blocks" / f"{block.name}.json"
+        tree = read_object(item, finite=False)
+        rasters = [item.parent / asset["href"] for asset in tree["assets"].values()]
+        return tree["properties"][f"specsar:{MADE_OF}"] == made_of and all(raster.is_file() for raster in rasters)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

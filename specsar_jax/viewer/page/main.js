@@ -37,7 +37,6 @@ const start = async () => {
   const agreement = agreementOf(about, () => { Object.assign(state, {left: "agreement", swipe: "0"}); layers.fill(); layers.show(); write(); });
   let asked = new AbortController();
   const count = calmly(150, async () => {
-    asked.abort();
     asked = new AbortController();
     const view = map.getBounds();
     const query = {west: view.getWest(), south: view.getSouth(), east: view.getEast(), north: view.getNorth(), sure: state.sure};
@@ -52,7 +51,11 @@ const start = async () => {
       $("#unsure").textContent = `${(found.unsure ?? 0).toFixed(1)} % of the area that ${first.name} maps in view is less sure than ${state.sure} %.`;
     } catch (error) { gone(error); }
   });
-  const recount = () => { tables.forEach(({table}) => table.setAttribute("aria-busy", "true")); count(); };
+  const recount = () => {
+    asked.abort();  // what it would tell is of the view before
+    tables.forEach(({table}) => table.setAttribute("aria-busy", "true"));
+    count();
+  };
 
   const layers = layersOf(map, about, state, (id) => { if (id === "sure") recount(); write(); });
   const card = pixelCard(map, about, state, () => { layers.show(); write(); });

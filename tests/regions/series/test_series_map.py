@@ -172,6 +172,14 @@ def test_a_year_of_snow_and_felling(archive, tmp_path, capsys):
     assert made(series(tmp_path, HMM)).keys() == summaries.keys()
     assert archive.asked == ["2024-04"] and times(tmp_path) == before
 
+    # A raster that was removed is made again.
+    removed = year / "changed" / f"{BLOCKS[0].name}.tif"
+    whole = removed.read_bytes()
+    removed.unlink()
+    made(series(tmp_path, HMM))
+    assert removed.read_bytes() == whole
+    before = times(tmp_path)
+
     # A map that is made again makes its block of the year again, and no other one.
     name = BLOCKS[0].name
     (tmp_path / "2024-06" / "blocks" / f"{name}.json").unlink()
@@ -217,6 +225,12 @@ def test_a_series_may_be_continued_but_not_be_cut_otherwise(archive, tmp_path):
         ValueError, match=r'2023-10 was made with s1_dates .*"2023-10-01", .* now to be with .*"2023-10-15"'
     ):
         made(series(tmp_path, HMM, "2023-10-15", "2024-12-31"))
+    before = times(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"has maps of 2024-01 to 2024-06 that are not of these --dates.*the map of 2024"
+    ):
+        made(series(tmp_path, HMM, "2024-07-01", "2024-12-31"))
+    assert times(tmp_path) == before
 
 
 def test_one_orbit_for_all_months(archive, tmp_path, capsys):
