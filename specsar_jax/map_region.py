@@ -9,9 +9,11 @@ Blocks run on Dask workers, which must all see the output folder. Started again,
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> None:
         plan(job, args.block_px)
         return
     asked = _asked(job, args.block_px)
-    with region_files.opened(job.output, asked), claimed(wanted) as wanted:
+    with region_files.opened(job.output, asked), claimed(wanted, args.geojson) as wanted:
         summary = map_region(job, args.block_px, args.scheduler, args.workers, args.retries + 1)
         written = write_vectors(job, sorted(job.output.glob("mosaic_*.vrt")), wanted)
     print(region_files.table(summary))
@@ -84,9 +86,13 @@ def _map_series(args: argparse.Namespace, job: Job, wanted: Asked) -> None:
     if args.dry_run:
         series_map.plan(series)
         return
-    with series_files.opened(job.output, series.asked()):
+    with series_files.opened(job.output, series.asked()), _claimed_of_years(series, wanted, args.geojson) as of_years:
         summaries = series_map.map_series(series, args.scheduler, args.workers, args.retries + 1)
-        written = _vectors_of_years(series, wanted) if wanted.paths else []
+        written = [
+            path
+            for job, asked in of_years
+            for path in write_vectors(job, sorted(job.output.glob("mosaic_*.vrt")), asked)
+        ]
     filtered = {name: summary for name, summary in summaries.items() if "filter" in summary}
     for name, summary in filtered.items():
         print(f"{name}:\n{region_files.table(summary)}")
@@ -98,17 +104,20 @@ def _map_series(args: argparse.Namespace, job: Job, wanted: Asked) -> None:
         print(f"wrote {', '.join(map(str, written))}")
 
 
-def _vectors_of_years(series: Series, wanted: Asked) -> list[Path]:
-    """Writes what is asked of the map of each year; with several years, polygons into `map_2024.gpkg` and so on."""
-    jobs, written = yearly_maps.jobs(series), []
-    for year, job in jobs.items():
-        polygons = wanted.polygons
-        if polygons and len(jobs) > 1:
-            polygons = polygons.with_stem(f"{polygons.stem}_{year}")
-        generalised = job.output / GENERALISED if wanted.generalised else None
-        with claimed(Asked(polygons, generalised, wanted.minimum_area_ha)) as of_year:
-            written += write_vectors(job, sorted(job.output.glob("mosaic_*.vrt")), of_year)
-    return written
+@contextlib.contextmanager
+def _claimed_of_years(series: Series, wanted: Asked, region: Path | None) -> Iterator[list[tuple[Job, Asked]]]:
+    """Claims what is asked of the map of each year; with several years, polygons are to be in `map_2024.gpkg` and so on. Yields their jobs too."""
+    jobs = yearly_maps.jobs(series) if wanted.paths else {}
+    with contextlib.ExitStack() as held:
+        of_years = []
+        for year, job in jobs.items():
+            polygons = wanted.polygons
+            if polygons and len(jobs) > 1:
+                polygons = polygons.with_stem(f"{polygons.stem}_{year}")
+            generalised = job.output / GENERALISED if wanted.generalised else None
+            asked = Asked(polygons, generalised, wanted.minimum_area_ha)
+            of_years.append((job, held.enter_context(claimed(asked, region))))
+        yield of_years
 
 
 def _filter(args: argparse.Namespace, job: Job) -> Any:

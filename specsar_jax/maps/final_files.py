@@ -50,7 +50,7 @@ def write_asked(work: Work, source: Path, asked: Asked) -> None:
     source = joined(work, source, asked.minimum_area_ha)
     if asked.polygons:
         whole = work.folder / f"polygons_whole{asked.polygons.suffix.lower()}"
-        whole.unlink(missing_ok=True)  # of a process that was killed here
+        _remove_whole(whole)  # of a process that was killed here
         with progress(
             total=work.grid.height * work.grid.width, desc="polygons", unit="px", unit_scale=True, leave=False
         ) as bar:
@@ -104,9 +104,7 @@ def write_raster(work: Work, name: str, source: Path, final: Path) -> None:
     except (*GDAL_ERRORS, OSError) as error:
         _remove_whole(whole)
         reason = getattr(error, "strerror", None) or error.__cause__ or error
-        raise OSError(
-            f"cannot write {final.name} in {final.parent.resolve()} ({reason}): is the disk full? Its strips are kept"
-        ) from None
+        raise OSError(f"cannot write {final.name} in {final.parent.resolve()} ({reason}): is the disk full?") from None
     publishing.publish(whole, final, qgis.style(work.classes) if name in ("map", "generalised") else "")
 
 

@@ -48,13 +48,17 @@ def publish(whole: Path, final: Path, style: str = "") -> None:
 def publish_file(whole: Path, final: Path) -> None:
     """Moves a file of another kind to its final name, also to another file system; if that is a link, to where it leads.
 
+    What a program that was killed left beside an older GeoPackage of that name goes before: SQLite would take it for changes of the new one.
+
     Raises:
-        OSError: the disk is full.
+        OSError: the disk is full, or what is beside an older file cannot be removed.
     """
     place = final.resolve()
     remove_partials(place.parent, place.name)
     with whole.open("rb") as file, written_whole(place) as part:
         _move(whole, part, file.fileno())
+        for kind in ("-wal", "-shm", "-journal") if place.suffix.lower() == ".gpkg" else ():
+            place.with_name(place.name + kind).unlink(missing_ok=True)
 
 
 def _move(whole: Path, part: Path, file: int) -> None:

@@ -16,7 +16,7 @@ from specsar_jax.patches.generalising import generalised
 from specsar_jax.patches.pixel_areas import minimum_on
 from tfds_dwplus import bands
 from tfds_dwplus.files.opening import open_raster
-from tfds_dwplus.files.raster_files import GDAL_ERRORS
+from tfds_dwplus.files.raster_files import GDAL_ERRORS, check_whole
 from tfds_dwplus.files.strangers import one_line
 from tfds_dwplus.imagery.grids import Grid
 
@@ -81,25 +81,26 @@ def generalise(
     profile = {"height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8", "nodata": bands.IGNORE}
     profile |= {"tiled": True, "blockxsize": 512, "blockysize": 64, "compress": "deflate", "zlevel": 1}
     made = generalised(lambda: strips(source, rows, done), grid.height, minimum, areas)
-    with (
-        contextlib.closing(made),
-        _written(final),
-        rasterio.open(
-            final, "w", driver="GTiff", crs=grid.crs, transform=grid.transform, bigtiff="if_safer", **profile
-        ) as raster,
-    ):
-        top = 0
-        for ids in made:
-            raster.write(ids, 1, window=Window(0, top, *ids.shape[::-1]))
-            top += len(ids)
+    with _written(final):
+        with (
+            rasterio.open(
+                final, "w", driver="GTiff", crs=grid.crs, transform=grid.transform, bigtiff="if_safer", **profile
+            ) as raster,
+            contextlib.closing(made),  # before the raster, as the settings of GDAL that were made last end first
+        ):
+            top = 0
+            for ids in made:
+                raster.write(ids, 1, window=Window(0, top, *ids.shape[::-1]))
+                top += len(ids)
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+            check_whole(final)
 
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[None]:
-    """Raises an OSError in place of GDAL's own errors."""
+    """Raises an OSError that asks for the disk in place of GDAL's own errors, and of that of `check_whole`."""
     try:
         yield
-    except GDAL_ERRORS as error:
-        raise OSError(
-            f"cannot write in {path.parent} ({one_line(error.__cause__ or error)}): is the disk full?"
-        ) from None
+    except (*GDAL_ERRORS, OSError) as error:
+        reason = getattr(error, "strerror", None) or error.__cause__ or error
+        raise OSError(f"cannot write in {path.parent} ({one_line(reason)}): is the disk full?") from None

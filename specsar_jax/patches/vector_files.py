@@ -226,10 +226,22 @@ def _geo(tables: Sequence[_Tables]) -> dict[str, Any]:
 
 
 def _found(path: Path, ending: str, tables: Sequence[_Tables]) -> int:
-    """Returns how many polygons a file has, as what reads it says; GDAL may not have said that a disk is full."""
+    """Returns how many polygons a file has, as what reads it says; GDAL may not have said that a disk is full.
+
+    Raises:
+        OSError: what GDAL writes last is missing: the index of a GeoPackage, the brackets of GeoJSON.
+    """
     if ending == ".parquet":
         return parquet.read_metadata(path).num_rows
     if ending == ".gpkg":
-        return sum(pyogrio.read_info(path, layer=table.layer)["features"] for table in tables)
+        layers = [pyogrio.read_info(path, layer=table.layer) for table in tables]
+        if not all(layer["capabilities"]["fast_spatial_filter"] for layer in layers):
+            raise OSError("the index of a layer is not in the file")
+        return sum(layer["features"] for layer in layers)
+    number, line = 0, b""
     with path.open("rb") as file:
-        return sum(line.startswith(b'{ "type": "Feature", ') for line in file)
+        for line in file:
+            number += line.startswith(b'{ "type": "Feature", ')
+    if line.strip() != b"}":
+        raise OSError("the end is not in the file")
+    return number

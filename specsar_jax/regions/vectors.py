@@ -8,6 +8,7 @@ mosaics do, and each place lies in one of them.
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,14 +24,20 @@ GENERALISED = "generalised"
 
 
 @contextlib.contextmanager
-def claimed(asked: Asked) -> Iterator[Asked]:
+def claimed(asked: Asked, region: Path | None = None) -> Iterator[Asked]:
     """Keeps other processes from writing the polygons of a region; yields what is asked, with links followed.
 
+    Args:
+        asked: is to be claimed before the region is mapped, so that what is wrong with it is told then.
+        region: file that the region was read from.
+
     Raises:
-        ValueError: nothing can be written there, or another process does.
+        ValueError: nothing can be written there, another process does, or it is the file of the region.
     """
     with contextlib.ExitStack() as stack:
         if asked.polygons:
+            if region and asked.polygons.resolve() == region.resolve():
+                raise ValueError(f"--polygons {asked.polygons} is the file of --geojson; give another name to write to")
             final = stack.enter_context(output_claimed(asked.polygons, "--polygons"))
             asked = dataclasses.replace(asked, polygons=final)
         yield asked
@@ -54,7 +61,7 @@ def write_vectors(job: Job, mosaics: Sequence[Path], asked: Asked) -> list[Path]
     from specsar_jax.patches.vector_files import Source, write_polygons
 
     written, sources, pixels = [], [], 0
-    with workplace(beside(job.output / GENERALISED), job.output) as folder:
+    with _keeping(), workplace(beside(job.output / GENERALISED), job.output) as folder:
         for mosaic in mosaics:
             zone = mosaic.stem.removeprefix("mosaic_")
             (folder / zone).mkdir()
@@ -74,3 +81,13 @@ def write_vectors(job: Job, mosaics: Sequence[Path], asked: Asked) -> list[Path]
             publishing.publish_file(whole, asked.polygons)
             written.append(asked.polygons)
     return written
+
+
+@contextlib.contextmanager
+def _keeping() -> Iterator[None]:
+    """Says that the blocks are kept if something stops what is made of them."""
+    try:
+        yield
+    except BaseException:
+        print("note: all blocks of the map are kept: the same command goes on from there", file=sys.stderr)
+        raise

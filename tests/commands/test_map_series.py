@@ -63,6 +63,9 @@ def test_a_series_of_months_and_its_year(small_run, url, tmp_path):
     again = mapped(small_run / "run", url, out, *SPRING, "--filter", "mode")
     assert again.returncode == 0, again.stderr
     assert "2024-05: complete" in again.stdout and "mode_2024:" in again.stdout
+    links = json.loads((out / "collection.json").read_text())["links"]  # the other filter's map stays one of the series
+    children = [link["href"] for link in links if link["rel"] == "child"]
+    assert children == [f"./{name}/collection.json" for name in ("2024-03", "2024-05", "hmm_2024", "mode_2024")]
     both = [rasterio.open(out / folder / "mosaic_33N.vrt").read(1) for folder in ("mode_2024", "2024-05")]
     np.testing.assert_array_equal(*both)  # of two months the later one
     one = mapped(small_run / "run", url, out, "--bbox", *BOX)
@@ -71,9 +74,29 @@ def test_a_series_of_months_and_its_year(small_run, url, tmp_path):
     assert "2024-05 holds the map of a region, not a series; leave --every out" in refused(two)
 
 
+def test_patches_of_the_map_of_each_year(small_run, url, tmp_path):
+    """Of two years, in the first of which nothing was observed. A place that no file can take is told before anything is mapped."""
+    pyogrio = pytest.importorskip("pyogrio", reason="extra 'polygons'")
+    asked = ("--bbox", *BOX, "--dates", "2023-10-01", "2024-03-31", "--every", "quarter", "--filter", "mode")
+    asked = (*asked, "--minimum_area_ha", 0.3, "--generalised", "--polygons")
+    nowhere = mapped(small_run / "run", url, tmp_path / "out", *asked, "none/map.gpkg")
+    assert "no folder" in refused(nowhere) and "none for --polygons map_2023.gpkg" in refused(nowhere)
+    assert not list((tmp_path / "out").glob("*/blocks/*"))
+    result = mapped(small_run / "run", url, tmp_path / "out", *asked, "map.gpkg")
+    assert result.returncode == 0, result.stderr
+    for year in ("2023", "2024"):
+        with rasterio.open(tmp_path / "out" / f"mode_{year}" / "generalised" / "33N.tif") as raster:
+            ids = raster.read(1)
+        _, _, _, (kinds, _, _, pixels, _) = pyogrio.raw.read(tmp_path / f"map_{year}.gpkg", layer="land_cover_33N")
+        assert np.bincount(kinds, pixels, 9).tolist() == np.bincount(ids[ids != bands.IGNORE], minlength=9).tolist()
+        assert (len(kinds) > 0) == (year == "2024") and f"map_{year}.gpkg" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--every", "month", "--polygons", "map.gpkg"), "are those of its map of each year; add --filter hmm or"),
+        (("--every", "month", "--generalised", "--minimum_area_ha", 1), "are those of its map of each year; add"),
         (("--filter", "hmm"), "--filter is given without --every"),
         (("--every", "month", "--stay", 0.9), "--stay is given without --filter hmm"),
         (

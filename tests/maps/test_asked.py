@@ -1,5 +1,7 @@
 """What is asked of a finished map: polygons and a generalised raster, of a scene and of its parts, and after a failure."""
 
+import sqlite3
+import subprocess
 import sys
 
 import numpy as np
@@ -91,6 +93,25 @@ def test_a_failure_keeps_the_strips(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"begun with other settings \(minimum_area_ha\); finish it with those"):
         unfinished(outputs(tmp_path, minimum=0.1))
     assert unfinished(of).finish() and len(polygons(of.asked.polygons)[0]) == 3
+
+
+def test_changes_of_an_older_geopackage_are_not_taken_for_those_of_the_new_one(tmp_path):
+    """A program that had the older one open, such as QGIS, was killed: its changes lie beside it."""
+    of = outputs(tmp_path)
+    unfinished(of).finish()
+    expected = of.asked.polygons.read_bytes()
+    code = (
+        "import os, signal, sqlite3, sys; file = sqlite3.connect(sys.argv[1]); file.execute('pragma journal_mode = wal')\n"
+        "file.execute('create table other (a)'); file.commit(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, of.asked.polygons], check=False)
+    assert (tmp_path / "map.gpkg-wal").stat().st_size
+    unfinished(of).finish()
+    assert of.asked.polygons.read_bytes() == expected and not list(tmp_path.glob("map.gpkg-*"))
+    with sqlite3.connect(of.asked.polygons) as file:
+        assert file.execute("pragma integrity_check").fetchall() == [("ok",)]
+    file.close()
+    assert pyogrio.list_layers(of.asked.polygons)[:, 0].tolist() == ["land_cover"]
 
 
 def test_parts_of_a_scene_make_the_same_files(small_run, tmp_path):

@@ -164,24 +164,63 @@ def test_what_stops_the_reading_is_told_as_it_is(tmp_path, ending, monkeypatch):
         write_polygons(tmp_path / f"map{ending}", ending, [Source(source)], bands.DYNAMIC_WORLD)
 
 
+def _within(limit: int, path: Path, ending: str, source: Path) -> subprocess.CompletedProcess:
+    """Writes polygons where no file can be larger than some bytes."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from specsar_jax.patches.vector_files import *\n"
+        "from tfds_dwplus import bands; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); limit = int(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "try: write_polygons(Path(sys.argv[2]), sys.argv[3], [Source(Path(sys.argv[4]))], bands.DYNAMIC_WORLD)\n"
+        "except OSError as error: print(error)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(limit), path, ending, source],
+        capture_output=True, text=True, cwd=REPOSITORY, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("ending", KINDS)
 def test_a_full_disk_is_told(tmp_path, ending):
     """A limit on the size of files stands for it."""
     ids = np.random.default_rng(0).integers(0, 9, (300, 300)).astype(np.uint8)
     source = a_raster(tmp_path / "map.tif", ids)
-    code = (
-        "import resource, signal, sys; from pathlib import Path; from specsar_jax.patches.vector_files import *\n"
-        "from tfds_dwplus import bands; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "try: write_polygons(Path(sys.argv[1]), sys.argv[2], [Source(Path(sys.argv[3]))], bands.DYNAMIC_WORLD)\n"
-        "except OSError as error: print(error)\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / f"out{ending}", ending, source],
-        capture_output=True, text=True, cwd=REPOSITORY, check=False,
-    )  # fmt: skip
+    result = _within(200_000, tmp_path / f"out{ending}", ending, source)
     assert "cannot write the polygons in" in result.stdout and "is the disk full?" in result.stdout, result.stderr
     assert len(result.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_a_disk_that_is_full_at_the_end_is_told(tmp_path, ending):
+    """GDAL says nothing of what it writes when it closes a file: the index of a GeoPackage, the last brackets of GeoJSON."""
+    source = a_raster(tmp_path / "map.tif", np.random.default_rng(0).integers(0, 9, (90, 90)).astype(np.uint8))
+    write_polygons(tmp_path / f"whole{ending}", ending, [Source(source)], bands.DYNAMIC_WORLD)
+    size = (tmp_path / f"whole{ending}").stat().st_size
+    limit = size - 5 if ending != ".gpkg" else size - 100_000
+    result = _within(limit, tmp_path / f"out{ending}", ending, source)
+    assert "cannot write the polygons in" in result.stdout and "is the disk full?" in result.stdout, result.stderr
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_raster_is_told(tmp_path):
+    """GDAL writes the end when the file is closed, and does not say that it could not."""
+    ids = np.random.default_rng(0).integers(0, 9, (90, 300)).astype(np.uint8).repeat(3, 0)
+    source = a_raster(tmp_path / "map.tif", ids)
+    generalise(source, tmp_path / "whole.tif", 0.03)
+    size = (tmp_path / "whole.tif").stat().st_size
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from specsar_jax.patches.class_rasters import generalise\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); source, final, *limits = sys.argv[1:]\n"
+        "for limit in map(int, limits):\n"
+        "  resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "  try: generalise(Path(source), Path(final), 0.03)\n"
+        "  except OSError as error: print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, source, tmp_path / "out.tif", str(size - 1), str(size - 300), str(size // 2)],
+        capture_output=True, text=True, cwd=REPOSITORY, check=True,
+    )  # fmt: skip
+    told = result.stdout.splitlines()
+    assert len(told) == 3 and all("cannot write in" in line and "is the disk full?" in line for line in told)
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

@@ -81,7 +81,9 @@ def map_series(series: Series, scheduler: str, workers: int, attempts: int) -> d
     if not any(any(summary["hectares"].values()) for summary in summaries.values()):
         raise ValueError(f"in each of {_number(series)}: {region_map.nothing_mapped(next(iter(summaries.values())))}")
     summaries |= yearly_maps.write_yearly(series, jobs, wanted) if series.filter else {}
-    stac_files.write_series(series.job.output, list(summaries))
+    # With those of other days and filters, for a series may be continued.
+    there = sorted(path.parent.name for path in series.job.output.glob(f"*/{stac_files.NAME}"))
+    stac_files.write_series(series.job.output, there)
     return summaries
 
 
