@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import gc
 import re
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -104,6 +105,8 @@ def main(argv: list[str]) -> None:
     with _collector_off() as collector_on, ThreadPoolExecutor(1) as thread:
         started = thread.submit(_start_network)
         trained = load_trained(args.workdir, args.checkpoint)
+        if trained.config.data.name == "simulated":
+            print("note: the network was trained on SIMULATED tiles: its map says little about land", file=sys.stderr)
         given = {"window_px": args.window_px, "overlap": args.overlap}
         cutting = dataclasses.replace(trained.config.predict, **{k: v for k, v in given.items() if v is not None})
         started.result()

@@ -147,6 +147,10 @@ def _lines(
             f"{compared.before_alone:,.1f} ha have a class in {pair.before.path} alone and {compared.after_alone:,.1f} ha in "
             f"{pair.after.path} alone: they are not compared"
         )
+    if compared.unsure.any() and compared.told.sum() == np.trace(compared.told):
+        lines.append(
+            f"no change is as sure as --confidence {pair.sure.least:g}: a product of two probabilities is seldom large; give a lower one"
+        )
     if estimated and estimated["unsampled_share"] > 0:
         lines.append(
             f"{100 * estimated['unsampled_share']:.3g} % of the compared area is not in the estimates: fewer than two labelled pixels are "

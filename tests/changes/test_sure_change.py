@@ -52,6 +52,7 @@ def test_changes_that_are_not_sure_are_left_out_and_counted(folder, tmp_path, ca
     for least, count in ((0.72, 1), (0.7201, 2), (0, 0), (1, 3)):
         run(*given, tmp_path / "b.tif", "--confidence", least)
         assert (codes_of(tmp_path / "b.tif") == 81).sum() == count
+    assert "no change is as sure as --confidence 1:" in capsys.readouterr().err
     tree = json.loads((tmp_path / "b.json").read_text())
     assert tree["unsure_change_hectares"] == pytest.approx(3 * pixel, rel=1e-3) and tree["confidence"] == 1
     # By zone it is counted too, and the style names it.

@@ -12,12 +12,13 @@ from conftest import write_folder
 from small_scenes import files_of, scene
 
 from specsar_jax import config as configs
-from specsar_jax import evaluate, export
+from specsar_jax import evaluate, export, predict
 from specsar_jax.batches import preprocess
 from specsar_jax.config import Predict
 from specsar_jax.maps import compiled, mapping, scene_map, windows
 from specsar_jax.maps.map_files import Outputs
 from specsar_jax.network import model
+from specsar_jax.trained.bundle import write_bundle
 from specsar_jax.trained.loading import load_trained
 from specsar_jax.trained.trained_network import Trained
 from specsar_jax.training import evaluation
@@ -41,6 +42,18 @@ def map_of(trained: Trained, folder, **cutting) -> np.ndarray:
     scene_map.map_scene(trained, *files_of(folder), Outputs(output), Predict(**cutting))
     with rasterio.open(output) as raster:
         return raster.read(1)
+
+
+def test_a_network_of_simulated_tiles_is_told(run, tmp_path, capsys):
+    scene(tmp_path, 40, 40)
+    (s2,), (s1,) = files_of(tmp_path)
+    trained = load_trained(run)
+    for name, noted in (("simulated", True), ("mine", False)):
+        config = dataclasses.replace(trained.config, data=dataclasses.replace(trained.config.data, name=name))
+        write_bundle(dataclasses.replace(trained, config=config), tmp_path / "net.safetensors")
+        given = ["--workdir", tmp_path / "net.safetensors", "--s2", s2, "--s1", s1, "--output", tmp_path / "map.tif"]
+        predict.main(list(map(str, given)))
+        assert ("trained on SIMULATED tiles" in capsys.readouterr().err) is noted
 
 
 def test_files_are_as_promised(run, tmp_path):

@@ -29,7 +29,7 @@ from tfds_dwplus.prepare import prepare
 from tfds_dwplus.simulate import simulated_tile
 
 ELSEWHERE = {
-    r"pip install|pytest|git clone|sphinx-build": ".ci/run",
+    r"pip install|pytest|git clone|sphinx-build|-m venv|\. \.venv": ".ci/run",
     r"\.acquire ": "tests/dataset/test_acquire_region.py",
     r"\.map_region ": "tests/commands/test_map_region.py",
     r"\.view ": "tests/commands/test_view.py",
