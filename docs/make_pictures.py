@@ -187,7 +187,7 @@ def network(real: Path) -> None:
         0.0,
         6.6,
         0.5,
-        "MMAM of each stage, then the all-MLP decoder: logits at 1/4, resized to the pixels",
+        "MMAM of each stage, then the all-MLP decoder: logits at 1/4",
         "#d9ead3",
     )
     _save_drawing(figure, "network")
