@@ -8,13 +8,12 @@ GeoParquet, or a page with a map of them. `zones.counting` does the work.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import rasterio
 
 from specsar_jax.zones import options
-from tfds_dwplus.command_line import Parser, path, progress, run
+from tfds_dwplus.command_line import Parser, note, path, progress, run
 from tfds_dwplus.files.addresses import shown_in
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.files.outputs import output_claimed, write_together
@@ -46,7 +45,7 @@ def _measure(args: argparse.Namespace, final: Path, argv: list[str]) -> None:
         correcting.read_evaluation(args.evaluation, mapped) if args.evaluation is not None else (None, [])
     )
     zones, more = read_zones(args.zones, options.options_of(args))
-    _note(*lines, *more)
+    note(*lines, *more)
     pixels = sum(part.grid.height * part.grid.width for part in mapped.parts)
     with progress(total=pixels, desc="measuring", unit="px", unit_scale=True) as bar:
         counted, together = counting.count(mapped, zones, bar.update)
@@ -54,7 +53,7 @@ def _measure(args: argparse.Namespace, final: Path, argv: list[str]) -> None:
     if evaluation:
         estimates, more = correcting.corrected(together.classes[0], evaluation, mapped, len(zones.names))
         lines += more
-    _note(*lines)
+    note(*lines)
     written: dict[Path, str | bytes] = {}
     ending = args.output.suffix.lower()
     if ending == ".html":
@@ -74,11 +73,6 @@ def _measure(args: argparse.Namespace, final: Path, argv: list[str]) -> None:
     print(tables.told(together, mapped.classes, estimates))
     others = "".join(f", and {place.name} for all of them together" for place in list(written)[1:])
     print(f"{args.output}: {len(zones.names)} zone{'s' * (len(zones.names) != 1)}{others}")
-
-
-def _note(*lines: str) -> None:
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
 
 
 def _parser() -> Parser:

@@ -11,14 +11,13 @@ raster for each. `changes.pairs` lays the maps over each other.
 
 import argparse
 import itertools
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rasterio
 
 from specsar_jax.zones import options
-from tfds_dwplus.command_line import Parser, path, run
+from tfds_dwplus.command_line import Parser, note, path, run
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP, open_raster
 from tfds_dwplus.files.workplaces import beside, workplace
 from tfds_dwplus.vectors import vector_files
@@ -93,10 +92,10 @@ def _compare(args: argparse.Namespace) -> None:
     given = (*shares, args.zones, args.before_evaluation, args.after_evaluation)
     read = [*filter(None, given), *itertools.chain(*map(_files, (before, after)))]
     places.check({place.resolve() for place in read})
-    _note(*lines)
+    note(*lines)
     with workplace(beside(places.target), places.target, "--output") as work:
         told, more = outcome.write(pair, zones, scored, lines, work, places)
-    _note(*more)
+    note(*more)
     print(told)
     print(f"{args.output}: {'with' if places.folder else 'and'} {', '.join(places.tables.values())}")
 
@@ -145,11 +144,6 @@ def _read_evaluations(args: argparse.Namespace, pair: "Pair") -> tuple["Scored |
         "too narrow"
     )
     return Scored(first.confusion, second.confusion, one_sample), lines
-
-
-def _note(*lines: str) -> None:
-    for line in lines:
-        print(f"note: {line}", file=sys.stderr)
 
 
 def _parser() -> Parser:

@@ -159,6 +159,12 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 3,8,9,10") from None
 
 
+def note(*lines: str) -> None:
+    """Prints notes on stderr, each on a line of its own."""
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
+
+
 def progress(**settings: Any) -> tqdm:
     """Makes a tqdm progress bar. It is redrawn often in a terminal, and every ten seconds in a log file."""
     return tqdm(mininterval=0.2 if sys.stderr.isatty() else 10.0, **settings)

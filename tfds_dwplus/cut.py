@@ -9,12 +9,11 @@ Enters: scenes as `predict` reads them, and a vector file with a field of classe
 """
 
 import argparse
-import sys
 
 import numpy as np
 
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import Parser, path, path_or_address, progress, run, whole_numbers
+from tfds_dwplus.command_line import Parser, note, path, path_or_address, progress, run, whole_numbers
 from tfds_dwplus.files.opening import FLAG, FLAG_HELP
 from tfds_dwplus.files.outputs import output_claimed, write_whole
 from tfds_dwplus.files.strangers import one_line
@@ -75,7 +74,7 @@ def _cut(args: argparse.Namespace) -> None:
         raise ValueError(f"no feature of {args.labels} has a value of {args.field} that is a class; {'; '.join(more)}")
     shapes, odd = shapes_of(vectors.wkb, there, vectors.crs, str(args.labels), mend=args.mend)
     for line in (*lines, *more, *odd):
-        _note(line)
+        note(line)
     if args.radius_m and not shapes.has_points:
         raise ValueError(f"--radius_m is of points, and {args.labels} has none with a class; leave it out")
     labels = cutting.Labels(shapes, class_id[shapes.feature], table.classes, args.radius_m)
@@ -89,14 +88,14 @@ def _cut(args: argparse.Namespace) -> None:
         chosen_bands(acquisitions, args.keep_bands),
     )
     with folder_written_whole(args.output, "--output") as folder:
-        found = cutting.survey(acquisitions, labels, how, _note)
+        found = cutting.survey(acquisitions, labels, how, note)
         for line in telling.survey_lines(found, labels, how.gap_m):
-            _note(line)
+            note(line)
         windows = sum(map(len, found.windows))
         with progress(total=windows, desc="cutting", unit="tile") as bar:
             summary = cutting.cut(acquisitions, labels, how, found, folder, bar)
     for line in telling.summary_lines(summary, labels.classes):
-        _note(line)
+        note(line)
     print(telling.split_table(summary, labels.classes))
     blocks = sum(summary.blocks.values())
     print(f"{args.output}: {len(summary.records)} tiles of {blocks} blocks, {len(labels.classes)} classes")
@@ -122,10 +121,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--keep_bands is {','.join(args.keep_bands)}, expected some of {','.join(bands.S2_ALL_BANDS)}"
         )
-
-
-def _note(line: str) -> None:
-    print(f"note: {line}", file=sys.stderr)
 
 
 def _parser() -> Parser:

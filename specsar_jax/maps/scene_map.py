@@ -32,7 +32,7 @@ from specsar_jax.maps.mapping import (
 )
 from specsar_jax.trained.trained_network import Trained
 from tfds_dwplus import bands
-from tfds_dwplus.command_line import progress
+from tfds_dwplus.command_line import note, progress
 from tfds_dwplus.files.addresses import shown, shown_in
 from tfds_dwplus.imagery.decoder.backscatter import other_quantity, told
 from tfds_dwplus.imagery.grids import Grid
@@ -40,7 +40,7 @@ from tfds_dwplus.imagery.inputs.fingerprints import fingerprint
 from tfds_dwplus.imagery.inputs.source_files import check_not_overwritten
 from tfds_dwplus.imagery.rasters import Scene
 from tfds_dwplus.imagery.scene_files import acquisition_dates
-from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, note, open_scene
+from tfds_dwplus.imagery.scenes import AS_FILES_SAY, Reading, open_scene
 
 SMALLEST_CACHE = 128 * 2**20
 """Least size of GDAL's block cache, bytes. Its default, a twentieth of the memory, would be filled by a large scene."""

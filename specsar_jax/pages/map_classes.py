@@ -64,6 +64,11 @@ def classes_of_map(path: str, raster: rasterio.DatasetReader) -> bands.Classes:
     try:
         classes = _named(raster)
     except ValueError as error:
+        if raster.tags().get("codes", "").startswith("class before x"):
+            raise ValueError(
+                f"{path} is a raster of specsar_jax.change with more codes than a class map can have; look at it in QGIS, or give one of the "
+                "two maps that it is of"
+            ) from None
         raise ValueError(f"{path}: {error}; give the map as specsar_jax.predict wrote it") from None
     other = np.setdiff1d(look(path, raster, 1), [*range(len(classes)), bands.IGNORE])
     if other.size:

@@ -19,7 +19,7 @@ from conftest import command, refused
 from drawn_zones import UTM, box, shapely, write_map, write_zones
 from rasterio.errors import RasterioIOError
 
-from specsar_jax import change
+from specsar_jax import areas, change
 from tfds_dwplus import bands
 from tfds_dwplus.files.outputs import locked
 from tfds_dwplus.files.workplaces import beside, private_folder
@@ -140,3 +140,10 @@ def test_what_is_refused(folder, tmp_path, monkeypatch):
     assert "expected 0 to 1" in refused(
         command("specsar_jax.change", before, after, "--confidence", -1, "--output", "c.tif", cwd=tmp_path)
     )
+
+
+def test_a_change_of_nine_classes_is_no_class_map(folder, tmp_path):
+    run(folder / "before.tif", folder / "after.tif", "--output", tmp_path / "change.tif")
+    zones = write_zones(tmp_path / "zones.gpkg", [box(0, 0, 20, 20)])
+    with pytest.raises(ValueError, match=r"is a raster of specsar_jax.change .* look at it in QGIS"):
+        areas.main([str(tmp_path / "change.tif"), "--zones", str(zones), "--output", str(tmp_path / "a.csv")])

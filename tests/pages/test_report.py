@@ -3,6 +3,7 @@
 import base64
 import csv
 import dataclasses
+import html
 import io
 import json
 import re
@@ -382,15 +383,7 @@ def read_text(path: Path) -> str:
     text = re.sub(r"<(style|script|svg).*?</\1>", "", path.read_text(), flags=re.DOTALL)
     text = re.sub(r"</?(b|i|span|code|a)\b[^>]*>", "", text)
     text = re.sub(r"<[^>]+>", "\n", text)
-    for escaped, plain in (
-        ("&lt;", "<"),
-        ("&gt;", ">"),
-        ("&#34;", '"'),
-        ("&#39;", "'"),
-        ("&nbsp;", " "),
-        ("&amp;", "&"),
-    ):
-        text = text.replace(escaped, plain)
+    text = html.unescape(text).replace("\xa0", " ")
     return re.sub(r"[ \t]*\n\s*", "\n", text)
 
 

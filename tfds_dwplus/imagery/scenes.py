@@ -8,7 +8,6 @@ finest band. What the numbers mean is decided in `decoder`, once for the scene; 
 import contextlib
 import dataclasses
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from rasterio.enums import MaskFlags
 from rasterio.warp import transform
 
 from tfds_dwplus import bands
+from tfds_dwplus.command_line import note
 from tfds_dwplus.files.addresses import is_remote, shown
 from tfds_dwplus.imagery.decoder.backscatter import UNITS, check_unit, quantity_named
 from tfds_dwplus.imagery.decoder.band_names import is_no_band, names_of
@@ -88,11 +88,6 @@ class _File:
         declared = of_tags(*tags, scale=scale, offset=offset, name="" if self.product else self.shown)
         declared = declared.with_defaults(self.product.get(name, NOTHING))
         return Layer(self.shown, self.raster, index, quantity, declared, self.mask)
-
-
-def note(text: str) -> None:
-    """Prints a note on stderr."""
-    print(f"note: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
